@@ -1,0 +1,119 @@
+"""The seams of R-Zero as Protocols. Anything with the right methods fits; nothing has to be inherited.
+
+    votes     = [vote(group) for group in solver_engine.generate(prompts, sampling)]
+    rewards   = challenger_reward(questions, votes)
+    labelled  = curriculum.select(questions, votes)
+    scores    = suite.evaluate(engine)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rzero.types import Group, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
+
+
+class RolloutEngine(Protocol):
+    """Draws completions from a policy.
+
+    for step in steps:
+        engine.sync(policy)                          # from here on generate() samples from these weights
+        groups = engine.generate(prompts, sampling)  # len(groups) == len(prompts), same order
+    """
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]: ...
+
+    def sync(self, policy: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Grader(Protocol):
+    """Finds the answer in a response and says whether two answers are the same mathematical object.
+
+    Both methods are total: any text gives a verdict within bounded CPU time, memory and recursion. Verdicts are
+    symmetric and depend on nothing but the two texts.
+    """
+
+    def extract(self, response: str) -> str | None: ...
+
+    def equivalent(self, left: str, right: str) -> bool: ...
+
+    def close(self) -> None: ...
+
+
+class VoteRule(Protocol):
+    """Turns the Solver's responses to one question into a vote.
+
+    vote = rule([completion.text for completion in group.completions])
+    """
+
+    def __call__(self, responses: Sequence[str]) -> Vote: ...
+
+
+class ChallengerReward(Protocol):
+    """Pays a whole batch of posed questions at once, because the repetition penalty compares them with one another.
+
+    `questions[i]` is None when response i has no question block; `votes[i]` is None when question i was not put to
+    the Solver. The result has one breakdown per response, in order.
+    """
+
+    def __call__(
+        self, questions: Sequence[Question | None], votes: Sequence[Vote | None]
+    ) -> list[RewardBreakdown]: ...
+
+
+class SolverReward(Protocol):
+    """Pays Solver responses against the pseudo-labels of their questions, in order."""
+
+    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]: ...
+
+
+class Curriculum(Protocol):
+    """Decides which labelled candidates the Solver trains on; every drop has a named reason.
+
+    labelled = curriculum.select(questions, votes, iteration=1)
+    """
+
+    def select(
+        self, questions: Sequence[Question | None], votes: Sequence[Vote | None], *, iteration: int
+    ) -> list[LabelledQuestion]: ...
+
+
+class QuestionBank(Protocol):
+    """Keeps what was posed in each iteration, kept or not."""
+
+    def put(self, iteration: int, questions: Sequence[LabelledQuestion]) -> None: ...
+
+    def get(self, iteration: int) -> list[LabelledQuestion]: ...
+
+
+class BenchmarkSuite(Protocol):
+    """Scores a policy through its engine under a fixed protocol."""
+
+    def evaluate(self, engine: RolloutEngine, *, progress: Any = None) -> Any: ...
+
+
+class Tracker(Protocol):
+    """Receives metrics named `stage/name`."""
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class QuestionAudit(Protocol):
+    """Measures questions from outside the loop (for instance with an oracle). Its numbers reach the tracker only."""
+
+    def __call__(self, questions: Sequence[LabelledQuestion]) -> Mapping[str, float]: ...
+
+
+class Policy(Protocol):
+    """A causal language model with its tokenizer; `save` writes an ordinary Hugging Face directory."""
+
+    model: Any
+    tokenizer: Any
+
+    def save(self, directory: Path) -> None: ...

@@ -1,0 +1,131 @@
+"""The nouns of the method as frozen records.
+
+Every record is immutable, slotted and keyword-only, so that a value that has been voted on, paid for or written to the
+question bank cannot change afterwards. Text fields hold exactly what a model wrote: nothing in here is trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One chat request: what a role is asked.
+
+    `system` and `user` are plain text. Control tokens inside `user` are data and are never tokenised as control tokens.
+    """
+
+    user: str
+    system: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How completions are drawn. `temperature=0` is greedy. `top_p=1` and `top_k=0` mean no truncation.
+
+    `max_tokens` bounds the response; an engine lowers it to what the model's context leaves after the prompt.
+    Equal seeds give equal completions on the same engine, prompts and weights.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_tokens: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"sampling.n must be at least 1, got {self.n}")
+        if self.temperature < 0:
+            raise ValueError(f"sampling.temperature must be 0 (greedy) or positive, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p must lie in (0, 1], got {self.top_p}")
+        if self.top_k < 0:
+            raise ValueError(f"sampling.top_k must be 0 (off) or positive, got {self.top_k}")
+        if self.max_tokens < 1:
+            raise ValueError(f"sampling.max_tokens must be at least 1, got {self.max_tokens}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One response: its text, its token ids (eos included when `finish_reason == "stop"`) and their log-probs (nats)."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """All completions of one prompt: the unit over which GRPO normalises rewards."""
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a Challenger response parses to: the text of the last question block and the Challenger's own boxed answer.
+
+    `answer` is None when the response holds no (well-formed) box.
+    """
+
+    text: str
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """The outcome of a vote among the Solver's answers to one question (paper section 3.3).
+
+    `label` is the representative of the largest cluster (None: nobody answered), `count` its size, `divisor` what the
+    agreement is divided by, `counts` every cluster in order of first appearance, `answers` the extracted answer of each
+    response (None: no box), in the order the responses were given.
+    """
+
+    label: str | None
+    count: int
+    divisor: int
+    counts: tuple[tuple[str, int], ...]
+    answers: tuple[str | None, ...]
+
+    @property
+    def agreement(self) -> float:
+        """Share of the most frequent answer in [0, 1]; the paper's p-hat. 0 when nobody answered."""
+        return self.count / self.divisor if self.divisor else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledQuestion:
+    """A candidate question after the vote: kept for training, or dropped with the reason.
+
+    `drop_reason` is None exactly when the question was kept. `vote` is None when the question was dropped before it was
+    put to the Solver (broken format).
+    """
+
+    iteration: int
+    index: int
+    question: str
+    challenger_answer: str | None
+    vote: Vote | None
+    drop_reason: str | None
+
+    @property
+    def kept(self) -> bool:
+        return self.drop_reason is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardBreakdown:
+    """A reward and the named parts it was made of (for logging only; training sees `total`)."""
+
+    total: float
+    parts: Mapping[str, float] = field(default_factory=dict)
