@@ -1,0 +1,1 @@
+"""Agreement with recorded inputs and outputs, row by row: `python -m experiments.conformance KIND FILE`."""

@@ -1,0 +1,117 @@
+"""Compare this repository with recorded rows: `python -m experiments.conformance KIND FILE [--json]`.
+
+Exit status: 0 when every row agrees (or differs for a documented reason), 1 when a row differs that should not,
+2 when the file cannot be read or the kind is not available.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from experiments.conformance.rows import Report
+
+# kind -> the module of this package that holds `check_<kind>(rows, path) -> Report`
+MODULES = {
+    "votes": "voting",
+    "repetition": "rewards",
+    "challenger_reward": "rewards",
+    "solver_reward": "rewards",
+    "curation": "curation",
+    "grpo": "grpo",
+    "eval_extract": "evaluation",
+    "grader": "grading",
+    "pairs": "grading",
+    "outputs": "grading",
+    "hostile_answers": "grading",
+    "hostile_questions": "grading",
+}
+SHOWN = 200
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        rows = read_rows(options.file)
+        check = checker(options.kind)
+    except (OSError, ValueError, LookupError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    report = check(rows, options.file)
+    if options.json:
+        print(json.dumps(report.as_json(), ensure_ascii=True))
+    else:
+        show(report, title=f"{options.kind} {options.file}")
+    return 0 if report.passed else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.conformance",
+        description="Compare this repository with recorded inputs and outputs, row by row.",
+        epilog="Exit status: 0 all rows agree, 1 a row differs that should not, 2 unreadable file or missing kind.",
+    )
+    parser.add_argument("kind", choices=sorted(MODULES), metavar="KIND", help=", ".join(sorted(MODULES)))
+    parser.add_argument("file", type=Path, metavar="FILE", help="the rows, one JSON object per line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: rows, agree, allowed, differ, ...")
+    return parser
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file, one per line. ValueError names the line that is not one; OSError names the file."""
+    rows = []
+    # bytes are split, not text: str.splitlines also breaks at U+2028 and friends, which questions contain
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} holds a {type(row).__name__}; each line must be a JSON object")
+        rows.append(row)
+    if not rows:
+        raise ValueError(f"{path} holds no rows")
+    return rows
+
+
+def checker(kind: str) -> Callable[[list[dict[str, Any]], Path], Report]:
+    """The function that checks one kind. LookupError says which module or function is missing."""
+    module_name, function_name = f"{__package__}.{MODULES[kind]}", f"check_{kind}"
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name:
+            raise
+        raise LookupError(f"kind {kind!r} is not available: there is no module {module_name}") from error
+    if not hasattr(module, function_name):
+        raise LookupError(f"kind {kind!r} is not available: {module_name} has no function {function_name}")
+    function: Callable[[list[dict[str, Any]], Path], Report] = getattr(module, function_name)
+    return function
+
+
+def show(report: Report, *, title: str) -> None:
+    """Print every row that differs and why, then the totals. Row text is escaped: it is model output."""
+    console = Console(soft_wrap=True)
+    for result in report.results:
+        if not result.agree:
+            verdict = f"differs as documented ({result.allowed})" if not result.wrong else "DIFFERS"
+            console.print(f"{escape(result.id)}: {escape(verdict)}: {escape(_printable(result.why))}")
+    console.print(f"{escape(title)}: {escape(report.summary)}")
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:SHOWN])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
