@@ -1,0 +1,42 @@
+"""Group relative policy optimisation as pure functions of tensors.
+
+Read in this order: `advantage` (rewards to advantages), `aggregation` (what one token weighs), `kl`, `mismatch` (engine
+against trainer), `loss` (the objective that puts them together).
+
+Shapes: B sequences, T positions, N sequences of a whole optimiser step.
+"""
+
+from rzero.grpo.advantage import RewardStatistics, group_advantages, reward_statistics, soft_overlong_penalty
+from rzero.grpo.aggregation import (
+    Aggregation,
+    ConstantLength,
+    MicroBatchMean,
+    SequenceMean,
+    TokenMean,
+    WindowTotals,
+    window_totals,
+)
+from rzero.grpo.kl import kl_divergence, kl_penalised_rewards
+from rzero.grpo.loss import LossOutput, PolicyLoss
+from rzero.grpo.mismatch import MaskedImportanceSampling, MismatchCorrection, TruncatedImportanceSampling
+
+__all__ = [
+    "Aggregation",
+    "ConstantLength",
+    "LossOutput",
+    "MaskedImportanceSampling",
+    "MicroBatchMean",
+    "MismatchCorrection",
+    "PolicyLoss",
+    "RewardStatistics",
+    "SequenceMean",
+    "TokenMean",
+    "TruncatedImportanceSampling",
+    "WindowTotals",
+    "group_advantages",
+    "kl_divergence",
+    "kl_penalised_rewards",
+    "reward_statistics",
+    "soft_overlong_penalty",
+    "window_totals",
+]
