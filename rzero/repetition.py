@@ -85,7 +85,7 @@ def bleu_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> float:
 class _Texts:
     """Token counts and, for n = 1..4, the 0/1 rows (N, columns) whose dot products are clipped n-gram matches."""
 
-    lengths_N: Ints
+    lengths: Ints
     grams: tuple[csr_array, ...]
 
     @classmethod
@@ -101,10 +101,10 @@ class _Texts:
                 ids = np.unique(ids[:-1] * len(vocabulary) + words_T[order - 1 :], return_inverse=True)[1]
             inside = owner_T[: len(ids)] == owner_T[order - 1 :]
             grams.append(_incidence(ids[inside], owner_T[: len(ids)][inside], rows=len(questions)))
-        return cls(lengths_N=lengths_N, grams=tuple(grams))
+        return cls(lengths=lengths_N, grams=tuple(grams))
 
     def subset(self, members: Ints) -> _Texts:
-        return _Texts(lengths_N=self.lengths_N[members], grams=tuple(gram[members] for gram in self.grams))
+        return _Texts(lengths=self.lengths[members], grams=tuple(gram[members] for gram in self.grams))
 
 
 def _incidence(ids: Ints, owners: Ints, *, rows: int) -> csr_array:
@@ -138,7 +138,7 @@ def _matches(gram: csr_array) -> NDArray[np.float32]:
 
 def _with_possible_neighbours(texts: _Texts, *, threshold: float) -> Ints:
     """The texts that share enough 4-grams with another one for their BLEU to exceed 1 - threshold."""
-    lengths, kind_N = np.unique(texts.lengths_N, return_inverse=True)
+    lengths, kind_N = np.unique(texts.lengths, return_inverse=True)
     # p_4 must exceed ((1 - threshold) / brevity)^4; both sides are multiplied by the 4-grams of the hypothesis
     longer = np.maximum(lengths[None, :] / np.maximum(lengths, 1)[:, None] - 1, 0.0)
     needed = np.maximum(lengths - ORDERS + 1, 1)[:, None] * ((1 - threshold) * np.exp(np.minimum(longer, 20.0))) ** 4
@@ -151,7 +151,7 @@ def _with_possible_neighbours(texts: _Texts, *, threshold: float) -> Ints:
 
 def _distances(texts: _Texts) -> Floats:
     """1 - BLEU of all pairs (N, N), symmetric, the lower index being the hypothesis; 0 on the diagonal."""
-    lengths_N = texts.lengths_N.astype(np.float64)
+    lengths_N = texts.lengths.astype(np.float64)
     power = np.ones((len(lengths_N), len(lengths_N)))  # BLEU^4, so that the geometric mean is two square roots
     for order, gram in enumerate(texts.grams, start=1):
         matches = _matches(gram)
