@@ -1,0 +1,236 @@
+"""Chunked log-probabilities against the plain way through full logits."""
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    CohereConfig,
+    CohereForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from rzero import logprobs
+from rzero.logprobs import LogitShape, completion_logprobs, head_logprobs
+
+SIZES = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+def qwen3(*, tied=True):
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=tied))
+
+
+def lora():
+    model = get_peft_model(qwen3(), LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    assert not model.get_output_embeddings().weight.requires_grad
+    return model
+
+
+MODELS = {
+    "tied": qwen3,
+    "untied": lambda: qwen3(tied=False),
+    "lora": lora,
+    "gemma2_softcap": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=2.0)),
+    "granite_divides": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=8.0)),
+    "cohere_multiplies": lambda: CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.25)),
+}
+
+
+def batch():
+    """Three rows padded on the right, with completions that start at different columns."""
+    generator = torch.Generator().manual_seed(3)
+    input_ids_BT = torch.randint(3, 97, (3, 14), generator=generator)
+    completion_mask_BT = torch.zeros(3, 14, dtype=torch.bool)
+    for row, (start, stop) in enumerate([(4, 14), (6, 9), (1, 11)]):
+        completion_mask_BT[row, start:stop] = True
+        input_ids_BT[row, stop:] = 0
+    attention_mask_BT = (input_ids_BT != 0).long()
+    return input_ids_BT, attention_mask_BT, completion_mask_BT
+
+
+def dense(model, input_ids_BT, attention_mask_BT, completion_mask_BT, *, temperature):
+    logits_BTV = model(input_ids=input_ids_BT, attention_mask=attention_mask_BT).logits.float() / temperature
+    logq_BTV = logits_BTV.log_softmax(-1)
+    logp_BT = logq_BTV[:, :-1].gather(2, input_ids_BT[:, 1:, None]).squeeze(2)
+    entropy_BT = -(logq_BTV.exp() * logq_BTV).sum(-1)[:, :-1]
+    pad = (1, 0)
+    return tuple(
+        torch.nn.functional.pad(value_BT, pad).where(completion_mask_BT, torch.tensor(0.0))
+        for value_BT in (logp_BT, entropy_BT)
+    )
+
+
+def gradients(model, scalar):
+    model.zero_grad()
+    scalar.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("chunk_tokens", [1, 5, 1000])
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_dense_forward_and_backward(name, chunk_tokens, keep, monkeypatch):
+    if not keep:
+        monkeypatch.setattr(logprobs, "KEEP_LOGITS_BELOW", 0)
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    with torch.no_grad():  # the default initialisation is close to uniform: make logits of order ten
+        model.get_output_embeddings().weight.mul_(
+            5 if name in ("tied", "lora") else 30
+        )  # tied: the embeddings grow with it
+    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
+    weights_BT = torch.randn(3, 14)
+
+    expected = dense(model, input_ids_BT, attention_mask_BT, completion_mask_BT, temperature=0.7)
+    got = completion_logprobs(
+        model,
+        input_ids_BT=input_ids_BT,
+        attention_mask_BT=attention_mask_BT,
+        completion_mask_BT=completion_mask_BT,
+        temperature=0.7,
+        chunk_tokens=chunk_tokens,
+        entropy=True,
+    )
+    torch.testing.assert_close(got[0], expected[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(got[1], expected[1], atol=1e-5, rtol=1e-5)
+    assert expected[1].max() > 0.1  # the entropies say something
+
+    expected_grads = gradients(model, (weights_BT * (expected[0] + 0.5 * expected[1])).sum())
+    got_grads = gradients(model, (weights_BT * (got[0] + 0.5 * got[1])).sum())
+    assert expected_grads.keys() == got_grads.keys()
+    for parameter, expected_grad in expected_grads.items():
+        scale = expected_grad.abs().max().clamp(min=1.0)
+        torch.testing.assert_close(got_grads[parameter] / scale, expected_grad / scale, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [LogitShape(), LogitShape(scale=0.5, cap=3.0, temperature=1.7)], ids=["plain", "cap"])
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "recomputed"])
+def test_gradient_of_head_by_finite_differences(shape, keep, monkeypatch):
+    if not keep:
+        monkeypatch.setattr(logprobs, "KEEP_LOGITS_BELOW", 0)
+    torch.manual_seed(1)
+    hidden_SH = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    weight_VH = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+
+    def both(hidden_SH, weight_VH):
+        return head_logprobs(
+            hidden_SH,
+            weight_VH=weight_VH,
+            targets_S=torch.tensor([0, 6, 3, 3, 1]),
+            shape=shape,
+            chunk_tokens=2,
+            entropy=True,
+        )
+
+    assert torch.autograd.gradcheck(both, (hidden_SH, weight_VH))
+
+
+def test_without_entropy_there_is_none_and_values_stay():
+    torch.manual_seed(0)
+    model = qwen3().eval()
+    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
+    arguments = {
+        "input_ids_BT": input_ids_BT,
+        "attention_mask_BT": attention_mask_BT,
+        "completion_mask_BT": completion_mask_BT,
+        "temperature": 1.0,
+        "chunk_tokens": 4,
+    }
+    with torch.no_grad():
+        logp_BT, entropy_BT = completion_logprobs(model, **arguments)
+        assert entropy_BT is None
+        assert torch.equal(logp_BT, completion_logprobs(model, **arguments, entropy=True)[0])
+
+
+def test_padding_on_the_left_is_respected():
+    """Only padding on the right may drop the attention mask."""
+    torch.manual_seed(0)
+    model = qwen3().eval()
+    input_ids_BT, attention_mask_BT, completion_mask_BT = (value[:1] for value in batch())
+    padded = [torch.nn.functional.pad(value, (3, 0)) for value in (input_ids_BT, attention_mask_BT, completion_mask_BT)]
+    position_ids_BT = (padded[1].cumsum(1) - 1).clamp(min=0)
+    plain, _ = completion_logprobs(
+        model,
+        input_ids_BT=input_ids_BT,
+        attention_mask_BT=attention_mask_BT,
+        completion_mask_BT=completion_mask_BT,
+        temperature=1.0,
+        chunk_tokens=64,
+    )
+    left, _ = completion_logprobs(
+        model,
+        input_ids_BT=padded[0],
+        attention_mask_BT=padded[1],
+        completion_mask_BT=padded[2],
+        position_ids_BT=position_ids_BT,
+        temperature=1.0,
+        chunk_tokens=64,
+    )
+    torch.testing.assert_close(left[:, 3:], plain)
+
+
+def test_empty_mask_gives_a_differentiable_zero():
+    model = qwen3().eval()
+    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
+    logp_BT, _ = completion_logprobs(
+        model,
+        input_ids_BT=input_ids_BT,
+        attention_mask_BT=attention_mask_BT,
+        completion_mask_BT=torch.zeros_like(completion_mask_BT),
+        temperature=1.0,
+        chunk_tokens=8,
+    )
+    grads = gradients(model, logp_BT.sum())
+    assert grads.keys() == {name for name, _ in model.named_parameters()}
+    assert all(not grad.any() for grad in grads.values())
+
+
+def test_autocast_and_low_precision_stay_close():
+    torch.manual_seed(0)
+    model = qwen3().eval()
+    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
+    arguments = {
+        "input_ids_BT": input_ids_BT,
+        "attention_mask_BT": attention_mask_BT,
+        "completion_mask_BT": completion_mask_BT,
+        "temperature": 1.0,
+        "chunk_tokens": 4,
+    }
+    exact_BT, _ = completion_logprobs(model, **arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast_BT, _ = completion_logprobs(model, **arguments)
+    half_BT, _ = completion_logprobs(copy.deepcopy(model).bfloat16(), **arguments)
+    for low_BT in (cast_BT, half_BT):
+        assert low_BT.dtype == torch.float32
+        low_BT.sum().backward()
+        torch.testing.assert_close(low_BT, exact_BT, atol=0.05, rtol=0)
+
+
+def test_refusals():
+    model = qwen3()
+    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
+    arguments = {"input_ids_BT": input_ids_BT, "attention_mask_BT": attention_mask_BT, "chunk_tokens": 8}
+    with pytest.raises(ValueError, match="prompt is empty"):
+        completion_logprobs(model, **arguments, completion_mask_BT=torch.ones_like(completion_mask_BT), temperature=1.0)
+    with pytest.raises(ValueError, match="positive temperature"):
+        completion_logprobs(model, **arguments, completion_mask_BT=completion_mask_BT, temperature=0.0)
+    model.lm_head = torch.nn.Linear(32, 97, bias=True)
+    with pytest.raises(ValueError, match="without bias"):
+        completion_logprobs(model, **arguments, completion_mask_BT=completion_mask_BT, temperature=1.0)
