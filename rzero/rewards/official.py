@@ -1,0 +1,86 @@
+"""The rewards of the authors' public code, February 2026 (SPEC sections 4 and 6, column C).
+
+Sources: examples/reward_function/caller_penalty.py and examples/reward_function/math.py of Chengsong-Huang/R-Zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rzero.interfaces import Grader
+from rzero.rewards.parts import Questions, Votes, repetition_penalties
+from rzero.types import RewardBreakdown
+from rzero.voting import distinct_verdicts
+
+THINK, END_OF_THINK, BOX = "<think>", "</think>", "\\boxed{"
+
+
+class OfficialChallengerReward:
+    """min(p, 1 - p) - repetition; -1 - repetition without a question or where the vote failed. Not cut at 0.
+
+    Read the responses with `rzero.parsing.official_reward_parse`, which decides what counts as a question.
+    """
+
+    def __init__(self, *, repetition_weight: float, repetition_threshold: float) -> None:
+        self.repetition_weight = repetition_weight
+        self.repetition_threshold = repetition_threshold
+
+    def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
+        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        breakdowns = []
+        for question, vote, penalty in zip(questions, votes, penalties, strict=True):
+            paid = question is not None and vote is not None
+            uncertainty = min(vote.agreement, 1 - vote.agreement) if paid and vote is not None else -1.0
+            parts = {"uncertainty": uncertainty, "repetition": penalty, "format": float(question is not None)}
+            breakdowns.append(RewardBreakdown(total=uncertainty - penalty, parts=parts))
+        return breakdowns
+
+
+class OfficialSolverReward:
+    """(1 - w) * accuracy + w * format, w = 0.1 in the authors' code; totals in [0, 1].
+
+    Format: the response is think tags followed by a box, although no prompt asks for the tags. White space around <, >
+    and / is removed from the response, but not from the label, before both are looked at (OFFICIAL_BUGS R16). A
+    response without a box answers the literal "None".
+    """
+
+    def __init__(self, grader: Grader, *, format_weight: float) -> None:
+        self.grader = grader
+        self.format_weight = format_weight
+
+    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
+        texts = [close_up(response) for response in responses]
+        extracted = [self.grader.extract(text) for text in texts]
+        pairs = [("None" if answer is None else answer, label) for answer, label in zip(extracted, labels, strict=True)]
+        equal = distinct_verdicts(pairs, grader=self.grader)
+        breakdowns = []
+        for text, pair in zip(texts, pairs, strict=True):
+            accuracy, form = float(equal[pair]), float(thinks_then_boxes(text))
+            total = (1 - self.format_weight) * accuracy + self.format_weight * form
+            breakdowns.append(RewardBreakdown(total=total, parts={"accuracy": accuracy, "format": form}))
+        return breakdowns
+
+
+def close_up(text: str) -> str:
+    """Remove the white space on both sides of each <, > and /. Linear, unlike the pattern it stands for."""
+    for mark in "<>/":
+        pieces = text.split(mark)
+        last = len(pieces) - 1
+        text = mark.join(
+            (piece.lstrip() if i == last else piece.strip()) if i else (piece.rstrip() if last else piece)
+            for i, piece in enumerate(pieces)
+        )
+    return text
+
+
+def thinks_then_boxes(text: str) -> bool:
+    """True for `<think> ... </think> ... \\boxed{ ... } ...`; the first of each is as good as any other."""
+    if not text.startswith(THINK):
+        return False
+    position = len(THINK)
+    for mark in (END_OF_THINK, BOX, "}"):
+        found = text.find(mark, position)
+        if found < 0:
+            return False
+        position = found + len(mark)
+    return True

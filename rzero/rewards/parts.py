@@ -1,0 +1,35 @@
+"""What the Challenger rewards have in common: the repetition penalty, and agreement where there may be no vote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rzero.repetition import cluster_shares
+from rzero.types import Question, RewardBreakdown, Vote
+
+Questions = Sequence[Question | None]
+Votes = Sequence[Vote | None]
+
+
+def repetition_penalties(questions: Questions, *, weight: float, threshold: float) -> list[float]:
+    """weight * |C_k| / B per response, in [0, weight]; a response without a question is a cluster of its own."""
+    texts = ["" if question is None else question.text for question in questions]
+    return [weight * share for share in cluster_shares(texts, threshold=threshold)]
+
+
+def well_formed(question: Question | None) -> bool:
+    """True when both parts of the format are there and not empty: the question and the Challenger's own answer."""
+    return question is not None and bool(question.text) and bool(question.answer)
+
+
+def unless_negative(breakdown: RewardBreakdown, *, charge: float, part: str) -> RewardBreakdown:
+    """Take a further charge off a reward without pushing it below 0; a reward at or below 0 is left alone."""
+    total = max(min(breakdown.total, 0.0), breakdown.total - charge)
+    return RewardBreakdown(total=total, parts={**breakdown.parts, part: charge})
+
+
+def require_range(name: str, value: float, *, low: float, high: float) -> float:
+    """The value itself; ValueError with the value and the fix when it lies outside [low, high]."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must lie in [{low}, {high}], got {value}; change it in the reward's file in conf/")
+    return value
