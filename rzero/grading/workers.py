@@ -1,0 +1,234 @@
+"""A pool of killable processes that compare answers with math-verify.
+
+Why processes: a comparison of model text can run for ever inside one C call, where neither a thread nor a signal
+handler of Python gets a turn (`9**9**9**9` holds the interpreter lock), and it can eat all memory. Why persistent: the
+imports cost half a CPU second. Why a budget in CPU seconds: a verdict must not depend on how busy the machine is.
+
+One worker is a small process tree: a *keeper* that has imported math-verify and does nothing but fork, and its current
+*server*, which answers requests until it is killed. The kernel kills a server that exceeds its CPU budget (ITIMER_PROF
+with the default action) or its address space; the keeper reports that and forks the next one in milliseconds. Texts and
+booleans cross the pipe as JSON lines, nothing else. Neither process outlives the parent (PR_SET_PDEATHSIG, and end of
+file on stdin).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).resolve().parents[2]
+# Everything else in the environment (keys, tokens) stays with the parent: model text is handled in there.
+_KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH")
+_READ_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may cost: CPU seconds per stage (parse left, parse right, compare), MB of address space.
+
+    `wall_seconds` is a backstop against a worker that is stuck without using CPU, not a budget: it must be far above
+    what a loaded machine adds. `requests_per_server` bounds what one server can accumulate.
+    """
+
+    parse_cpu_seconds: float
+    compare_cpu_seconds: float
+    memory_mb: int
+    wall_seconds: float
+    requests_per_server: int
+
+
+class Worker:
+    """One keeper process and its pipes. `request` and `reply` work in lock step."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+        # A fixed hash seed fixes the iteration order of sympy's sets, hence the verdicts.
+        environment |= {"PYTHONPATH": str(_ROOT), "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8"}
+        arguments = [limits.parse_cpu_seconds, limits.compare_cpu_seconds, limits.memory_mb]
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-s", "-m", "rzero.grading._worker", str(os.getpid())]
+            + [str(argument) for argument in [*arguments, limits.requests_per_server]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            cwd="/",
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._buffer = b""
+        self.deadline = 0.0
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def fileno(self) -> int:
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def request(self, payload: dict[str, Any]) -> None:
+        assert self.process.stdin is not None
+        line = json.dumps(payload).encode("ascii") + b"\n"
+        self.deadline = time.monotonic() + self._limits.wall_seconds
+        view = memoryview(line)
+        while view:
+            view = view[self.process.stdin.write(view) :]
+
+    def reply(self) -> dict[str, Any] | None:
+        """The reply if it is complete, else None. Raises EOFError when the keeper is gone. Call when readable."""
+        chunk = os.read(self.fileno(), _READ_BYTES)
+        if not chunk:
+            raise EOFError(f"grading worker {self.pid} closed its pipe")
+        self._buffer += chunk
+        if not self._buffer.endswith(b"\n"):
+            return None
+        line, self._buffer = self._buffer, b""
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def kill(self) -> None:
+        """SIGKILL to the keeper and its server (one session), then reap. Never raises, never leaves a zombie."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.process.wait()
+
+
+class WorkerPool:
+    """Spreads requests over `workers` processes, which are started when first needed.
+
+    `run(requests)` returns one reply per request, in order: what the server said, or {"died": reason} when it was
+    killed by its budget. Replies do not depend on `workers`, on the order of requests or on earlier ones.
+    """
+
+    def __init__(self, *, workers: int, limits: Limits) -> None:
+        if workers < 1:
+            raise ValueError(f"grader.workers must be at least 1, got {workers}")
+        self._count = workers
+        self._limits = limits
+        self._workers: list[Worker] = []
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self.counters: Counter[str] = Counter()
+        self._finalizer = weakref.finalize(self, _kill_all, self._workers, self._owner)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the keepers (for tests and for the curious)."""
+        return [worker.pid for worker in self._workers]
+
+    def run(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        with self._lock:
+            self._forget_workers_of_parent()
+            try:
+                return self._run(requests)
+            except BaseException:
+                # An interrupted exchange leaves replies in the pipes: the next run must not read them.
+                self._close()
+                raise
+
+    def _run(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        replies: list[dict[str, Any] | None] = [None] * len(requests)
+        waiting = deque((index, 0) for index in range(len(requests)))
+        while len(self._workers) < min(self._count, len(requests)):
+            self._workers.append(Worker(self._limits))
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers[: len(requests)]:
+                self._start(worker, waiting, requests, selector)
+            while selector.get_map():
+                ready = {key.fileobj: key for key, _ in selector.select(timeout=self._time_left(selector))}
+                now = time.monotonic()
+                for key in list(selector.get_map().values()):
+                    worker, (index, attempt) = key.fileobj, key.data
+                    assert isinstance(worker, Worker)
+                    try:
+                        if worker in ready:
+                            if (answer := worker.reply()) is None:
+                                continue
+                        elif now < worker.deadline:
+                            continue
+                        else:
+                            raise TimeoutError(f"grading worker {worker.pid} is stuck")
+                    except (OSError, EOFError, ValueError):
+                        answer = None
+                    selector.unregister(worker)
+                    if answer is None:
+                        worker = self._replace(worker)
+                        if attempt == 0:
+                            waiting.appendleft((index, 1))
+                        else:
+                            replies[index] = {"died": "lost"}
+                    else:
+                        replies[index] = answer
+                    self._start(worker, waiting, requests, selector)
+        return [reply if reply is not None else {"died": "lost"} for reply in replies]
+
+    def _start(
+        self,
+        worker: Worker,
+        waiting: deque[tuple[int, int]],
+        requests: Sequence[dict[str, Any]],
+        selector: selectors.BaseSelector,
+    ) -> None:
+        """Hand the next waiting request to an idle worker; a worker found dead is replaced first."""
+        if not waiting:
+            return
+        index, attempt = waiting.popleft()
+        try:
+            worker.request(requests[index])
+        except OSError:
+            worker = self._replace(worker)
+            worker.request(requests[index])
+        selector.register(worker, selectors.EVENT_READ, (index, attempt))
+
+    def _time_left(self, selector: selectors.BaseSelector) -> float:
+        deadlines = [key.fileobj.deadline for key in selector.get_map().values() if isinstance(key.fileobj, Worker)]
+        return max(0.0, min(deadlines) - time.monotonic())
+
+    def _replace(self, worker: Worker) -> Worker:
+        self.counters["workers_replaced"] += 1
+        worker.kill()
+        fresh = Worker(self._limits)
+        self._workers[self._workers.index(worker)] = fresh
+        return fresh
+
+    def _forget_workers_of_parent(self) -> None:
+        """After a fork of this process the pipes are shared with the original owner: leave them to it."""
+        if self._owner != os.getpid():
+            self._finalizer.detach()
+            self._workers = []
+            self._owner = os.getpid()
+            self._finalizer = weakref.finalize(self, _kill_all, self._workers, self._owner)
+
+    def _close(self) -> None:
+        _kill_all(self._workers, self._owner)
+
+    def close(self) -> None:
+        """Kill every worker. The pool starts new ones if it is used again."""
+        with self._lock:
+            self._forget_workers_of_parent()
+            self._close()
+
+
+def _kill_all(workers: list[Worker], owner: int) -> None:
+    if os.getpid() == owner:
+        while workers:
+            workers.pop().kill()
