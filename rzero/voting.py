@@ -99,7 +99,7 @@ class OfficialVote:
 
 def distinct_verdicts(pairs: Iterable[Pair], *, grader: Grader) -> dict[Pair, bool]:
     """The verdict on each distinct pair; equal strings are equal without asking the grader."""
-    verdicts = {pair: True for pair in pairs}
+    verdicts = dict.fromkeys(pairs, True)
     unequal = [pair for pair in verdicts if pair[0] != pair[1]]
     if isinstance(grader, BatchGrader):
         return verdicts | dict(zip(unequal, grader.equivalent_many(unequal), strict=True))
