@@ -110,10 +110,11 @@ class PolicyLoss:
         """
         counted_BT = mask_BT != 0
         logp, old_logp = _masked(logp_BT, counted_BT), _masked(old_logp_BT.detach(), counted_BT)
-        advantages_B1 = advantages_B.to(logp.dtype).unsqueeze(1)
-        log_ratio_BT = self._log_ratio(logp - old_logp, counted_BT=counted_BT)
-        surrogate_BT, metrics = self._surrogate(log_ratio_BT, logp_BT=logp, advantages_B1=advantages_B1)
-
+        surrogate_BT, metrics = self._surrogate(
+            self._log_ratio(logp - old_logp, counted_BT=counted_BT),
+            logp_BT=logp,
+            advantages_B1=advantages_B.to(logp.dtype).unsqueeze(1),
+        )
         if engine_logp_BT is not None:
             engine_logp = _masked(engine_logp_BT.detach(), counted_BT)
             metrics["sampling/sampling_logp_difference/mean"] = (old_logp - engine_logp).abs()
@@ -121,26 +122,17 @@ class PolicyLoss:
             if engine_logp_BT is None:
                 raise ValueError("loss.mismatch is set but the engine's log-probabilities were not given")
             correction_BT = self.mismatch.weights(old_logp_BT=old_logp, engine_logp_BT=engine_logp, mask_BT=counted_BT)
-            surrogate_BT = surrogate_BT * correction_BT
             metrics["sampling/importance_sampling_ratio/mean"] = correction_BT
+            surrogate_BT = surrogate_BT * correction_BT
         metrics["policy_loss"] = surrogate_BT
 
+        penalty_BT = self._penalties(logp, ref_logp_BT=ref_logp_BT, entropy_BT=entropy_BT, counted_BT=counted_BT)
+        metrics |= penalty_BT
         token_loss_BT = surrogate_BT
-        if self.needs_reference and ref_logp_BT is None:
-            raise ValueError("loss.kl_coefficient is positive but the reference's log-probabilities were not given")
-        if ref_logp_BT is not None:
-            ref_logp = _masked(ref_logp_BT.detach(), counted_BT)
-            kl_BT = kl_divergence(logp, ref_logp, estimator=self.kl_estimator, clamp=self.kl_clamp)
-            metrics["kl"] = kl_BT
-            if self.kl_placement == "loss" and self.kl_coefficient:
-                token_loss_BT = token_loss_BT + self.kl_coefficient * kl_BT
-        if self.entropy_coefficient and entropy_BT is None:
-            raise ValueError("loss.entropy_coefficient is set but the entropy was not given")
-        if entropy_BT is not None:
-            entropy = _masked(entropy_BT, counted_BT)
-            metrics["entropy"] = entropy
-            if self.entropy_coefficient:
-                token_loss_BT = token_loss_BT - self.entropy_coefficient * entropy
+        if self.kl_coefficient and self.kl_placement == "loss":
+            token_loss_BT = token_loss_BT + self.kl_coefficient * penalty_BT["kl"]
+        if self.entropy_coefficient:
+            token_loss_BT = token_loss_BT - self.entropy_coefficient * penalty_BT["entropy"]
 
         weights_BT = torch.where(counted_BT, weights_BT, 0.0)
         return LossOutput(
@@ -148,6 +140,26 @@ class PolicyLoss:
             metrics={name: (weights_BT * value_BT.detach()).sum() for name, value_BT in metrics.items()},
             weight=weights_BT.sum(),
         )
+
+    def _penalties(
+        self, logp_BT: Tensor, *, ref_logp_BT: Tensor | None, entropy_BT: Tensor | None, counted_BT: Tensor
+    ) -> dict[str, Tensor]:
+        """KL and entropy per token, as far as their inputs were given; ValueError when one is needed but absent."""
+        if self.needs_reference and ref_logp_BT is None:
+            raise ValueError("loss.kl_coefficient is positive but the reference's log-probabilities were not given")
+        if self.entropy_coefficient and entropy_BT is None:
+            raise ValueError("loss.entropy_coefficient is set but the entropy was not given")
+        penalties = {}
+        if ref_logp_BT is not None:
+            penalties["kl"] = kl_divergence(
+                logp_BT,
+                _masked(ref_logp_BT.detach(), counted_BT),
+                estimator=self.kl_estimator,
+                clamp=self.kl_clamp,
+            )
+        if entropy_BT is not None:
+            penalties["entropy"] = _masked(entropy_BT, counted_BT)
+        return penalties
 
     def _log_ratio(self, log_ratio_BT: Tensor, *, counted_BT: Tensor) -> Tensor:
         if self.importance == "sequence":
