@@ -1,0 +1,40 @@
+"""What the embedded engine asks of a decoder: prompts in once, then one token per row at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+class Session(Protocol):
+    """The growing key/value cache of one wave of rows."""
+
+    def step(self, token_B: Tensor) -> Tensor:
+        """Feeds one token to every row and returns the logits [B, V] behind it; the caller may overwrite them."""
+        ...
+
+    def keep(self, kept_K: Tensor) -> None:
+        """Goes on with these rows only (ascending indices into the current rows)."""
+        ...
+
+
+class Decoder(Protocol):
+    """A language model ready to decode.
+
+    decoder.load(weights)
+    session, logits_BV = decoder.start(prompts, prompt_of_row=[0, 0, 1, 1], max_new=64)
+    logits_BV = session.step(token_B)
+    """
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies the weights, given under their Hugging Face names."""
+        ...
+
+    def start(
+        self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int], max_new: int
+    ) -> tuple[Any, Tensor]:
+        """Reads each prompt once. Returns a session with one row per entry of `prompt_of_row` (ascending) and the
+        logits [B, V] behind the prompts; `max_new` bounds the number of tokens that will be drawn."""
+        ...

@@ -1,0 +1,267 @@
+"""A functional decoder for Llama-like models, written for many short rows on a CPU.
+
+The prompt of a group is read once and its keys and values are kept once: attention takes the scores of all samples of a
+prompt against the shared prefix in one matrix product, and each row's own tokens in a batched one; one softmax runs
+over both.
+
+Shapes: B rows, P prompts of the wave, N most samples of one prompt, L longest prompt, T own tokens so far, C capacity
+for own tokens, D model width, H query heads, J key heads, G = H / J, E head width, V vocabulary. R = B * J.
+"""
+
+# ruff: noqa: N815 (fields carry their shape as a suffix, like every other tensor name)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rzero.engines.weights import LayerWeights, ModelWeights, arrange
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+class FusedDecoder:
+    """Decodes with fused weights. `prefill_tokens` bounds the padded tokens read at once, `first_capacity` is the
+    number of own tokens room is made for at first (it doubles when used up)."""
+
+    def __init__(self, model: Any, *, prefill_tokens: int, first_capacity: int) -> None:
+        self._model = model
+        self._prefill_tokens = prefill_tokens
+        self._first_capacity = first_capacity
+        self._weights: ModelWeights | None = None
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = arrange(self._model, weights)
+
+    def start(
+        self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int], max_new: int
+    ) -> tuple[FusedSession, Tensor]:
+        assert self._weights is not None, "load() comes before start()"
+        session = FusedSession(
+            self._weights, prompt_lengths=[len(p) for p in prompts], prompt_of_row=prompt_of_row, max_new=max_new,
+            first_capacity=self._first_capacity,
+        )  # fmt: skip
+        logits_PV = session.read(prompts, prefill_tokens=self._prefill_tokens)
+        return session, logits_PV[torch.as_tensor(prompt_of_row)]
+
+
+@dataclass(slots=True)
+class _LayerCache:
+    """Prefix keys and values per prompt and key head, own ones per row and key head."""
+
+    prefix_k_QEL: Tensor  # Q = P * J
+    prefix_v_QLE: Tensor
+    own_k_RCE: Tensor
+    own_v_RCE: Tensor
+
+
+class FusedSession:
+    """One wave of rows. Rows of the same prompt stay next to each other."""
+
+    def __init__(
+        self, weights: ModelWeights, *, prompt_lengths: Sequence[int], prompt_of_row: Sequence[int], max_new: int,
+        first_capacity: int,
+    ) -> None:  # fmt: skip
+        self._w = weights
+        self._device = weights.embedding_VD.device
+        self._max_new = max_new
+        self._time = 0
+        self._capacity = min(max_new, first_capacity)
+        self._length_P = torch.tensor(prompt_lengths, device=self._device)
+        self._prompt_B = torch.as_tensor(prompt_of_row, device=self._device)
+        self._turns = _turns(weights, length=max(prompt_lengths) + max_new)
+        self._act = _ACTIVATIONS[weights.activation]
+        padded_PL = torch.arange(max(prompt_lengths), device=self._device) >= self._length_P[:, None]
+        self._pad_bias_PL = torch.zeros(padded_PL.shape, device=self._device).masked_fill(padded_PL, -torch.inf)
+        self._caches: list[_LayerCache] = [self._empty_cache() for _ in weights.layers]
+        self._index_rows()
+
+    # ---- prompts -------------------------------------------------------------------------------------------------
+
+    def read(self, prompts: Sequence[Sequence[int]], *, prefill_tokens: int) -> Tensor:
+        """Fills the prefix caches and returns the logits [P, V] behind the last token of each prompt."""
+        longest = int(self._length_P.max())
+        at_once = max(1, prefill_tokens // longest)
+        logits = []
+        for first in range(0, len(prompts), at_once):
+            chunk = prompts[first : first + at_once]
+            width = max(len(prompt) for prompt in chunk)
+            ids_NL = torch.tensor([[*p, *([0] * (width - len(p)))] for p in chunk], device=self._device)
+            hidden_NLD = self._read_chunk(ids_NL, first=first)
+            last_N = self._length_P[first : first + len(chunk)] - 1
+            logits.append(self._head(hidden_NLD[torch.arange(len(chunk)), last_N]))
+        return torch.cat(logits)
+
+    def _read_chunk(self, ids_NL: Tensor, *, first: int) -> Tensor:
+        w = self._w
+        n, length = ids_NL.shape
+        x = F.embedding(ids_NL, w.embedding_VD).view(n * length, -1)
+        for layer, cache in zip(w.layers, self._caches, strict=True):
+            turn = self._turns[layer.rope][:length].expand(n, length, -1).reshape(n * length, -1)
+            q, k, v = (t.view(n, length, -1, w.head_width).transpose(1, 2) for t in self._project(x, layer, turn))
+            slots = slice(first * w.key_heads, (first + n) * w.key_heads)
+            cache.prefix_k_QEL[slots, :, :length] = k.reshape(-1, length, w.head_width).transpose(1, 2)
+            cache.prefix_v_QLE[slots, :length] = v.reshape(-1, length, w.head_width)
+            mask = _band(length, layer.window, self._device) if layer.window and length > layer.window else None
+            groups = w.query_heads // w.key_heads
+            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
+            x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * length, -1), layer)
+        return x.view(n, length, -1)
+
+    # ---- own tokens ----------------------------------------------------------------------------------------------
+
+    def step(self, token_B: Tensor) -> Tensor:
+        if self._time == self._capacity:
+            self._grow()
+        w = self._w
+        x = F.embedding(token_B, w.embedding_VD)
+        position_B = self._length_P[self._prompt_B] + self._time
+        turns = {name: turn[position_B] for name, turn in self._turns.items()}
+        for layer, cache in zip(w.layers, self._caches, strict=True):
+            q_BHE, k_BJE, v_BJE = self._project(x, layer, turns[layer.rope])
+            cache.own_k_RCE[:, self._time] = k_BJE.reshape(-1, w.head_width)
+            cache.own_v_RCE[:, self._time] = v_BJE.reshape(-1, w.head_width)
+            x = self._finish_layer(x, self._attend(q_BHE, cache, layer.window), layer)
+        self._time += 1
+        return self._head(x)
+
+    def _attend(self, q_BHE: Tensor, cache: _LayerCache, window: int | None) -> Tensor:
+        """Attention of one new token per row over prefix and own tokens; returns [B, H * E]."""
+        w = self._w
+        rows, groups = q_BHE.shape[0] * w.key_heads, w.query_heads // w.key_heads
+        prompts, prefix = self._pad_bias_PL.shape
+        first = 0 if window is None else max(0, self._time + 1 - window)
+        own = slice(first, self._time + 1)
+        q_RGE = q_BHE.reshape(rows, groups, w.head_width)
+        q_grid = q_RGE.index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, w.head_width)
+        prefix_scores = torch.baddbmm(self._prefix_bias(window), q_grid, cache.prefix_k_QEL)
+        prefix_scores = prefix_scores.view(-1, groups, prefix).index_select(0, self._grid_of_row)
+        own_scores = torch.bmm(q_RGE, cache.own_k_RCE[:, own].transpose(1, 2))
+        shares = torch.cat([prefix_scores, own_scores], -1).softmax(-1)
+        mixed_RGE = torch.bmm(shares[..., prefix:], cache.own_v_RCE[:, own])
+        grid = shares[..., :prefix].index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, prefix)
+        prefix_mixed = torch.bmm(grid, cache.prefix_v_QLE).view(-1, groups, w.head_width)
+        mixed_RGE += prefix_mixed.index_select(0, self._grid_of_row)
+        return mixed_RGE.view(q_BHE.shape[0], -1)
+
+    def _prefix_bias(self, window: int | None) -> Tensor:
+        """[Q, 1, L]: minus infinity at padding and at prompt tokens that have left the window."""
+        bias_PL = self._pad_bias_PL
+        prefix = bias_PL.shape[1]
+        if window is not None and int(self._length_P.max()) + self._time >= window:
+            oldest_P = self._length_P + self._time - window
+            left_PL = torch.arange(prefix, device=self._device) <= oldest_P[:, None]
+            bias_PL = bias_PL.masked_fill(left_PL, -torch.inf)
+        return bias_PL[:, None].expand(-1, self._w.key_heads, -1).reshape(-1, 1, prefix)
+
+    def keep(self, kept_K: Tensor) -> None:
+        w = self._w
+        self._prompt_B = self._prompt_B[kept_K]
+        kept_R = (kept_K[:, None] * w.key_heads + torch.arange(w.key_heads, device=self._device)).reshape(-1)
+        for cache in self._caches:
+            for name in ("own_k_RCE", "own_v_RCE"):
+                own_RCE = getattr(cache, name)
+                own_RCE[: len(kept_R), : self._time] = own_RCE[kept_R, : self._time]
+                setattr(cache, name, own_RCE[: len(kept_R)])
+        self._index_rows()
+
+    def _grow(self) -> None:
+        capacity = min(self._max_new, 2 * self._capacity)
+        for cache in self._caches:
+            for name in ("own_k_RCE", "own_v_RCE"):
+                old_RCE = getattr(cache, name)
+                new_RCE = old_RCE.new_empty(old_RCE.shape[0], capacity, old_RCE.shape[2])
+                new_RCE[:, : self._time] = old_RCE[:, : self._time]
+                setattr(cache, name, new_RCE)
+        self._capacity = capacity
+
+    def _index_rows(self) -> None:
+        """Maps rows to a grid of prompts x key heads x samples, the shape of the shared product, and back."""
+        heads = self._w.key_heads
+        count_P = torch.bincount(self._prompt_B, minlength=len(self._length_P))
+        most = int(count_P.max())
+        first_P = count_P.cumsum(0) - count_P
+        place_B = torch.arange(len(self._prompt_B), device=self._device) - first_P[self._prompt_B]
+        head_J = torch.arange(heads, device=self._device)
+        self._grid_of_row = ((self._prompt_B[:, None] * heads + head_J) * most + place_B[:, None]).reshape(-1)
+        self._grid_rows = torch.zeros(len(count_P) * heads * most, dtype=torch.long, device=self._device)
+        self._grid_rows[self._grid_of_row] = torch.arange(len(self._grid_of_row), device=self._device)
+
+    # ---- shared by both ------------------------------------------------------------------------------------------
+
+    def _project(self, x_XD: Tensor, layer: LayerWeights, turn_XE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, rotated keys and values, each [X, heads, E], for X tokens."""
+        w = self._w
+        qkv = _linear(_normalise(x_XD, w.norm_eps), layer.qkv_DX, layer.qkv_bias_X)
+        qkv_XHE = qkv.view(len(x_XD), -1, w.head_width)
+        turned = w.query_heads + w.key_heads
+        qk_XHE = qkv_XHE[:, :turned]
+        if layer.qk_gain_HE is not None:
+            qk_XHE = _normalise(qk_XHE, w.norm_eps) * layer.qk_gain_HE
+        pairs = torch.view_as_complex(qk_XHE.reshape(len(x_XD), turned, -1, 2))
+        qk_XHE = torch.view_as_real(pairs * turn_XE[:, None]).flatten(-2)
+        return qk_XHE[:, : w.query_heads], qk_XHE[:, w.query_heads :], qkv_XHE[:, turned:]
+
+    def _finish_layer(self, x_XD: Tensor, mixed: Tensor, layer: LayerWeights) -> Tensor:
+        eps = self._w.norm_eps
+        update = _linear(mixed, layer.out_XD, layer.out_bias_D)
+        if layer.attention_gain_D is not None:
+            update = _normalise(update, eps) * layer.attention_gain_D
+        x_XD = x_XD + update
+        gate, up = _linear(_normalise(x_XD, eps), layer.gate_up_DI, layer.gate_up_bias_I).chunk(2, -1)
+        update = _linear(self._act(gate) * up, layer.down_ID, layer.down_bias_D)
+        if layer.feed_forward_gain_D is not None:
+            update = _normalise(update, eps) * layer.feed_forward_gain_D
+        return x_XD + update
+
+    def _head(self, x_BD: Tensor) -> Tensor:
+        logits_BV = _normalise(x_BD, self._w.norm_eps) @ self._w.head_DV
+        cap = self._w.logit_cap
+        return logits_BV if cap is None else torch.tanh(logits_BV / cap) * cap
+
+    def _empty_cache(self) -> _LayerCache:
+        w, (prompts, prefix) = self._w, self._pad_bias_PL.shape
+        rows, slots, width = len(self._prompt_B) * w.key_heads, prompts * w.key_heads, w.head_width
+        # Padded prefix slots have weight zero; they must be finite all the same, since 0 * nan is nan.
+        return _LayerCache(
+            prefix_k_QEL=w.embedding_VD.new_zeros(slots, width, prefix),
+            prefix_v_QLE=w.embedding_VD.new_zeros(slots, prefix, width),
+            own_k_RCE=w.embedding_VD.new_empty(rows, self._capacity, width),
+            own_v_RCE=w.embedding_VD.new_empty(rows, self._capacity, width),
+        )
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x @ weight if bias is None else torch.addmm(bias, x, weight)
+
+
+def _normalise(x: Tensor, eps: float) -> Tensor:
+    """x over its root mean square along the last dimension; the gain is part of the weights."""
+    width = x.shape[-1]
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * (norm.square_().mul_(1.0 / width).add_(eps).rsqrt_())
+
+
+def _turns(weights: ModelWeights, *, length: int) -> dict[str, Tensor]:
+    """Rotations exp(i * position * frequency) * scale as complex numbers [length, E/2], per rope."""
+    turns = {}
+    for name, (frequency, scale) in weights.frequencies.items():
+        angle = torch.outer(torch.arange(length, device=frequency.device, dtype=torch.float), frequency)
+        turns[name] = torch.polar(torch.full_like(angle, scale), angle)
+    return turns
+
+
+def _band(length: int, window: int, device: torch.device) -> Tensor:
+    """True where query i sees key j: i - window < j <= i."""
+    i, j = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)
+    return (j <= i) & (j > i - window)

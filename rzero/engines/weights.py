@@ -1,0 +1,185 @@
+"""Weights of Llama-like transformers laid out for the fused decoder.
+
+What is fixed between two syncs is folded into the matrices, so that decoding does not do it again for every token:
+norm gains into the projection behind them, the attention scale into the queries, the embedding scale into the table.
+Head dimensions of queries and keys are interleaved, which turns the rotary embedding into one complex product and
+leaves their dot products unchanged.
+
+Shapes: D model width, H query heads, J key/value heads, E head width, I feed-forward width, V vocabulary.
+"""
+
+# ruff: noqa: N815 (fields carry their shape as a suffix, like every other tensor name)
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
+# Rotary types whose frequencies depend on the length of the sequence cannot be read off once.
+_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerWeights:
+    """Matrices are stored [in, out], gains are folded in where a projection follows. None: the family has no such."""
+
+    qkv_DX: Tensor
+    qkv_bias_X: Tensor | None
+    qk_gain_HE: Tensor | None
+    out_XD: Tensor
+    out_bias_D: Tensor | None
+    attention_gain_D: Tensor | None
+    gate_up_DI: Tensor
+    gate_up_bias_I: Tensor | None
+    down_ID: Tensor
+    down_bias_D: Tensor | None
+    feed_forward_gain_D: Tensor | None
+    rope: str
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelWeights:
+    """Everything a forward pass needs. `frequencies` maps a rope name to (frequencies [E/2], scale)."""
+
+    embedding_VD: Tensor
+    head_DV: Tensor
+    layers: tuple[LayerWeights, ...]
+    frequencies: Mapping[str, tuple[Tensor, float]]
+    query_heads: int
+    key_heads: int
+    head_width: int
+    norm_eps: float
+    activation: str
+    logit_cap: float | None
+
+
+def why_not_fused(model: Any) -> str | None:
+    """None when the fused decoder computes exactly this model, else the reason why it does not."""
+    config = model.config
+    if config.model_type not in FAMILIES:
+        return f"architecture {config.model_type} is not one of {', '.join(FAMILIES)}"
+    ropes = config.rope_parameters
+    kinds = [ropes["rope_type"]] if "rope_type" in ropes else [rope["rope_type"] for rope in ropes.values() if rope]
+    if any(kind in _LENGTH_DEPENDENT_ROPE for kind in kinds):
+        return f"rotary embedding of type {kinds} depends on the length of the sequence"
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        return "attention scores are soft-capped"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "attention is bidirectional"
+    frequencies = _frequencies(model)
+    if any(2 * f.numel() != _head_width(config) for f, _ in frequencies.values()):
+        return "the rotary embedding turns only a part of each head"
+    return None
+
+
+def arrange(model: Any, weights: Mapping[str, Tensor]) -> ModelWeights:
+    """Copies `weights` (Hugging Face names) into the fused layout; `model` gives the configuration and frequencies."""
+    config = model.config
+    gemma = config.model_type == "gemma3_text"
+    embedding_VD = weights["model.embed_tokens.weight"]
+    head_VD = embedding_VD if config.tie_word_embeddings else weights["lm_head.weight"]
+    final_gain_D = _gain(weights["model.norm.weight"], gemma=gemma)
+    return ModelWeights(
+        embedding_VD=embedding_VD * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
+        head_DV=_transpose(head_VD * final_gain_D),
+        layers=tuple(_layer(config, weights, index, gemma=gemma) for index in range(config.num_hidden_layers)),
+        frequencies=_frequencies(model),
+        query_heads=config.num_attention_heads,
+        key_heads=config.num_key_value_heads,
+        head_width=_head_width(config),
+        norm_eps=config.rms_norm_eps,
+        activation=config.hidden_activation if gemma else config.hidden_act,
+        logit_cap=getattr(config, "final_logit_softcapping", None),
+    )
+
+
+def _layer(config: Any, weights: Mapping[str, Tensor], index: int, *, gemma: bool) -> LayerWeights:
+    prefix = f"model.layers.{index}."
+
+    def get(name: str) -> Tensor | None:
+        return weights.get(prefix + name)
+
+    def gain(name: str) -> Tensor | None:
+        weight = get(name)
+        return None if weight is None else _gain(weight, gemma=gemma)
+
+    heads, width = config.num_attention_heads, _head_width(config)
+    scale = (config.query_pre_attn_scalar if gemma else width) ** -0.5
+    q_gain_E, k_gain_E = gain("self_attn.q_norm.weight"), gain("self_attn.k_norm.weight")
+    qk_gain_HE = None
+    if q_gain_E is not None and k_gain_E is not None:
+        order = _interleaved(1, width)
+        rows = [q_gain_E[order] * scale] * heads + [k_gain_E[order]] * config.num_key_value_heads
+        qk_gain_HE = torch.stack(rows).contiguous()
+    query_scale = scale if qk_gain_HE is None else 1.0  # behind a norm the scale must go into its gain
+    projection_XD = _stack_qkv(config, weights, prefix, "weight", query_scale=query_scale)
+    gate_up_ID = torch.cat([weights[prefix + "mlp.gate_proj.weight"], weights[prefix + "mlp.up_proj.weight"]])
+    before_mlp = "pre_feedforward_layernorm.weight" if gemma else "post_attention_layernorm.weight"
+    has_qkv_bias, has_mlp_bias = get("self_attn.q_proj.bias") is not None, get("mlp.gate_proj.bias") is not None
+    layer_type = config.layer_types[index] if getattr(config, "layer_types", None) else "full_attention"
+    return LayerWeights(
+        qkv_DX=_transpose(projection_XD * gain("input_layernorm.weight")),
+        qkv_bias_X=_stack_qkv(config, weights, prefix, "bias", query_scale=query_scale) if has_qkv_bias else None,
+        qk_gain_HE=qk_gain_HE,
+        out_XD=_transpose(weights[prefix + "self_attn.o_proj.weight"]),
+        out_bias_D=_copy(get("self_attn.o_proj.bias")),
+        attention_gain_D=gain("post_attention_layernorm.weight") if gemma else None,
+        gate_up_DI=_transpose(gate_up_ID * gain(before_mlp)),
+        gate_up_bias_I=torch.cat([weights[prefix + f"mlp.{n}_proj.bias"] for n in ("gate", "up")])
+        if has_mlp_bias
+        else None,
+        down_ID=_transpose(weights[prefix + "mlp.down_proj.weight"]),
+        down_bias_D=_copy(get("mlp.down_proj.bias")),
+        feed_forward_gain_D=gain("post_feedforward_layernorm.weight") if gemma else None,
+        rope=layer_type if gemma else "default",
+        window=config.sliding_window if layer_type == "sliding_attention" else None,
+    )
+
+
+def _stack_qkv(config: Any, weights: Mapping[str, Tensor], prefix: str, kind: str, *, query_scale: float) -> Tensor:
+    """Query, key and value projections (or biases) on top of one another, heads of q and k interleaved."""
+    q, k, v = (weights[f"{prefix}self_attn.{name}_proj.{kind}"] for name in "qkv")
+    width = _head_width(config)
+    q = q[_interleaved(config.num_attention_heads, width)] * query_scale
+    return torch.cat([q, k[_interleaved(config.num_key_value_heads, width)], v])
+
+
+def _interleaved(heads: int, width: int) -> Tensor:
+    """Row order that puts dimension i next to dimension i + width/2, its partner in the rotation."""
+    within = torch.arange(width).view(2, width // 2).t().reshape(-1)
+    return (torch.arange(heads)[:, None] * width + within).reshape(-1)
+
+
+def _frequencies(model: Any) -> dict[str, tuple[Tensor, float]]:
+    rotary = model.model.rotary_emb
+    if hasattr(rotary, "inv_freq"):
+        return {"default": (rotary.inv_freq.detach().float(), float(rotary.attention_scaling))}
+    return {
+        kind: (
+            getattr(rotary, f"{kind}_inv_freq").detach().float(),
+            float(getattr(rotary, f"{kind}_attention_scaling")),
+        )
+        for kind in rotary.layer_types
+    }
+
+
+def _head_width(config: Any) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def _gain(weight: Tensor, *, gemma: bool) -> Tensor:
+    return weight + 1.0 if gemma else weight.clone()
+
+
+def _transpose(matrix: Tensor) -> Tensor:
+    return matrix.t().contiguous()
+
+
+def _copy(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()

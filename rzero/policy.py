@@ -1,0 +1,221 @@
+"""A causal language model with its tokenizer: load, save, copy, fingerprint.
+
+Weights are always handled under their Hugging Face names with LoRA merged into scratch tensors (`merged_weights`), so
+that the trainer, the rollout engines and the saved directory agree on what "the policy" is.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+_WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSpec:
+    """Low-rank adapters trained in place of the full weights. Effective scale is `alpha / rank`."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """A causal language model and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+
+    def save(self, directory: Path) -> None:
+        """Writes an ordinary Hugging Face directory (safetensors, tokenizer, config); LoRA is merged into copies.
+
+        Files appear under their final names only when all of them are complete.
+        """
+        directory = Path(directory)
+        partial = directory.with_name(directory.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        skeleton = _without_adapters(self.model)
+        skeleton.save_pretrained(partial, state_dict=merged_weights(self.model))
+        self.tokenizer.save_pretrained(partial)
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in sorted(partial.iterdir()):
+            os.replace(path, directory / path.name)
+        partial.rmdir()
+
+    def weights_hash(self) -> str:
+        """sha256 over names, dtypes, shapes and bytes of the merged weights. Equal after save and load."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(merged_weights(self.model).items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def copy(self) -> Policy:
+        """A frozen copy in evaluation mode, for use as a KL reference. The tokenizer is shared."""
+        model = copy.deepcopy(self.model).eval()
+        return Policy(model=model.requires_grad_(False), tokenizer=self.tokenizer)
+
+    def eos_ids(self) -> tuple[int, ...]:
+        """Every token that ends a response, from the generation config and the tokenizer. May be empty."""
+        configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ids = configured if isinstance(configured, list) else [configured]
+        return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
+
+    def context(self) -> int | None:
+        """Longest sequence (prompt and response, in tokens) the model was built for; None when it has no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+
+def load_policy(
+    path_or_id: str | Path,
+    *,
+    dtype: str,
+    attn_implementation: str,
+    trust_remote_code: bool = False,
+    lora: LoraSpec | Mapping[str, Any] | None = None,
+    gradient_checkpointing: bool = False,
+) -> Policy:
+    """Loads a model and its tokenizer from a directory or, given `owner/name`, from the hub.
+
+    A path is never looked up on the hub: anything that exists here, starts with `.`, `/` or `~`, has more or fewer than
+    one slash, or whose first part is a directory here, is a path.
+
+    Raises FileNotFoundError when the path, or a file the directory must hold, is missing, and ValueError when the
+    files do not make a complete model or the dtype is not usable on this machine.
+    """
+    torch_dtype = _parse_dtype(dtype)
+    source, local = _resolve(path_or_id)
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch_dtype, attn_implementation=attn_implementation, output_loading_info=True, **options
+        )
+    except Exception as error:  # transformers, safetensors and tokenizers each raise their own types for bad files
+        raise ValueError(
+            f"cannot load a policy from {source}: {type(error).__name__}: {str(error).splitlines()[0]}"
+        ) from error
+    # from_pretrained fills absent weights with random numbers and only warns.
+    if broken := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind]):
+        raise ValueError(f"{source} lacks weights for {broken[:5]} ({len(broken)} in all); is the download complete?")
+    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+        raise ValueError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if lora is not None:
+        model = _add_lora(model, lora if isinstance(lora, LoraSpec) else LoraSpec(**lora))
+    return Policy(model=model, tokenizer=tokenizer)
+
+
+@torch.no_grad()
+def merged_weights(model: Any) -> dict[str, Tensor]:
+    """Weights under their Hugging Face names. LoRA deltas are added to copies, the model itself is not touched."""
+    if not hasattr(model, "peft_config"):
+        return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    base = unwrap_adapters(model)
+    weights = {
+        name.replace(".base_layer.", "."): tensor.detach()
+        for name, tensor in base.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, module in base.named_modules():
+        if hasattr(module, "lora_A"):
+            for adapter in module.active_adapters:
+                weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.get_delta_weight(adapter)
+    return weights
+
+
+def unwrap_adapters(model: Any) -> Any:
+    """The transformers model itself, whether or not LoRA layers sit in it."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
+def _without_adapters(model: Any) -> Any:
+    """An object of the same architecture without LoRA layers, for its config and its `save_pretrained` only."""
+    if not hasattr(model, "peft_config"):
+        return model
+    base = unwrap_adapters(model)
+    with torch.device("meta"):
+        skeleton = type(base)(copy.deepcopy(base.config))
+    skeleton.generation_config = base.generation_config
+    return skeleton
+
+
+def _add_lora(model: Any, spec: LoraSpec) -> Any:
+    from peft import LoraConfig, get_peft_model  # slow to import, needed only with adapters
+
+    tied = model.config.get_text_config().tie_word_embeddings
+    if tied and (wrong := [name for name in spec.target_modules if name in _EMBEDDING_NAMES]):
+        raise ValueError(f"lora.target_modules has {wrong}, which this model ties together; leave them out")
+    config = LoraConfig(
+        r=spec.rank,
+        lora_alpha=spec.alpha,
+        lora_dropout=spec.dropout,
+        target_modules=list(spec.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def _parse_dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"policy.dtype must name a floating type such as float32, got {name!r}")
+    if dtype is not torch.float32 and not torch.cuda.is_available():
+        raise ValueError(f"policy.dtype={name} needs a GPU; on this machine use float32 (bfloat16 is 9x slower on CPU)")
+    return dtype
+
+
+def _resolve(path_or_id: str | Path) -> tuple[str, bool]:
+    text = os.path.expanduser(str(path_or_id))
+    path = Path(text)
+    looks_local = text.startswith((".", "/")) or text.count("/") != 1 or Path(text.split("/")[0]).is_dir()
+    if not path.exists() and not looks_local:
+        return text, False
+    if not path.is_dir():
+        what = "is not a directory" if path.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"policy path {path.resolve()} {what}; give a directory written by save_pretrained or a hub id owner/name"
+        )
+    _check_directory(path)
+    return str(path), True
+
+
+def _check_directory(path: Path) -> None:
+    missing = []
+    if not (path / "config.json").is_file():
+        missing.append("config.json")
+    if not any(next(path.glob(pattern), None) for pattern in _WEIGHT_PATTERNS):
+        missing.append("weights (*.safetensors)")
+    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+        missing.append("a tokenizer (tokenizer.json)")
+    if missing:
+        raise FileNotFoundError(
+            f"{path.resolve()} is no complete model directory: it lacks {' and '.join(missing)}; "
+            "save both the model and the tokenizer there with save_pretrained"
+        )
+    try:
+        json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{path.resolve()}/config.json is not valid JSON ({error}); copy the directory again"
+        ) from error
