@@ -203,10 +203,8 @@ class Stratified:
 class Deduplicated:
     """Of what `rule` keeps, the first of each cluster of equal or similar questions.
 
-    The authors keep all copies (OFFICIAL_BUGS D12).
-
-    Equal means: the same letters and digits after Unicode normalisation, whatever the case, spaces and punctuation.
-    Similar means: the same BLEU cluster as in the repetition penalty, under `threshold`. A question that differs in one
+    The authors keep all copies (OFFICIAL_BUGS D12). Equal means: the same visible characters after Unicode
+    normalisation, whatever the case and the spaces. Similar means: the same BLEU cluster as in the repetition penalty, under `threshold`. A question that differs in one
     number only is similar but for short texts, so a threshold near 0 keeps such variants.
     """
 
@@ -268,9 +266,9 @@ def drop_counts(labelled: Sequence[LabelledQuestion]) -> dict[str, int]:
 
 
 def normalised(text: str) -> str:
-    """Letters and digits of a text after NFKC and case folding; the text itself where it has none."""
-    letters = "".join(char for char in unicodedata.normalize("NFKC", text).casefold() if char.isalnum())
-    return letters or text
+    """The visible characters of a text after NFKC and case folding; signs stay, for 1+1 is not 1-1."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(char for char in folded if char.isprintable() and not char.isspace())
 
 
 def _kept(labelled: Sequence[LabelledQuestion]) -> list[int]:
