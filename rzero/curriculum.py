@@ -204,8 +204,8 @@ class Deduplicated:
     """Of what `rule` keeps, the first of each cluster of equal or similar questions.
 
     The authors keep all copies (OFFICIAL_BUGS D12). Equal means: the same visible characters after Unicode
-    normalisation, whatever the case and the spaces. Similar means: the same BLEU cluster as in the repetition penalty, under `threshold`. A question that differs in one
-    number only is similar but for short texts, so a threshold near 0 keeps such variants.
+    normalisation, whatever the case and the spaces. Similar means: the same BLEU cluster as in the repetition penalty,
+    under `threshold`. Texts of twenty words that differ in one number are similar at 0.5; a threshold near 0 keeps them.
     """
 
     def __init__(self, *, rule: Curriculum, threshold: float) -> None:

@@ -76,7 +76,10 @@ def _vote_differences(name: str, vote: Vote, counts: Any) -> str:
 def _official(row: Mapping[str, Any], ours: LabelledQuestion) -> str:
     theirs = (row["official_drop_reason"] or "").split("+") if row["official_drop_reason"] else [None]
     reason = None if ours.drop_reason is None else OFFICIAL_REASONS[ours.drop_reason]
-    compared = [("kept", ours.kept, row["official_keep"]), ("reason", reason in theirs, True)]
+    compared: list[tuple[str, Any, Any]] = [
+        ("kept", ours.kept, row["official_keep"]),
+        ("reason", reason in theirs, True),
+    ]
     if ours.kept and ours.vote is not None and row["official_row"] is not None:
         made = {"problem": ours.question, "answer": ours.vote.label, "score": ours.vote.agreement}
         compared.append(("row", made, row["official_row"]))
