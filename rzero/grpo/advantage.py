@@ -57,7 +57,7 @@ def group_advantages(
             0, index_B, torch.where(informative_B, rewards - groups.mean_G[index_B], 0.0).square()
         )
         scale = (squares_G / (groups.count_G - 1).clamp(min=1)).sqrt()[index_B]
-    return (centred_B / (scale + eps)).to(dtype)
+    return torch.where(informative_B, centred_B / (scale + eps), 0.0).to(dtype)  # eps may be 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
