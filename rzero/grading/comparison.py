@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from rzero.grading import normalise, numeric
+from rzero.grading.choices import option_letter
 from rzero.grading.structure import Collection, Named, split_collection, split_name
 
 Symbolic = Callable[[str, str], bool]
@@ -48,10 +49,12 @@ def _same(left: str, right: str, symbolic: Symbolic, depth: int) -> bool:
         return verdict
     if depth == 0:
         return False
-    for rule in (_by_unit, _by_name, _by_collection):
+    for rule in (_by_option, _by_unit, _by_name, _by_collection):
         verdict = rule(left, right, symbolic, depth - 1)
         if verdict is not None:
             return verdict
+    if any(_BASED.fullmatch(text) or _CLOCK.fullmatch(text) for text in (left, right)):
+        return False  # 4343_6 is not 4343, 1:00 is not 12:00: only spelling decides
     return symbolic(left, right)
 
 
@@ -69,9 +72,15 @@ def cheap_verdict(left: str, right: str) -> bool | None:
             return True
     if normalise.is_prose(left) or normalise.is_prose(right):
         return False  # words equal only themselves: no product of letters is `east`
-    if any(_BASED.fullmatch(text) or _CLOCK.fullmatch(text) for text in (left, right)):
-        return False  # 4343_6 is not 4343, 1:00 is not 12:00
     return None
+
+
+def _by_option(left: str, right: str, symbolic: Symbolic, depth: int) -> bool | None:
+    """`C` equals `(C) x^2 + 1`: an option letter stands for the option it labels."""
+    if len(left) != 1 and len(right) != 1:
+        return None
+    first, second = option_letter(left), option_letter(right)
+    return first == second if first and second else None
 
 
 def _by_unit(left: str, right: str, symbolic: Symbolic, depth: int) -> bool | None:
@@ -92,7 +101,7 @@ def _by_name(left: str, right: str, symbolic: Symbolic, depth: int) -> bool | No
             return _same(first.value, second.value, symbolic, depth)
         return None
     named, other = (first, right) if first else (second, left)
-    if not isinstance(named, Named) or split_collection(left + "") is None and "=" in other:
+    if not isinstance(named, Named) or "=" in other:
         return None
     return _same(named.value, other, symbolic, depth)
 
@@ -101,7 +110,9 @@ def _by_collection(left: str, right: str, symbolic: Symbolic, depth: int) -> boo
     """Collections element by element; a collection and a single answer have no symbolic verdict unless one is a set."""
     first, second = split_collection(left), split_collection(right)
     if first is None or second is None:
-        return None
+        single = first or second
+        # Several answers are not one. An interval may still be an inequality, which algebra decides.
+        return False if single is not None and not single.ordered and len(single.items) > 1 else None
     first, second = _share_name(first), _share_name(second)
     if len(first.items) != len(second.items) and (first.ordered or second.ordered):
         return False

@@ -29,7 +29,7 @@ _REWRITES = [
     for pattern, replacement in (
         (r"\\\\(?=[a-zA-Z])", r"\\"),  # commands whose backslash was escaped twice
         (r",\s?\\!\s?|\{,\}", ","),  # thousands separators
-        (r"\\[,;:!>]|\\ |\\(?:quad|qquad|displaystyle|textstyle|limits|nolimits|hfill)(?![a-zA-Z])", " "),
+        (r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|displaystyle|textstyle|limits|nolimits|hfill)(?![a-zA-Z])", " "),
         (r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])(?:\.)?", ""),
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:mathrm|mathbf|mathit|mathsf|textbf|textit|textrm|textnormal|mbox|operatorname)\s?(?=\{)", r"\\text"),
@@ -41,6 +41,7 @@ _REWRITES = [
         (r"\\(?:le|leqslant|leq)(?![a-zA-Z])|<=", r"\\leq "),
         (r"\\(?:ge|geqslant|geq)(?![a-zA-Z])|>=", r"\\geq "),
         (r"\\ne(?![a-zA-Z])|!=", r"\\neq "),
+        (r"\\(?:mid|vert|lvert|rvert)(?![a-zA-Z])", "|"),
         (r"\\text\{\s*\}", ""),
         (r"\s+", " "),
     )
@@ -129,7 +130,7 @@ _AMBIGUOUS = {"m", "s", "g", "h", "l", "in"}
 _TEXT_UNIT = re.compile(
     r"^(?P<value>.*[\d)}\]])\s*(?P<unit>\\text\{\s*(?P<name>[^{}]*)\}(?:\s?/\s?\\text\{[^{}]*\}|\s?\^\s?\{?-?\d\}?)*)$"
 )
-_PLAIN_UNIT = re.compile(r"^(?P<value>[-+]?[\d.,]*\d(?:/\d+)?)\s?(?P<unit>[a-zA-Z][a-zA-Z./]*(?: [a-zA-Z]+)?)(?:\^\{?[23]\}?)?$")
+_PLAIN_UNIT = re.compile(r"^(?P<value>[-+]?[\d.,:]*\d(?:/\d+)?)\s?(?P<unit>[a-zA-Z][a-zA-Z./]*(?: [a-zA-Z]+)?)(?:\^\{?[23]\}?)?$")
 _ORDINAL = re.compile(r"^(\d+)\s?\^?\s?\{?\s?(?:\\text\{)?(?:st|nd|rd|th)\}?\s?\}?(?:\s?\\text\{[^{}]*\})?$")
 _JOINERS = {"and", "or", "if", "for", "when", "where", "with"}
 

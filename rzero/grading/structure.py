@@ -113,8 +113,8 @@ def split_name(cleaned: str) -> Named | None:
     if any(sign in cleaned for sign in ("\\neq", "\\leq", "\\geq", "<", ">")):
         return None
     sides = split_top(cleaned.replace("\\approx", "\0"), "=")
-    if sides is None or len(sides) < 2:
-        return None
+    if sides is None or len(sides) < 2 or (len(sides) > 2 and len(split_top(cleaned, ",;") or []) > 1):
+        return None  # the last: `a = 1, b = 2` is a list
     name, value = sides[0].strip(), sides[-1].split("\0")[0].strip()
     if not value or not _NAME.search(name) or _COEFFICIENT.match(name):
         return None

@@ -8,6 +8,7 @@ C calls; the budget of the process replaces them.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import math_verify
 from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
 from math_verify import LatexExtractionConfig, parser
-from sympy import Expr, Float, Rational, Symbol
+from sympy import Eq, Expr, Float, Rational, Symbol
 from sympy.core.cache import clear_cache
 
 logging.disable(logging.CRITICAL)  # math-verify logs the objects it fails on
@@ -29,8 +30,15 @@ _BOX_ONLY = (
 )
 _PARSED_KEPT = 64
 _DIGITS = 40  # decimal digits of the numeric comparison
-_EQUAL = Rational(1, 10**25)  # relative difference up to which two 40-digit values are the same number
+# Relative difference up to which two values are the same number:
+_EXACT = Rational(1, 10**25)  # neither has a decimal literal
+_WRITTEN = Rational(1, 10**12)  # a formula with decimal literals, which are exact but stored in binary
+_ROUNDED = Rational(1, 2 * 10**6)  # a number written with a decimal literal, against one that is not rational
 _POINTS = (Rational(17, 13), Rational(-23, 19), Rational(41, 29), Rational(-7, 31), Rational(53, 17))
+
+
+# `M_{\odot}` and `T_\star` are names; the parser knows Greek subscripts only.
+_SUBSCRIPT = re.compile(r"_\s?\{?\s?\\(odot|oplus|star|ast|prime|dagger|perp|parallel|ell)\s?\}?")
 
 
 def warm_up() -> None:
@@ -60,6 +68,7 @@ def answer(request: dict[str, Any], enter: Callable[[int], None]) -> tuple[bool,
 def _parsed(text: str) -> Any:
     """The mathematical object `text` denotes, or None if math-verify reads none in it."""
     clear_cache()
+    text = _SUBSCRIPT.sub(r"_{\1}", text)
     parser.parse_latex_cached.cache_clear()
     parser.extract_latex.cache_clear()
     found = math_verify.parse(
@@ -78,9 +87,9 @@ def equal(left: Any, right: Any) -> bool:
         return False
     if isinstance(left, Expr) and isinstance(right, Expr):
         verdict = same_values(left, right)
-        if verdict is not None:
-            return verdict
-        return _verify(left, right)
+        return _verify(left, right) if verdict is None else verdict
+    if isinstance(left, Eq) != isinstance(right, Eq):
+        return False  # names were taken off before (`structure.split_name`); `5x - 7y + 4 = 0` is not 0
     return _verify(left, right) or _verify(right, left)
 
 
@@ -92,21 +101,21 @@ def same_values(left: Expr, right: Expr) -> bool | None:
     """Compare by value at fixed points with 40 digits; None where that decides nothing.
 
     Faster than `simplify` and without its failure modes: math-verify's own numeric check is absolute
-    (1/2004! equals 1/2006!). A decimal literal is only as exact as it is written, so expressions with one go to
-    math-verify's rule (six decimals).
+    (1/2004! equals 1/2006!, 1e-9 pi equals 2e-9 pi), ours is relative.
     """
-    if left.has(Float) or right.has(Float) or isinstance(left, Symbol) or isinstance(right, Symbol):
-        return None
-    names = sorted({symbol.name for symbol in left.free_symbols})
-    if names != sorted({symbol.name for symbol in right.free_symbols}):
-        return None
+    if isinstance(left, Symbol) or isinstance(right, Symbol):
+        return None  # `even` may be a word on one side and a product of letters on the other
+    names = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
+    tolerance = _EXACT
+    if left.has(Float) or right.has(Float):
+        tolerance = _WRITTEN if names else _ROUNDED
     agreed = 0
     for shift in range(len(_POINTS) if names else 1):
         values = {name: _POINTS[(shift + index) % len(_POINTS)] + index for index, name in enumerate(names)}
         first, second = _value(left, values), _value(right, values)
         if first is None or second is None:
             continue
-        if abs(first - second) > _EQUAL * max(abs(first), abs(second)):
+        if abs(first - second) > tolerance * max(abs(first), abs(second)):
             return False
         agreed += 1
     return True if agreed >= (3 if names else 1) else None
@@ -115,7 +124,7 @@ def same_values(left: Expr, right: Expr) -> bool | None:
 def _value(expression: Expr, values: dict[str, Rational]) -> Any:
     """The value at a point as a complex 40-digit number; None if it is not finite or cancelled to nothing."""
     point = {symbol: values[symbol.name] for symbol in expression.free_symbols}
-    value = expression.subs(point).evalf(_DIGITS)
+    value = (expression.subs(point) if point else expression).evalf(_DIGITS)
     if not isinstance(value, Expr) or not value.is_number or value.is_finite is not True:
         return None
     parts = value.as_real_imag()
