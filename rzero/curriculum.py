@@ -205,7 +205,7 @@ class Deduplicated:
 
     The authors keep all copies (OFFICIAL_BUGS D12). Equal means: the same visible characters after Unicode
     normalisation, whatever the case and the spaces. Similar means: the same BLEU cluster as in the repetition penalty,
-    under `threshold`. Texts of twenty words that differ in one number are similar at 0.5; a threshold near 0 keeps them.
+    under `threshold`. Twenty words that differ in one number are similar at 0.5; a threshold near 0 keeps both.
     """
 
     def __init__(self, *, rule: Curriculum, threshold: float) -> None:

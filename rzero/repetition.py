@@ -33,6 +33,7 @@ ORDERS = 4  # BLEU counts 1-grams to 4-grams
 EPSILON = 0.1  # method 1 of Chen and Cherry (2014), "A Systematic Comparison of Smoothing Techniques", table 1
 SLACK = 1e-9  # distances this close to the threshold are computed again, one by one, in nltk's order of operations
 DENSE_SHARE = 1 / 16  # n-grams in more than this share of the texts are multiplied densely
+CHUNK = 256  # questions compared with a whole memory at once
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -81,6 +82,16 @@ def bleu_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> float:
     return 1 - brevity * math.exp(math.fsum(logs))
 
 
+def nearest_similarity(questions: Sequence[str], *, past: Sequence[str]) -> list[float]:
+    """The highest BLEU in [0, 1] of each question, as hypothesis, against the past ones; 0 where there are none."""
+    if not questions or not past:
+        return [0.0] * len(questions)
+    texts = _Texts.of([*questions, *past])
+    earlier = texts.subset(np.arange(len(questions), len(questions) + len(past)))
+    chunks = np.array_split(np.arange(len(questions)), -(-len(questions) // CHUNK))
+    return [float(best) for rows in chunks for best in _bleu(texts.subset(rows), earlier).max(axis=1)]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Texts:
     """Token counts and, for n = 1..4, the 0/1 rows (N, columns) whose dot products are clipped n-gram matches."""
@@ -124,14 +135,16 @@ def _incidence(ids: Ints, owners: Ints, *, rows: int) -> csr_array:
     return csr_array((np.ones(len(cells[0]), dtype=np.float32), cells), shape=(rows, int(shared.sum())))
 
 
-def _matches(gram: csr_array) -> NDArray[np.float32]:
-    """Clipped n-gram matches of all pairs (N, N). Counts are exact in float32 up to 2^24."""
-    in_texts = np.bincount(gram.indices, minlength=gram.shape[1])
-    frequent = in_texts > max(1.0, DENSE_SHARE * gram.shape[0])
-    columns = gram.tocsc()
-    rare, dense = columns[:, np.flatnonzero(~frequent)].tocsr(), columns[:, np.flatnonzero(frequent)].toarray()
-    matches: NDArray[np.float32] = dense @ dense.T
-    product = (rare @ rare.T).tocoo()
+def _matches(left: csr_array, right: csr_array) -> NDArray[np.float32]:
+    """Clipped n-gram matches of all pairs (rows of left, rows of right). Counts are exact in float32 up to 2^24."""
+    in_texts = np.bincount(left.indices, minlength=left.shape[1]) + np.bincount(right.indices, minlength=right.shape[1])
+    frequent = in_texts > max(2.0, DENSE_SHARE * (left.shape[0] + right.shape[0]))
+    rare_columns, dense_columns = np.flatnonzero(~frequent), np.flatnonzero(frequent)
+    left_columns, right_columns = left.tocsc(), right.tocsc()
+    matches: NDArray[np.float32] = (
+        left_columns[:, dense_columns].toarray() @ right_columns[:, dense_columns].toarray().T
+    )
+    product = (left_columns[:, rare_columns].tocsr() @ right_columns[:, rare_columns].tocsr().T).tocoo()
     matches[product.row, product.col] += product.data
     return matches
 
@@ -143,7 +156,7 @@ def _with_possible_neighbours(texts: _Texts, *, threshold: float) -> Ints:
     longer = np.maximum(lengths[None, :] / np.maximum(lengths, 1)[:, None] - 1, 0.0)
     needed = np.maximum(lengths - ORDERS + 1, 1)[:, None] * ((1 - threshold) * np.exp(np.minimum(longer, 20.0))) ** 4
     needed[lengths == 0, :] = needed[:, lengths == 0] = np.inf
-    enough = np.maximum(_matches(texts.grams[-1]), np.float32(EPSILON))
+    enough = np.maximum(_matches(texts.grams[-1], texts.grams[-1]), np.float32(EPSILON))
     enough = enough >= (needed * (1 - 1e-6)).astype(np.float32)[kind_N][:, kind_N]
     near = np.triu(enough, k=1)
     return np.flatnonzero(near.any(axis=0) | near.any(axis=1))
@@ -151,16 +164,22 @@ def _with_possible_neighbours(texts: _Texts, *, threshold: float) -> Ints:
 
 def _distances(texts: _Texts) -> Floats:
     """1 - BLEU of all pairs (N, N), symmetric, the lower index being the hypothesis; 0 on the diagonal."""
-    lengths_N = texts.lengths.astype(np.float64)
-    power = np.ones((len(lengths_N), len(lengths_N)))  # BLEU^4, so that the geometric mean is two square roots
-    for order, gram in enumerate(texts.grams, start=1):
-        matches = _matches(gram)
-        power *= np.where(matches > 0, matches.astype(np.float64), 0.0 if order == 1 else EPSILON)
-        power /= np.maximum(lengths_N - order + 1, 1)[:, None]
-    with np.errstate(under="ignore"):
-        brevity = np.exp(np.minimum(1 - lengths_N[None, :] / np.maximum(lengths_N, 1)[:, None], 0.0))
-    distances: Floats = np.triu(1 - brevity * np.sqrt(np.sqrt(power)), k=1)
+    distances: Floats = np.triu(1 - _bleu(texts, texts), k=1)
     return distances + distances.T
+
+
+def _bleu(hypotheses: _Texts, references: _Texts) -> Floats:
+    """Sentence BLEU of all pairs (hypotheses, references), to the last few bits."""
+    lengths, others = hypotheses.lengths.astype(np.float64)[:, None], references.lengths.astype(np.float64)[None, :]
+    power = np.ones((lengths.size, others.size))  # BLEU^4, so that the geometric mean is two square roots
+    for order, (left, right) in enumerate(zip(hypotheses.grams, references.grams, strict=True), start=1):
+        matches = _matches(left, right)
+        power *= np.where(matches > 0, matches.astype(np.float64), 0.0 if order == 1 else EPSILON)
+        power /= np.maximum(lengths - order + 1, 1)
+    with np.errstate(under="ignore"):
+        brevity = np.exp(np.minimum(1 - others / np.maximum(lengths, 1), 0.0))
+    bleu: Floats = brevity * np.sqrt(np.sqrt(power))
+    return bleu
 
 
 def _settle_close_calls(distances: Floats, questions: Sequence[str], *, threshold: float) -> None:

@@ -7,7 +7,8 @@ rounds, so that a grader with worker processes gets all open comparisons of all 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from rzero.interfaces import Grader
@@ -15,8 +16,8 @@ from rzero.types import Vote
 
 Pair = tuple[str, str]
 Verdict = bool | Exception
-# asks for one comparison at a time, is sent the verdict, and returns {representative: votes} in order of appearance
-Clustering = Generator[Pair, bool, dict[str, int]]
+# asks for one comparison at a time, is sent the verdict, and returns the first member of the cluster each answer joins
+Clustering = Generator[Pair, bool, dict[str, str]]
 
 
 @runtime_checkable
@@ -47,10 +48,11 @@ class PaperVote:
     def vote_many(self, batch: Sequence[Sequence[str]]) -> list[Vote]:
         """One vote per question; `batch[i]` holds the responses to question i."""
         answers = [tuple(self.grader.extract(response) or None for response in responses) for responses in batch]
-        clusterings = [_first_equal([answer for answer in row if answer is not None]) for row in answers]
+        ballots = [[answer for answer in row if answer is not None] for row in answers]
+        clusters = joined_clusters(ballots, grader=self.grader)
         return [
-            _vote(counts, divisor=len(row), answers=row)
-            for row, counts in zip(answers, _settle(clusterings, grader=self.grader), strict=True)
+            _vote(ballot, joined, divisor=len(row), answers=row)
+            for row, ballot, joined in zip(answers, ballots, clusters, strict=True)
         ]
 
 
@@ -83,18 +85,16 @@ class OfficialVote:
         """One vote per question; `batch[i]` holds the responses to question i."""
         answers = [tuple(self._extract(response) for response in responses) for responses in batch]
         ballots = [[answer for answer in row if answer or self.rule == "reward_2025_08"] for row in answers]
-        outcomes = _settle([self._cluster(ballot) for ballot in ballots], grader=self.grader)
+        cluster = _official_label if self.rule == "label" else _official_reward
+        clusters = _settle([cluster(ballot) for ballot in ballots], grader=self.grader)
         return [
-            _vote(counts, divisor=len(ballot) if self.rule == "label" else len(row), answers=row)
-            for row, ballot, counts in zip(answers, ballots, outcomes, strict=True)
+            _vote(ballot, joined, divisor=len(ballot) if self.rule == "label" else len(row), answers=row)
+            for row, ballot, joined in zip(answers, ballots, clusters, strict=True)
         ]
 
     def _extract(self, response: str) -> str:
         answer = self.grader.extract(response)
         return "None" if answer is None else answer
-
-    def _cluster(self, ballot: list[str]) -> Clustering:
-        return _official_label(ballot) if self.rule == "label" else _official_reward(ballot)
 
 
 def distinct_verdicts(pairs: Iterable[Pair], *, grader: Grader) -> dict[Pair, bool]:
@@ -106,7 +106,13 @@ def distinct_verdicts(pairs: Iterable[Pair], *, grader: Grader) -> dict[Pair, bo
     return verdicts | {pair: grader.equivalent(*pair) for pair in unequal}
 
 
-def _vote(counts: dict[str, int], *, divisor: int, answers: tuple[str | None, ...]) -> Vote:
+def joined_clusters(ballots: Sequence[Sequence[str]], *, grader: Grader) -> list[dict[str, str]]:
+    """For each ballot the cluster, named by its first member, that each of its distinct answers joins."""
+    return _settle([_first_equal(ballot) for ballot in ballots], grader=grader)
+
+
+def _vote(ballot: Sequence[str], joined: Mapping[str, str], *, divisor: int, answers: tuple[str | None, ...]) -> Vote:
+    counts = Counter(joined[answer] for answer in ballot) if joined else Counter[str]()
     label = max(counts, key=counts.__getitem__, default=None)  # max returns the first of several maxima
     return Vote(
         label=label,
@@ -117,30 +123,30 @@ def _vote(counts: dict[str, int], *, divisor: int, answers: tuple[str | None, ..
     )
 
 
-def _first_equal(ballot: list[str]) -> Clustering:
-    counts: dict[str, int] = {}
-    joined: dict[str, str] = {}  # clusters only ever come after the ones seen, so a string always joins the same one
-    for answer in ballot:
-        if answer not in joined:
-            joined[answer] = answer
-            for representative in counts:
-                if (yield (representative, answer)):
-                    joined[answer] = representative
-                    break
-        counts[joined[answer]] = counts.get(joined[answer], 0) + 1
-    return counts
+# In the three rules below a string is looked at once: clusters only ever come after the ones seen, so it would join the
+# same one again.
 
 
-def _official_reward(ballot: list[str]) -> Clustering:
-    counts: dict[str, int] = {}
-    for answer in ballot:
-        joined = answer
-        for representative in counts:
-            if _cheaply_equal(answer, representative) or (yield from _either_direction(answer, representative)):
-                joined = representative
+def _first_equal(ballot: Sequence[str]) -> Clustering:
+    joined: dict[str, str] = {}
+    for answer in dict.fromkeys(ballot):
+        joined[answer] = answer
+        for representative in _representatives(joined):
+            if (yield (representative, answer)):
+                joined[answer] = representative
                 break
-        counts[joined] = counts.get(joined, 0) + 1
-    return counts
+    return joined
+
+
+def _official_reward(ballot: Sequence[str]) -> Clustering:
+    joined: dict[str, str] = {}
+    for answer in dict.fromkeys(ballot):
+        joined[answer] = answer
+        for representative in _representatives(joined):
+            if _share_no(answer, representative) or (yield from _either_direction(answer, representative)):
+                joined[answer] = representative
+                break
+    return joined
 
 
 def _either_direction(answer: str, representative: str) -> Generator[Pair, bool, bool]:
@@ -155,35 +161,39 @@ def _either_direction(answer: str, representative: str) -> Generator[Pair, bool,
     return False
 
 
-def _official_label(ballot: list[str]) -> Clustering:
-    counts: dict[str, int] = {}
-    for answer in ballot:
-        joined = answer
-        for representative in counts:
+def _official_label(ballot: Sequence[str]) -> Clustering:
+    joined: dict[str, str] = {}
+    for answer in dict.fromkeys(ballot):
+        joined[answer] = answer
+        for representative in _representatives(joined):
             try:
                 if (
-                    _cheaply_equal(answer, representative)
+                    _share_no(answer, representative)
                     or (yield (answer, representative))
                     or (yield (representative, answer))
                 ):
-                    joined = representative
+                    joined[answer] = representative
                     break
             except TimeoutError:
                 continue
             except GradingError:
                 return {}
-        counts[joined] = counts.get(joined, 0) + 1
-    return counts
+    return joined
 
 
-def _cheaply_equal(left: str, right: str) -> bool:
-    # "no " is meant for "no solution" and friends; it also equates "piano 5" and "casino odds" (OFFICIAL_BUGS R9)
-    return left == right or ("no " in left.lower() and "no " in right.lower())
+def _representatives(joined: Mapping[str, str]) -> list[str]:
+    """The first members of the clusters before the newest answer."""
+    return [answer for answer, cluster in list(joined.items())[:-1] if answer == cluster]
 
 
-def _settle(clusterings: Sequence[Clustering], *, grader: Grader) -> list[dict[str, int]]:
+def _share_no(left: str, right: str) -> bool:
+    # meant for "no solution" and friends; it also equates "piano 5" and "casino odds" (OFFICIAL_BUGS R9)
+    return "no " in left.lower() and "no " in right.lower()
+
+
+def _settle(clusterings: Sequence[Clustering], *, grader: Grader) -> list[dict[str, str]]:
     """Run all clusterings side by side; each round asks the grader for the distinct comparisons still open."""
-    results: dict[int, dict[str, int]] = {}
+    results: dict[int, dict[str, str]] = {}
     verdicts: dict[Pair, Verdict] = {}
     waiting: dict[int, Pair] = {}
 
