@@ -33,7 +33,7 @@ ORDERS = 4  # BLEU counts 1-grams to 4-grams
 EPSILON = 0.1  # method 1 of Chen and Cherry (2014), "A Systematic Comparison of Smoothing Techniques", table 1
 SLACK = 1e-9  # distances this close to the threshold are computed again, one by one, in nltk's order of operations
 DENSE_SHARE = 1 / 16  # n-grams in more than this share of the texts are multiplied densely
-CHUNK = 256  # questions compared with a whole memory at once
+BLOCK = 128  # texts compared with all others at once
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -60,7 +60,7 @@ def cluster_labels(questions: Sequence[str], *, threshold: float = 0.5) -> Ints:
     members = _with_possible_neighbours(texts, threshold=threshold)
     if not len(members):
         return labels_N
-    distances = _distances(texts.subset(members))
+    distances = _distances(texts[members])
     _settle_close_calls(distances, [questions[i] for i in members], threshold=threshold)
     for component in _components(distances < threshold):
         local = _average_linkage(distances[np.ix_(component, component)], threshold=threshold)
@@ -87,17 +87,46 @@ def nearest_similarity(questions: Sequence[str], *, past: Sequence[str]) -> list
     if not questions or not past:
         return [0.0] * len(questions)
     texts = _Texts.of([*questions, *past])
-    earlier = texts.subset(np.arange(len(questions), len(questions) + len(past)))
-    chunks = np.array_split(np.arange(len(questions)), -(-len(questions) // CHUNK))
-    return [float(best) for rows in chunks for best in _bleu(texts.subset(rows), earlier).max(axis=1)]
+    posed, earlier = texts[: len(questions)], texts[len(questions) :]
+    return [float(best) for rows in _blocks(len(questions)) for best in _bleu(posed[rows], earlier).max(axis=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grams:
+    """0/1 rows whose dot products are clipped n-gram matches: frequent n-grams (N, F) dense, the others sparse."""
+
+    frequent: NDArray[np.float32]
+    rare: csr_array
+
+    @classmethod
+    def of(cls, ids: Ints, owners: Ints, *, rows: int) -> _Grams:
+        """One column per (n-gram, k-th occurrence in its text); columns that only one text has are left out."""
+        columns, in_texts = _occurrences(ids, owners)
+        frequent = in_texts > max(1.0, DENSE_SHARE * rows)
+        kinds = []
+        for wanted in (frequent, (in_texts > 1) & ~frequent):
+            kept = wanted[columns]
+            cells = (owners[kept], (np.cumsum(wanted) - 1)[columns[kept]])
+            ones = np.ones(len(cells[0]), dtype=np.float32)
+            kinds.append(csr_array((ones, cells), shape=(rows, int(wanted.sum()))))
+        return cls(frequent=kinds[0].toarray(), rare=kinds[1])
+
+    def __getitem__(self, rows: Ints | slice) -> _Grams:
+        return _Grams(frequent=self.frequent[rows], rare=self.rare[rows])
+
+    def matches(self, other: _Grams) -> NDArray[np.float32]:
+        """Clipped matches of all pairs (N, M). Counts are exact in float32 up to 2^24."""
+        counts: NDArray[np.float32] = self.frequent @ other.frequent.T
+        counts += (self.rare @ other.rare.T).toarray()
+        return counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Texts:
-    """Token counts and, for n = 1..4, the 0/1 rows (N, columns) whose dot products are clipped n-gram matches."""
+    """Token counts (N,) and the n-grams for n = 1..4 of N texts."""
 
     lengths: Ints
-    grams: tuple[csr_array, ...]
+    grams: tuple[_Grams, ...]
 
     @classmethod
     def of(cls, questions: Sequence[str]) -> _Texts:
@@ -111,42 +140,24 @@ class _Texts:
             if order > 1:  # an n-gram is an (n-1)-gram and a word; renumbering keeps the product within 64 bits
                 ids = np.unique(ids[:-1] * len(vocabulary) + words_T[order - 1 :], return_inverse=True)[1]
             inside = owner_T[: len(ids)] == owner_T[order - 1 :]
-            grams.append(_incidence(ids[inside], owner_T[: len(ids)][inside], rows=len(questions)))
+            grams.append(_Grams.of(ids[inside], owner_T[: len(ids)][inside], rows=len(questions)))
         return cls(lengths=lengths_N, grams=tuple(grams))
 
-    def subset(self, members: Ints) -> _Texts:
-        return _Texts(lengths=self.lengths[members], grams=tuple(gram[members] for gram in self.grams))
+    def __getitem__(self, rows: Ints | slice) -> _Texts:
+        return _Texts(lengths=self.lengths[rows], grams=tuple(gram[rows] for gram in self.grams))
 
 
-def _incidence(ids: Ints, owners: Ints, *, rows: int) -> csr_array:
-    """0/1 rows with one column per (n-gram, k-th occurrence in its text); columns only one text has are left out."""
+def _occurrences(ids: Ints, owners: Ints) -> tuple[Ints, Ints]:
+    """For each n-gram of each text the column of (n-gram, k-th occurrence), and in how many texts each column is."""
     order = np.lexsort((ids, owners))
-    ids, owners = ids[order], owners[order]
-    starts = np.flatnonzero(np.diff(ids, prepend=-1) | np.diff(owners, prepend=-1))
+    sorted_ids, sorted_owners = ids[order], owners[order]
+    starts = np.flatnonzero(np.diff(sorted_ids, prepend=-1) | np.diff(sorted_owners, prepend=-1))
     run = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(ids)))
-    occurrence = np.arange(len(ids)) - starts[run]
-    _, columns, counts = np.unique(
-        ids * (1 + occurrence.max(initial=0)) + occurrence, return_inverse=True, return_counts=True
-    )
-    shared = counts > 1
-    kept = shared[columns]
-    numbers = np.cumsum(shared) - 1
-    cells = (owners[kept], numbers[columns[kept]])
-    return csr_array((np.ones(len(cells[0]), dtype=np.float32), cells), shape=(rows, int(shared.sum())))
-
-
-def _matches(left: csr_array, right: csr_array) -> NDArray[np.float32]:
-    """Clipped n-gram matches of all pairs (rows of left, rows of right). Counts are exact in float32 up to 2^24."""
-    in_texts = np.bincount(left.indices, minlength=left.shape[1]) + np.bincount(right.indices, minlength=right.shape[1])
-    frequent = in_texts > max(2.0, DENSE_SHARE * (left.shape[0] + right.shape[0]))
-    rare_columns, dense_columns = np.flatnonzero(~frequent), np.flatnonzero(frequent)
-    left_columns, right_columns = left.tocsc(), right.tocsc()
-    matches: NDArray[np.float32] = (
-        left_columns[:, dense_columns].toarray() @ right_columns[:, dense_columns].toarray().T
-    )
-    product = (left_columns[:, rare_columns].tocsr() @ right_columns[:, rare_columns].tocsr().T).tocoo()
-    matches[product.row, product.col] += product.data
-    return matches
+    occurrence = np.empty_like(ids)
+    occurrence[order] = np.arange(len(ids)) - starts[run]
+    keys = ids * (1 + occurrence.max(initial=0)) + occurrence
+    _, columns, in_texts = np.unique(keys, return_inverse=True, return_counts=True)
+    return columns, in_texts
 
 
 def _with_possible_neighbours(texts: _Texts, *, threshold: float) -> Ints:
@@ -156,16 +167,26 @@ def _with_possible_neighbours(texts: _Texts, *, threshold: float) -> Ints:
     longer = np.maximum(lengths[None, :] / np.maximum(lengths, 1)[:, None] - 1, 0.0)
     needed = np.maximum(lengths - ORDERS + 1, 1)[:, None] * ((1 - threshold) * np.exp(np.minimum(longer, 20.0))) ** 4
     needed[lengths == 0, :] = needed[:, lengths == 0] = np.inf
-    enough = np.maximum(_matches(texts.grams[-1], texts.grams[-1]), np.float32(EPSILON))
-    enough = enough >= (needed * (1 - 1e-6)).astype(np.float32)[kind_N][:, kind_N]
-    near = np.triu(enough, k=1)
-    return np.flatnonzero(near.any(axis=0) | near.any(axis=1))
+    needed = (needed * (1 - 1e-6)).astype(np.float32)
+    found = np.zeros(len(kind_N), dtype=bool)
+    for rows in _blocks(len(kind_N)):
+        rest = slice(rows.start, None)  # earlier texts were compared with these already
+        enough = np.maximum(texts.grams[-1][rows].matches(texts.grams[-1][rest]), np.float32(EPSILON))
+        near = np.triu(enough >= needed[kind_N[rows]][:, kind_N[rest]], k=1)
+        found[rows] |= near.any(axis=1)
+        found[rest] |= near.any(axis=0)
+    return np.flatnonzero(found)
 
 
 def _distances(texts: _Texts) -> Floats:
     """1 - BLEU of all pairs (N, N), symmetric, the lower index being the hypothesis; 0 on the diagonal."""
-    distances: Floats = np.triu(1 - _bleu(texts, texts), k=1)
-    return distances + distances.T
+    distances = np.zeros((len(texts.lengths), len(texts.lengths)))
+    for rows in _blocks(len(distances)):
+        rest = slice(rows.start, None)
+        upper = np.triu(1 - _bleu(texts[rows], texts[rest]), k=1)
+        distances[rows, rest] += upper
+        distances[rest, rows] += upper.T
+    return distances
 
 
 def _bleu(hypotheses: _Texts, references: _Texts) -> Floats:
@@ -173,13 +194,19 @@ def _bleu(hypotheses: _Texts, references: _Texts) -> Floats:
     lengths, others = hypotheses.lengths.astype(np.float64)[:, None], references.lengths.astype(np.float64)[None, :]
     power = np.ones((lengths.size, others.size))  # BLEU^4, so that the geometric mean is two square roots
     for order, (left, right) in enumerate(zip(hypotheses.grams, references.grams, strict=True), start=1):
-        matches = _matches(left, right)
-        power *= np.where(matches > 0, matches.astype(np.float64), 0.0 if order == 1 else EPSILON)
+        matches = left.matches(right).astype(np.float64)
+        matches[matches == 0] = 0.0 if order == 1 else EPSILON
+        power *= matches
         power /= np.maximum(lengths - order + 1, 1)
     with np.errstate(under="ignore"):
         brevity = np.exp(np.minimum(1 - others / np.maximum(lengths, 1), 0.0))
     bleu: Floats = brevity * np.sqrt(np.sqrt(power))
     return bleu
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    """Consecutive rows: what is computed for all pairs of a block fits a processor's cache."""
+    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
 
 
 def _settle_close_calls(distances: Floats, questions: Sequence[str], *, threshold: float) -> None:
