@@ -1,0 +1,292 @@
+"""What a report says: runs in, sections of plain records out. Both renderers show the same sections."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from evaluation.metrics import Gain, gain, interval, spread
+from experiments.reporting.data import Round, Run, wall_seconds
+
+NOTHING = "–"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """Text in a table. best: the highest of its row. model: a model or a user wrote it. span: columns it covers."""
+
+    text: str
+    best: bool = False
+    model: bool = False
+    span: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """`heads` are groups of columns with the names of their columns; the first column holds the rows' names.
+
+    `numeric` columns are set flush right; a table of texts has none.
+    """
+
+    heads: Sequence[tuple[str, Sequence[str]]]
+    rows: Sequence[Sequence[Cell]]
+    numeric: bool = True
+    caption: str = ""
+
+    @property
+    def grouped(self) -> bool:
+        return any(name for name, _ in self.heads)
+
+    @property
+    def named(self) -> bool:
+        return any(column for _, columns in self.heads for column in columns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A PNG beside the report, with a text for those who cannot see it."""
+
+    file: str
+    alt: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """A heading of depth 1 (a run) or 2 with paragraphs, tables and pictures, in this order."""
+
+    title: str
+    depth: int = 2
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    pictures: Sequence[Picture] = field(default_factory=tuple)
+
+
+# -------------------------------------------------------------------------------------------------------------- header
+
+
+def title(runs: Sequence[Run]) -> str:
+    if len(runs) == 1:
+        return f"R-Zero: {runs[0].name}, seed {runs[0].seed}"
+    return f"R-Zero: {len(runs)} runs"
+
+
+def header(run: Run) -> Section:
+    """What ran, where, for how long, how it ended, and the result in one sentence."""
+    attempts = run.manifest.get("attempts", [])
+    commits = dict.fromkeys(_short(attempt.get("commit", "")) for attempt in attempts)
+    started = attempts[0]["started_unix_s"] if attempts else None
+    memory = [attempt["peak_rss_gib"] for attempt in attempts if "peak_rss_gib" in attempt]
+    seconds, complete = wall_seconds(run)
+    versions = run.manifest.get("versions", {})
+    facts = {
+        "rounds": f"{run.done} of {run.planned}" + ("" if run.done >= run.planned else " (not finished)"),
+        "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)) if started else NOTHING,
+        "wall time": duration(seconds) + ("" if complete else " in completed stages"),
+        "peak memory": f"{max(memory):.2f} GiB" if memory else NOTHING,
+        "commit": ", ".join(filter(None, commits)) or NOTHING,
+        "machine": f"{run.manifest.get('machine', NOTHING)}, {run.manifest.get('threads', '?')} thread(s)",
+        "versions": ", ".join(f"{k} {v}" for k, v in {"python": run.manifest.get("python", "?"), **versions}.items()),
+        "directory": str(run.path),
+    }
+    rows = [(Cell(text=key), Cell(text=value)) for key, value in facts.items()]
+    table = Table(heads=(("", ("", "")),), rows=rows, numeric=False)
+    return Section(title="The run", paragraphs=_outcome(run), tables=(table,))
+
+
+def _outcome(run: Run) -> list[str]:
+    sentences = [
+        f"{turn.name.capitalize()} kept none of its {len(turn.questions)} questions, so there was nothing for the "
+        "Solver to learn from and the run stopped there. The drop reasons are listed below."
+        for turn in run.trained
+        if turn.kept_nothing
+    ]
+    if run.base is None:
+        return [*sentences, "The base model has not been evaluated yet, so there is no result to compare with."]
+    if run.done == 0:
+        return [*sentences, f"Only the base model has been evaluated so far: overall {run.base.overall:.2f} %."]
+    last = run.evaluated[-1]
+    assert last.scores is not None
+    change = gain(run.base, last.scores)
+    return [
+        *sentences,
+        f"Overall after {last.name}: {last.scores.overall:.2f} %, {change.points:+.2f} points against the base model's "
+        f"{run.base.overall:.2f} % (95 % interval {change.low:+.2f} to {change.high:+.2f}). Right answers among "
+        f"well-formed ones contribute {change.among_well_formed:+.2f}, format {change.format:+.2f}.",
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- scores
+
+
+def results(run: Run) -> Section:
+    """Every benchmark and average under the two protocols of the paper, then `overall` with intervals and gains."""
+    if not run.evaluated:
+        return Section(title="Result", paragraphs=("No model of this run has been evaluated yet.",))
+    k = run.evaluated[-1].scores.k  # type: ignore[union-attr]
+    main = _score_table(
+        run,
+        columns=("greedy", "mean@k"),
+        caption=f"Right answers in percent, greedy and mean over k = {k} samples; the best of each row and protocol "
+        "is bold. Overall AVG is the mean of MATH AVG and each general benchmark; overall is the mean of its two "
+        "columns.",
+    )
+    other = _score_table(
+        run,
+        columns=("maj@k", "pass@k"),
+        caption=f"Majority of {k} samples, and at least one of {k} right: maj@k rising while pass@k does not is "
+        "sharpening, pass@k rising is new ability.",
+    )
+    return Section(title="Result", tables=(main, _gain_table(run), other))
+
+
+def _score_table(run: Run, *, columns: Sequence[str], caption: str) -> Table:
+    tables = [turn.scores.table() for turn in run.evaluated if turn.scores]
+    rows = []
+    for name in tables[0]:
+        values = [[table[name][column] for column in columns] for table in tables]
+        best = [max(turn[position] for turn in values) for position in range(len(columns))]
+        rows.append(
+            [
+                Cell(text=name, model=True),
+                *(
+                    Cell(text=f"{value:.1f}", best=len(tables) > 1 and value == top)
+                    for turn in values
+                    for value, top in zip(turn, best, strict=True)
+                ),
+            ]
+        )
+    if "greedy" in columns:
+        overall = [turn.scores.overall for turn in run.evaluated if turn.scores]
+        rows.append([Cell(text="overall"), *_marked(overall, span=len(columns))])
+    return Table(
+        heads=(("", ("",)), *((turn.name, columns) for turn in run.evaluated)),
+        rows=rows,
+        caption=caption,
+    )
+
+
+def _marked(values: Sequence[float], *, span: int = 1) -> Iterable[Cell]:
+    best = max(values)
+    return [Cell(text=f"{value:.2f}", best=len(values) > 1 and value == best, span=span) for value in values]
+
+
+def _gain_table(run: Run) -> Table:
+    rows = []
+    for turn in run.evaluated:
+        assert turn.scores is not None
+        low, high = interval(turn.scores)
+        change = gain(run.base, turn.scores) if run.base and turn.iteration else None
+        own = [turn.name, f"{turn.scores.overall:.2f}", f"{low:.1f} to {high:.1f}"]
+        rows.append([Cell(text=text) for text in own] + _gain_cells(change))
+    return Table(
+        heads=(
+            ("", ("",)),
+            ("overall (%)", ("mean", "95 % interval")),
+            ("gain over the base (points)", ("all", "95 % interval", "right among well-formed", "format")),
+        ),
+        rows=rows,
+        caption="Intervals are bootstrapped over items, those of the gain over pairs of the same item. The gain is the "
+        "exact sum of its two last columns.",
+    )
+
+
+def _gain_cells(change: Gain | None) -> list[Cell]:
+    if change is None:
+        return [Cell(text=NOTHING)] * 4
+    return [
+        Cell(text=f"{change.points:+.2f}"),
+        Cell(text=f"{change.low:+.1f} to {change.high:+.1f}"),
+        Cell(text=f"{change.among_well_formed:+.2f}"),
+        Cell(text=f"{change.format:+.2f}"),
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- several runs
+
+
+def comparison(runs: Sequence[Run]) -> Section:
+    """One row a run, and under runs of the same recipe their mean and spread."""
+    turns = range(max(len(run.rounds) for run in runs))
+    rows: list[list[Cell]] = []
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        group = [run for run in runs if run.recipe == recipe]
+        rows += [_run_row(run, turns) for run in group]
+        if len(group) > 1:
+            rows.append(_mean_row(group, turns))
+    names = ["base", *(f"round {turn}" for turn in turns[1:])]
+    table = Table(
+        heads=(
+            ("", ("", "seed")),
+            ("overall (%)", names),
+            ("gain of the last round (points)", ("all", "95 % interval", "right among well-formed", "format")),
+        ),
+        rows=rows,
+        caption="Overall is the mean of greedy and mean@k Overall AVG. Spread is the standard deviation over runs that "
+        "differ in nothing but their seed.",
+    )
+    return Section(title="Comparison", tables=(table,))
+
+
+def _overall(run: Run, iteration: int) -> float | None:
+    scores = run.rounds[iteration].scores if iteration < len(run.rounds) else None
+    return scores.overall if scores else None
+
+
+def last_gain(run: Run) -> Gain | None:
+    """From the base model to the last evaluated round; None when either is missing."""
+    if run.base is None or run.done == 0:
+        return None
+    last = run.evaluated[-1].scores
+    assert last is not None
+    return gain(run.base, last)
+
+
+def _run_row(run: Run, turns: range) -> list[Cell]:
+    values = [_overall(run, turn) for turn in turns]
+    return [
+        Cell(text=run.name, model=True),
+        Cell(text=str(run.seed)),
+        *(Cell(text=NOTHING if value is None else f"{value:.2f}") for value in values),
+        *_gain_cells(last_gain(run)),
+    ]
+
+
+def _mean_row(group: Sequence[Run], turns: range) -> list[Cell]:
+    def cell(values: Sequence[float | None], form: str) -> Cell:
+        there = [value for value in values if value is not None]
+        if len(there) < len(group):
+            return Cell(text=NOTHING)
+        return Cell(text=f"{sum(there) / len(there):{form}} ± {spread(there):.2f}", best=True)
+
+    gains = [last_gain(run) for run in group]
+    return [
+        Cell(text=f"mean of {len(group)} ± spread", span=2),
+        *(cell([_overall(run, turn) for run in group], ".2f") for turn in turns),
+        cell([change.points if change else None for change in gains], "+.2f"),
+        Cell(text=NOTHING),
+        cell([change.among_well_formed if change else None for change in gains], "+.2f"),
+        cell([change.format if change else None for change in gains], "+.2f"),
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- helpers
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min 5 s`, `2 h 10 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _short(commit: str) -> str:
+    head, plus, changes = commit.partition("+")
+    return head[:12] + plus + changes
+
+
+def column_names(rounds: Sequence[Round]) -> tuple[str, ...]:
+    return tuple(turn.name for turn in rounds)

@@ -1,0 +1,51 @@
+"""The report as Markdown, for a terminal, a repository or a chat; the pictures lie beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from experiments.reporting.content import Cell, Section, Table
+from experiments.reporting.visible import visible
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&:@])")
+
+
+def render(*, title: str, sections: Sequence[Section]) -> str:
+    blocks = [f"# {escape(title)}"]
+    for section in sections:
+        blocks.append(f"{'##' if section.depth == 1 else '###' if _nested(sections) else '##'} {escape(section.title)}")
+        blocks += [_inline(paragraph) for paragraph in section.paragraphs]
+        for table in section.tables:
+            blocks.append(_table(table))
+            if table.caption:
+                blocks.append(_inline(table.caption))
+        blocks += [f"![{_inline(picture.alt)}]({picture.file})" for picture in section.pictures]
+    return "\n\n".join(blocks) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text of a model or a user on one line, with nothing in it that Markdown or HTML would act on."""
+    return _SPECIAL.sub(r"\\\1", " ".join(visible(text).split()))
+
+
+def _nested(sections: Sequence[Section]) -> bool:
+    return any(section.depth == 1 for section in sections)
+
+
+def _inline(text: str) -> str:
+    """Our own words; they may hold names from a config, so what ends a cell or opens a tag is still taken out."""
+    return " ".join(visible(text).replace("|", r"\|").replace("<", "&lt;").split())
+
+
+def _table(table: Table) -> str:
+    names = [": ".join(filter(None, (group, column))) for group, columns in table.heads for column in columns]
+    marks = ["---", *(["---:" if table.numeric else "---"] * (len(names) - 1))]
+    lines = [[_inline(name) for name in names], marks]
+    lines += [[text for cell in row for text in _spread(cell)] for row in table.rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _spread(cell: Cell) -> list[str]:
+    text = escape(cell.text) if cell.model else _inline(cell.text)
+    return [f"**{text}**" if cell.best else text, *[""] * (cell.span - 1)]

@@ -1,0 +1,298 @@
+"""The pictures of a run. Colours are Okabe and Ito's, told apart by colour-blind readers, and every line has a marker.
+
+Figures are drawn on matplotlib's Agg canvas without global state; labels are never parsed as formulas.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from evaluation.metrics import Scores, interval
+from experiments.reporting.data import Round, Row, Run, band
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#777777",
+)
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000", GREY)
+MARKERS = "osD^vP*X"
+STYLE: dict[Any, Any] = {
+    "text.parse_math": False,
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+def save(draw: Callable[[Run], Figure | None], run: Run, *, path: Path) -> bool:
+    """Draw into a PNG at `path`; False, and no file, when the run has nothing to show in this picture yet."""
+    with matplotlib.rc_context(STYLE):
+        figure = draw(run)
+        if figure is None:
+            return False
+        FigureCanvasAgg(figure)
+        figure.savefig(path, dpi=110, metadata={"Software": None})
+    return True
+
+
+# ------------------------------------------------------------------------------------------------------------ accuracy
+
+
+def accuracy(run: Run) -> Figure | None:
+    """Left: averages by round, `overall` with its 95 % interval. Right: the mean of greedy and mean@k by benchmark."""
+    if not run.evaluated:
+        return None
+    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _averages(left, run.evaluated)
+    _benchmarks(right, run.evaluated)
+    for axes in (left, right):
+        axes.set_ylabel("right answers (%)")
+        _name_rounds(axes, run.evaluated)
+    return figure
+
+
+def _averages(axes: Axes, rounds: Sequence[Round]) -> None:
+    x = [turn.iteration for turn in rounds]
+    scores = [turn.scores for turn in rounds if turn.scores]
+    rows = [score.table()["Overall AVG"] for score in scores]
+    k = scores[0].k
+    for column, label, colour, marker in (
+        ("pass@k", f"pass@{k}", GREY, "v"),
+        ("maj@k", f"maj@{k}", GREEN, "^"),
+        ("greedy", "greedy", ORANGE, "s"),
+        ("mean@k", f"mean@{k}", SKY, "D"),
+    ):
+        axes.plot(x, [row[column] for row in rows], color=colour, marker=marker, ms=5, lw=1.3, ls="--", label=label)
+    overall = [score.overall for score in scores]
+    bounds = [interval(score) for score in scores]
+    below = [value - low for value, (low, _) in zip(overall, bounds, strict=True)]
+    above = [high - value for value, (_, high) in zip(overall, bounds, strict=True)]
+    axes.errorbar(x, overall, yerr=(below, above), color=BLUE, marker="o", lw=2.6, capsize=5, label="overall, 95 %")
+    axes.set_title("Overall AVG by round")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _benchmarks(axes: Axes, rounds: Sequence[Round]) -> None:
+    for number, (name, group, values) in enumerate(_by_benchmark([turn.scores for turn in rounds if turn.scores])):
+        axes.plot(
+            [turn.iteration for turn in rounds],
+            values,
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            ls="-" if group == "math" else "--",
+            label=f"{name} ({group})",
+        )
+    axes.set_title("Benchmarks, greedy and mean@k averaged")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _by_benchmark(scores: Sequence[Scores]) -> list[tuple[str, str, list[float]]]:
+    tables = [score.table() for score in scores]
+    return [
+        (b.name, b.group, [(table[b.name]["greedy"] + table[b.name]["mean@k"]) / 2 for table in tables])
+        for b in scores[0].benchmarks
+    ]
+
+
+def comparison(runs: Sequence[Run]) -> Figure | None:
+    """`overall` by round, one line a run; the same recipe has the same colour whatever its seed."""
+    shown = [run for run in runs if run.evaluated]
+    if not shown:
+        return None
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    axes = figure.subplots()
+    recipes = list(dict.fromkeys(run.recipe for run in shown))
+    for number, run in enumerate(shown):
+        axes.plot(
+            [turn.iteration for turn in run.evaluated],
+            [turn.scores.overall for turn in run.evaluated if turn.scores],
+            color=COLOURS[recipes.index(run.recipe) % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            label=f"{run.name}, seed {run.seed}",
+        )
+    axes.set_title("Overall (mean of greedy and mean@k) by round")
+    axes.set_ylabel("right answers (%)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    _name_rounds(axes, max((run.evaluated for run in shown), key=len))
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+def rewards(run: Run) -> Figure | None:
+    """Mean reward of each training step, both roles, the rounds shaded in turn."""
+    return _by_role(run, (("reward", "mean reward"),))
+
+
+def training(run: Run) -> Figure | None:
+    """KL to the weights at the start of the phase, and response length, of both roles."""
+    return _by_role(run, (("kl", "KL (nats per token)"), ("completions/mean_length", "length (tokens)")))
+
+
+def _by_role(run: Run, measures: Sequence[tuple[str, str]]) -> Figure | None:
+    roles = [role for role in ("challenger", "solver") if any(_steps(turn, role) for turn in run.trained)]
+    if not roles:
+        return None
+    figure = Figure(figsize=(10.5, 2.6 * len(measures)), layout="constrained")
+    grid = figure.subplots(len(measures), len(roles), squeeze=False)
+    for line, (metric, label) in enumerate(measures):
+        for column, role in enumerate(roles):
+            axes = grid[line][column]
+            _curve(axes, run, role=role, metric=metric)
+            axes.set_ylabel(label)
+            axes.set_xlabel(f"{role.title()} training step")
+            if line == 0:
+                axes.set_title(role.title(), pad=18)
+    return figure
+
+
+def _curve(axes: Axes, run: Run, *, role: str, metric: str) -> None:
+    colour = ORANGE if role == "challenger" else BLUE
+    start = 0
+    for turn in run.trained:
+        rows = _steps(turn, role)
+        if not rows:
+            continue
+        x = range(start + 1, start + len(rows) + 1)
+        values = [_number(row.get(f"{role}/{metric}")) for row in rows]
+        axes.plot(x, values, color=colour, marker="o", ms=3.5 if len(rows) < 60 else 0, lw=1.6)
+        axes.axvspan(start + 0.5, start + len(rows) + 0.5, color="#000000", alpha=0.05 * (turn.iteration % 2), lw=0)
+        axes.text(
+            start + 0.5 + len(rows) / 2,
+            1.01,
+            turn.name,
+            transform=axes.get_xaxis_transform(),
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            color="#555555",
+        )
+        start += len(rows)
+    axes.set_xlim(0.5, start + 0.5)
+    axes.margins(y=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def _steps(turn: Round, role: str) -> Sequence[Row]:
+    return turn.challenger if role == "challenger" else turn.solver
+
+
+# ----------------------------------------------------------------------------------------------------------- questions
+
+
+def agreement(run: Run) -> Figure | None:
+    """How many of the Solver's votes the most frequent answer got, one panel a round, the band shaded."""
+    shown = [turn for turn in run.trained if any(question.vote for question in turn.questions)]
+    if not shown:
+        return None
+    columns = min(3, len(shown))
+    lines = -(-len(shown) // columns)
+    figure = Figure(figsize=(max(5.0, 3.5 * columns), 3.1 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
+    panels = [panel for line in grid for panel in line]
+    for panel, turn in zip(panels, shown, strict=False):
+        _votes(panel, turn, shaded=band(run.config))
+    for panel in panels[len(shown) :]:
+        panel.set_visible(False)
+    for line in grid:
+        line[0].set_ylabel("questions")
+    panels[0].legend(loc="upper left")
+    return figure
+
+
+def _votes(axes: Axes, turn: Round, *, shaded: tuple[float, float] | None) -> None:
+    """Bars at the agreements that occur; kept questions below, dropped ones on top."""
+    kept = Counter(round(q.vote.agreement, 4) for q in turn.questions if q.vote and q.kept)
+    dropped = Counter(round(q.vote.agreement, 4) for q in turn.questions if q.vote and not q.kept)
+    votes = max(q.vote.divisor for q in turn.questions if q.vote)
+    width = 0.8 / max(votes, 1)
+    if shaded:
+        axes.axvspan(max(shaded[0], 0), min(shaded[1], 1), color=GREEN, alpha=0.13, lw=0, label="band")
+    x = sorted({*kept, *dropped})
+    below = [kept[value] for value in x]
+    axes.bar(x, below, width=width, color=BLUE, label="kept")
+    axes.bar(x, [dropped[value] for value in x], bottom=below, width=width, color="#c8c8c8", label="dropped")
+    axes.set_title(f"{turn.name}: {sum(below)} kept")
+    axes.set_xlabel(f"share of {votes} votes for the top answer")
+    axes.set_xlim(-0.05, 1.05)
+    axes.grid(axis="x", visible=False)
+
+
+def difficulty(run: Run) -> Figure | None:
+    """Steps that the solution of a well-posed question takes, by round, as the oracle measures it."""
+    return _audited(
+        run,
+        (("audit/level", "posed", GREY, "s"), ("audit/level_kept", "kept", BLUE, "o")),
+        title="Question difficulty",
+        unit="solution steps (mean)",
+        factor=1.0,
+    )
+
+
+def labels(run: Run) -> Figure | None:
+    """How often the majority's answer is the true one, by round, as the oracle measures it."""
+    return _audited(
+        run,
+        (
+            ("audit/label_accuracy_kept", "right label, kept questions", BLUE, "o"),
+            ("audit/label_accuracy", "right label, all posed", SKY, "D"),
+            ("audit/well_posed", "well-posed", GREY, "s"),
+        ),
+        title="Pseudo-label accuracy",
+        unit="share (%)",
+        factor=100.0,
+    )
+
+
+def _audited(
+    run: Run, series: Sequence[tuple[str, str, str, str]], *, title: str, unit: str, factor: float
+) -> Figure | None:
+    shown = [turn for turn in run.trained if series[0][0] in turn.curriculum]
+    if not shown:
+        return None
+    figure = Figure(figsize=(5.2, 3.3), layout="constrained")
+    axes = figure.subplots()
+    for metric, label, colour, marker in series:
+        values = [factor * _number(turn.curriculum.get(metric)) for turn in shown]
+        axes.plot([turn.iteration for turn in shown], values, color=colour, marker=marker, lw=1.8, label=label)
+    axes.set_title(title)
+    axes.set_ylabel(unit)
+    axes.set_ylim(bottom=0, top=103 if factor == 100.0 else None)
+    axes.legend()
+    _name_rounds(axes, shown)
+    return figure
+
+
+def _name_rounds(axes: Axes, rounds: Sequence[Round]) -> None:
+    axes.set_xticks([turn.iteration for turn in rounds], [turn.name for turn in rounds])
+    axes.set_xlim(rounds[0].iteration - 0.3, rounds[-1].iteration + 0.3)
+    axes.grid(axis="x", visible=False)
+
+
+def _number(value: float | None) -> float:
+    """A gap in the line where a number is missing or was not finite."""
+    return float("nan") if value is None else value

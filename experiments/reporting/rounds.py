@@ -1,0 +1,191 @@
+"""What each round looked like from inside: questions, labels, rewards, examples, time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from experiments.reporting.content import NOTHING, Cell, Section, Table, column_names, duration
+from experiments.reporting.data import Round, Row, Run
+from rzero.curriculum import DROP_REASONS
+from rzero.types import LabelledQuestion, Vote
+
+EXAMPLES = 4
+"""Questions of a round that are shown kept, and as many dropped."""
+
+Measure = Callable[[Round], str]
+
+
+def rounds(run: Run) -> Section:
+    """One column a round. A line that no round can fill (no audit, an untrained Challenger) is left out."""
+    if not run.trained:
+        return Section(title="The rounds", paragraphs=("No round has begun yet.",))
+    measures: dict[str, Measure] = {
+        "candidates posed": _count("curriculum/candidates"),
+        "kept": _kept,
+        "distinct among the kept": _count("curriculum/distinct_kept"),
+        **{f"dropped, {reason}": _count(f"curriculum/dropped/{reason}") for reason in _reasons(run)},
+        "mean agreement (%)": _share("curriculum/agreement"),
+        "well-posed (%)": _share("audit/well_posed"),
+        "difficulty, posed (solution steps)": _value("audit/level"),
+        "difficulty, kept (solution steps)": _value("audit/level_kept"),
+        "pseudo-label accuracy, kept (%)": _share("audit/label_accuracy_kept"),
+        "pseudo-label accuracy, posed (%)": _share("audit/label_accuracy"),
+        "Challenger's own answer right (%)": _share("audit/self_answer_accuracy"),
+        **_training_measures("challenger"),
+        **_training_measures("solver"),
+    }
+    rows = []
+    for name, measure in measures.items():
+        values = [measure(turn) for turn in run.trained]
+        if any(value != NOTHING for value in values):
+            rows.append([Cell(text=name), *(Cell(text=value) for value in values)])
+    table = Table(
+        heads=(("", ("", *column_names(run.trained))),),
+        rows=rows,
+        caption="Arrows go from the first training step of the phase to the last. Difficulty, well-posedness and label "
+        "accuracy are measured by the oracle afterwards; training never sees them.",
+    )
+    return Section(title="The rounds", paragraphs=_meanings(run), tables=(table,))
+
+
+def _training_measures(role: str) -> dict[str, Measure]:
+    name = role.title()
+    return {
+        f"{name} training steps": lambda turn: str(len(_rows(turn, role)) or NOTHING),
+        f"{name} reward": _change(role, "reward", ".3f"),
+        f"{name} KL (nats per token)": _change(role, "kl", ".4f"),
+        f"{name} response length (tokens)": _change(role, "completions/mean_length", ".1f"),
+        f"{name} groups without a signal (%)": _change(role, "frac_reward_zero_std", ".0f", factor=100.0),
+    }
+
+
+def _rows(turn: Round, role: str) -> Sequence[Row]:
+    return turn.challenger if role == "challenger" else turn.solver
+
+
+def _change(role: str, metric: str, form: str, *, factor: float = 1.0) -> Measure:
+    def measure(turn: Round) -> str:
+        rows = _rows(turn, role)
+        if not rows:
+            return NOTHING
+        first, last = (row.get(f"{role}/{metric}") for row in (rows[0], rows[-1]))
+        return " → ".join(NOTHING if value is None else f"{factor * value:{form}}" for value in (first, last))
+
+    return measure
+
+
+def _value(metric: str, form: str = ".2f", *, factor: float = 1.0) -> Measure:
+    def measure(turn: Round) -> str:
+        value = turn.curriculum.get(metric)
+        return NOTHING if value is None else f"{factor * value:{form}}"
+
+    return measure
+
+
+def _count(metric: str) -> Measure:
+    return _value(metric, ".0f")
+
+
+def _share(metric: str) -> Measure:
+    return _value(metric, ".1f", factor=100.0)
+
+
+def _kept(turn: Round) -> str:
+    kept, fraction = turn.curriculum.get("curriculum/kept"), turn.curriculum.get("curriculum/kept_fraction")
+    return NOTHING if kept is None or fraction is None else f"{kept:.0f} ({100 * fraction:.1f} %)"
+
+
+def _reasons(run: Run) -> list[str]:
+    """Drop reasons that occurred, most frequent first."""
+    counts: Counter[str] = Counter()
+    for turn in run.trained:
+        for name, value in turn.curriculum.items():
+            if name.startswith("curriculum/dropped/"):
+                counts[name.removeprefix("curriculum/dropped/")] += int(value or 0)
+    return [reason for reason, _ in counts.most_common()]
+
+
+def _meanings(run: Run) -> list[str]:
+    known = [f"{reason}: {DROP_REASONS[reason]}" for reason in _reasons(run) if reason in DROP_REASONS]
+    return ["Drop reasons. " + "; ".join(known) + "."] if known else []
+
+
+# ------------------------------------------------------------------------------------------------------------ examples
+
+
+def examples(run: Run) -> Section:
+    """Some questions of each round with the Solver's votes on them: what the rewards were about."""
+    tables = [_example_table(turn) for turn in run.trained if turn.questions]
+    if not tables:
+        return Section(title="Example questions", paragraphs=("No question has been posed yet.",))
+    note = "Texts are the models' own, cut where they are long. The label is the answer with the most votes."
+    return Section(title="Example questions", paragraphs=(note,), tables=tables)
+
+
+def _example_table(turn: Round) -> Table:
+    return Table(
+        heads=(("", ("question", "label", "agreement", "votes", "Challenger's answer", "outcome")),),
+        rows=[_example(question) for question in chosen(turn.questions)],
+        numeric=False,
+        caption=f"{turn.name.capitalize()}: {sum(q.kept for q in turn.questions)} of {len(turn.questions)} kept.",
+    )
+
+
+def chosen(questions: Sequence[LabelledQuestion]) -> list[LabelledQuestion]:
+    """Kept questions from the surest to the most disputed, then a dropped one for each of the commonest reasons."""
+    kept = sorted((q for q in questions if q.kept), key=lambda q: -(q.vote.agreement if q.vote else 0.0))
+    places = {round((len(kept) - 1) * i / (EXAMPLES - 1)) for i in range(EXAMPLES)} if kept else set()
+    shown = [kept[place] for place in sorted(places)]
+    first: dict[str, LabelledQuestion] = {}
+    for question in questions:
+        if question.drop_reason:
+            first.setdefault(question.drop_reason, question)
+    counts = Counter(question.drop_reason for question in questions if question.drop_reason)
+    return shown + [first[reason] for reason, _ in counts.most_common(EXAMPLES)]
+
+
+def _example(question: LabelledQuestion) -> list[Cell]:
+    vote = question.vote
+    return [
+        Cell(text=cut(question.question, 400) or "(none)", model=True),
+        Cell(text=cut(vote.label, 60) if vote and vote.label else NOTHING, model=True),
+        Cell(text=f"{100 * vote.agreement:.0f} %" if vote else NOTHING),
+        Cell(text=_votes(vote) if vote else NOTHING, model=True),
+        Cell(text=cut(question.challenger_answer or NOTHING, 60), model=True),
+        Cell(text="kept" if question.kept else f"dropped: {question.drop_reason}", best=question.kept),
+    ]
+
+
+def _votes(vote: Vote) -> str:
+    """`12 ×7, 13 ×2, no answer ×1`: the largest clusters first."""
+    clusters = sorted(vote.counts, key=lambda cluster: -cluster[1])
+    shown = [f"{cut(answer, 40)} ×{count}" for answer, count in clusters[:6]]
+    rest = sum(count for _, count in clusters[6:])
+    silent = sum(answer is None for answer in vote.answers)
+    return ", ".join(shown + [f"others ×{rest}"] * bool(rest) + [f"no answer ×{silent}"] * bool(silent))
+
+
+def cut(text: str, length: int) -> str:
+    """At most `length` characters, saying how many there were."""
+    return text if len(text) <= length else f"{text[:length]}… ({len(text)} characters)"
+
+
+# ---------------------------------------------------------------------------------------------------------------- time
+
+
+def times(run: Run) -> Section:
+    """Seconds of every completed stage, and each stage's share of the whole."""
+    if not run.stages:
+        return Section(title="Time", paragraphs=("No stage is complete yet.",))
+    seconds = {name: float(stage.get("seconds", 0.0)) for name, stage in run.stages.items()}
+    whole = sum(seconds.values()) or 1.0
+    rows = []
+    for stage in dict.fromkeys(name.partition("/")[2] for name in ("/challenger", "/questions", "/solver", *seconds)):
+        per_round = [seconds.get(f"{turn.iteration}/{stage}") for turn in run.rounds]
+        total = sum(value or 0.0 for value in per_round)
+        cells = [Cell(text=NOTHING if value is None else duration(value)) for value in per_round]
+        if total:
+            rows.append([Cell(text=stage), *cells, Cell(text=f"{duration(total)} ({100 * total / whole:.0f} %)")])
+    heads = (("", ("stage", *column_names(run.rounds), "together")),)
+    return Section(title="Time", tables=(Table(heads=heads, rows=rows, caption=f"Together {duration(whole)}."),))
