@@ -2,6 +2,6 @@
 
 from rzero.grading.exact_grader import ExactGrader
 from rzero.grading.extraction import last_boxed
-from rzero.grading.math_grader import MathGrader
+from rzero.grading.math_grader import MathGrader, OfficialGrader
 
-__all__ = ["ExactGrader", "MathGrader", "last_boxed"]
+__all__ = ["ExactGrader", "MathGrader", "OfficialGrader", "last_boxed"]

@@ -12,9 +12,8 @@ from functools import lru_cache
 
 from rzero.grading import normalise, numeric
 from rzero.grading.choices import option_letter
+from rzero.grading.judge import Symbolic
 from rzero.grading.structure import Collection, Named, split_collection, split_name
-
-Symbolic = Callable[[str, str], bool]
 
 _MAX_NESTING = 4  # tuples inside sets inside names; deeper is not an answer
 _BASED = re.compile(r"[0-9A-Fa-f]+_\{?\d+\}?")

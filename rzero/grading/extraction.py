@@ -93,3 +93,22 @@ def _outermost(text: str, last: int) -> int:
             return last
         last = before
     return last
+
+
+def last_boxed_official(text: str) -> str | None:
+    r"""The authors' extraction: the last `\boxed{`, closed by counting every brace; "" for an empty box, None for none.
+
+    An inner box therefore wins over the one around it, `\{` counts as a brace, and no length is too long.
+    """
+    start = text.rfind("\\boxed{")
+    if start < 0:
+        return None
+    depth = 0
+    for match in _ANY_BRACE.finditer(text, start):
+        depth += 1 if match[0] == "{" else -1
+        if depth == 0:
+            return text[start + len("\\boxed{") : match.start()].strip()
+    return None
+
+
+_ANY_BRACE = re.compile(r"[{}]")

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 _DIGIT_RUN = re.compile(r"\d+")
 _EXPONENT = re.compile(r"(?:\^|\*\*)\s?\{?\s?[-+]?\s?(\d+)")
-_FACTORIAL = re.compile(r"(\d+|[)}a-zA-Z])\s?!")
-_COMPOUND_FACTORIAL = re.compile(r"[)}!]\s?\}?\s?!")
+_FACTORIAL = re.compile(r"(\d+|[a-zA-Z]|\([^()]{0,40}\)|\{[^{}]{0,40}\}|[)}\]])\s?!")
+_PLAIN_OPERAND = re.compile(r"[\w\s+(){}-]*\w[\s)}]*")  # (n-k)! yes, (10^8)! and (a!)! no
+_REPEATED = re.compile(r"!\s?[)}]?\s?!")
+_MAX_FACTORIALS = 8
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_HEAVY = re.compile(r"\\(?:int|iint|oint|sum|prod|lim|binom|bigcup|bigcap|pmod|bmod|mod)(?![a-zA-Z])")
 _TEMPLATE = re.compile(r"\$\{|\{\{|__|;|`|<\||\|>")
 
 
@@ -51,31 +52,37 @@ class Gate:
         return None
 
     def _factorials_too_big(self, text: str) -> bool:
-        if _COMPOUND_FACTORIAL.search(text):
-            return True  # (n)! and n!!: the size of the argument is not visible
-        numbers = [operand for operand in _FACTORIAL.findall(text) if operand.isdigit()]
-        return any(int(number) > self.max_factorial for number in numbers) or len(numbers) > 8
+        operands = _FACTORIAL.findall(text)
+        if _REPEATED.search(text) or len(operands) > _MAX_FACTORIALS:
+            return True
+        return any(not _PLAIN_OPERAND.fullmatch(operand) or self._large(operand) for operand in operands)
+
+    def _large(self, operand: str) -> bool:
+        return any(int(number) > self.max_factorial for number in _DIGIT_RUN.findall(operand))
 
     @staticmethod
     def _nesting(text: str) -> tuple[int, int]:
         """(depth of brackets, number of powers inside one another), in one pass; unbalanced closers are ignored."""
-        depth = deepest = tower = 0
-        levels: list[int] = []  # per open bracket: powers around it
-        powers = pending = 0
-        for index, character in enumerate(text):
-            if character == "^" or (character == "*" and text[index - 1 : index] == "*"):
-                pending += 1
-                tower = max(tower, powers + pending)
+        depth = deepest = tower = powers = chain = 0
+        levels: list[tuple[int, int, bool]] = []  # per open bracket: powers outside, chain before, is it an exponent
+        exponent_end = -1  # where the last exponent ended: a `^` right there goes on with the same tower
+        compact = text.replace("**", "^").replace(" ", "")
+        for index, character in enumerate(compact):
+            if character == "^":
+                chain = chain + 1 if exponent_end == index else 1
+                tower = max(tower, powers + chain)
+                exponent_end = index + 2
             elif character in "([{":
-                levels.append(powers)
-                powers += pending
-                pending = 0
+                is_exponent = index > 0 and compact[index - 1] == "^"
+                levels.append((powers, chain, is_exponent))
+                powers += chain if is_exponent else 0
                 depth += 1
+                exponent_end = -1
                 deepest = max(deepest, depth)
             elif character in ")]}" and levels:
-                powers = levels.pop()
+                powers, chain, is_exponent = levels.pop()
                 depth -= 1
-                pending = 0
-            elif character in "+-=,;<>&" or (character.isspace() and pending == 0):
-                pending = 0 if index and text[index - 1] not in "^*" else pending
+                exponent_end = index + 1 if is_exponent else -1
+            elif exponent_end == index and character.isdigit():
+                exponent_end = index + 1  # `2^34^5` as a calculator reads it
         return deepest, tower

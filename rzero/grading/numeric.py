@@ -6,7 +6,8 @@ Rules, each with its evidence in the adjudicated pairs:
   1e-4 relative, as published harnesses use, makes 2.88e16 equal its neighbours.
 * A decimal written with six digits or more after the point, six of them significant, equals a fraction that rounds to
   it (1/3 and 0.333333): nobody who writes that many digits means the terminating number.
-* A percent sign is a unit, as `cm` is: `25\%` equals 25 (the question asked for percent) and not 0.25.
+* A percent sign may be a unit that was left out (`25\%` and 25, where the question asked for percent: adjudicated) or
+  part of the number (`60\%` and 0.6: upstream case); both are accepted. 25 and 0.25 stay different.
 * `1,234` is 1234 when the groups are three digits without spaces; `1,23` reads as 1.23 only against 1.23.
 """
 
@@ -38,15 +39,20 @@ class Number:
 
     value: Fraction
     decimals: int | None = None
+    percent: bool = False
 
 
 def parse_number(text: str) -> Number | None:
     """The number that cleaned `text` spells; None for anything else and for literals over the digit bounds."""
-    text = text.removesuffix("%").strip()
+    if text.endswith("%"):
+        bare = parse_number(text[:-1].rstrip())
+        return Number(value=bare.value, percent=True) if bare and not bare.percent else None
     if not text or len(text) > 2 * _MAX_DIGITS or not (text[-1] in "}." or text[-1].isdigit()) or not text.isascii():
         return None
     if match := _MIXED.fullmatch(text):
         return _ratio(match, match["whole"])
+    if _LIST_SPACE.search(_THOUSANDS_SPACE.sub("", text)):
+        return None
     text = text.replace(" ", "")
     if match := _NUMBER.fullmatch(text):
         return _literal(match)
@@ -58,12 +64,18 @@ def parse_number(text: str) -> Number | None:
     return None
 
 
+_THOUSANDS_SPACE = re.compile(r"(?<=\d) (?=\d{3}(?:\D|$))")
+_LIST_SPACE = re.compile(r", |\d \d")  # `32, 349` and `3 4` are two numbers
 _BRIEF_FRACTION = re.compile(r"\\frac(?:(\d)|\{([^{}]*)\})(?:(\d)(?!\d)|\{([^{}]*)\})")
 
 
 def same_number(left: Number, right: Number) -> bool:
     """Exact equality, or agreement with a decimal of six digits or more (see the head of this file)."""
     if left.value == right.value:
+        return True
+    if left.percent != right.percent and left.value * (100 if right.percent else 1) == right.value * (
+        100 if left.percent else 1
+    ):
         return True
     return _rounds_to(left.value, right) or _rounds_to(right.value, left)
 

@@ -20,6 +20,7 @@ _NUMBER = re.compile(r"(?<![\w.])[-+]?\$?\d[\d,]{0,30}(?:\.\d{1,30})?(?:/\d{1,12
 _MAX_BOXES = 8
 _JOINT = re.compile(r"\\text\s?\{\s?(?:and|or)\s?\}|\\(?:quad|qquad|[,;:!()\[\]])|\b(?:and|or)\b|[\s,;$.]")
 _SENTENCE_END = re.compile(r"\.(?:\s|$)|\n|[!?](?:\s|$)")
+_VERDICT = re.compile(r"(?:in)?correct|right|wrong|as follows", re.IGNORECASE)  # said about an answer, not an answer
 _FILLER = re.compile(r"^(?:[\s:*=]|therefore|thus|so|approximately|about|exactly|only|clearly|simply)+", re.IGNORECASE)
 
 
@@ -40,9 +41,11 @@ def _neighbouring_boxes(response: str, max_chars: int) -> str | None:
         start = response.rfind(answer, 0, end)
         opener = max(response.rfind("\\boxed", 0, start), response.rfind("\\fbox", 0, start))
         closer = response.find("}", start + len(answer))
-        if answers and _JOINT.sub("", response[closer + 1 : end]):
+        between = response[closer + 1 : end]
+        if answers and ("\n" in between or _JOINT.sub("", between)):
             break
-        answers.append(answer)
+        if answer not in answers:
+            answers.append(answer)
         end = opener
     return ", ".join(reversed(answers)) or None
 
@@ -66,6 +69,11 @@ def _first_value(text: str) -> str | None:
     """The first formula of the statement, else the rest of its first sentence."""
     text = _FILLER.sub("", text)
     sentence = _SENTENCE_END.split(text, maxsplit=1)[0].strip(" *:")
+    if _VERDICT.fullmatch(sentence):
+        return None
+    if " is " in sentence:  # "the volume of $ABCD$ is 120"
+        text = text[text.index(sentence) + sentence.rindex(" is ") + 4 :]
+        sentence = sentence.rsplit(" is ", maxsplit=1)[1].strip(" *:")
     found = _FORMULA.search(text)
     if found and (found.start() <= len(sentence) or not sentence):
         return _last_side(next(group for group in found.groups() if group))

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 _OPEN, _CLOSE = "([{", ")]}"
-_AND = re.compile(r"\s?\\text\{\s?,?\s?(?:and|or)\s?\}\s?|(?<![a-zA-Z\\])\s?,?\s?(?:and|or)\s(?![a-zA-Z]{2})")
+_AND = re.compile(r"\s?\\text\{\s?,?\s?(?:and|or)\s?\}\s?|(?<![a-zA-Z\\])\s?,?\s?(?:and|or)(?=[\s\d(\\-])\s?(?![a-zA-Z]{2})")
 _MEMBER = re.compile(r"^[a-zA-Z](?:_\{?\w\}?)?\s?\\in(?![a-zA-Z])\s?")
 _NAME = re.compile(r"[a-zA-Z]|\\[a-zA-Z]+")
 _COEFFICIENT = re.compile(r"^[\d.]")

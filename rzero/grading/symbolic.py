@@ -19,6 +19,8 @@ from math_verify import LatexExtractionConfig, parser
 from sympy import Eq, Expr, Float, Rational, Symbol
 from sympy.core.cache import clear_cache
 
+from rzero.grading.arithmetic import difference_is_zero
+
 logging.disable(logging.CRITICAL)  # math-verify logs the objects it fails on
 
 # Units are taken off before (`normalise.split_unit`): math-verify's list also eats trailing variables such as `c`.
@@ -44,13 +46,16 @@ _SUBSCRIPT = re.compile(r"_\s?\{?\s?\\(odot|oplus|star|ast|prime|dagger|perp|par
 def warm_up() -> None:
     """Pay for regex compilation, parser tables and first-use imports before the first fork."""
     for left, right in ((r"\frac{1}{2}\sqrt{3}", r"\frac{\sqrt{3}}{2}"), ("(x+1)^2", "x^2+2x+1"), ("(1,2)", "x=3")):
-        answer({"left": left, "right": right}, lambda stage: None)
+        answer({"rule": "math", "left": left, "right": right}, lambda stage: None)
     _parsed.cache_clear()
 
 
 def answer(request: dict[str, Any], enter: Callable[[int], None]) -> tuple[bool, str | None]:
     """Verdict on one request, and the name of the exception if there was one. `enter(stage)` starts a CPU budget."""
     try:
+        if request["rule"] == "official":
+            enter(3)
+            return difference_is_zero(request["left"], request["right"]), None
         enter(1)
         left = _parsed(request["left"])
         enter(2)
