@@ -105,7 +105,7 @@ def show(report: Report, *, title: str) -> None:
     for result in report.results:
         if not result.agree:
             verdict = f"differs as documented ({result.allowed})" if not result.wrong else "DIFFERS"
-            console.print(f"{escape(result.id)}: {escape(verdict)}: {escape(_printable(result.why))}")
+            console.print(f"{escape(_printable(result.id))}: {escape(verdict)}: {escape(_printable(result.why))}")
     console.print(f"{escape(title)}: {escape(report.summary)}")
 
 

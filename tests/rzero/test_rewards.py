@@ -1,0 +1,223 @@
+"""Rewards of both roles, worked out by hand."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from rzero.parsing import last_box
+from rzero.rewards import (
+    FormatChallengerReward,
+    FormatSolverReward,
+    InvertedU,
+    MemoryPenalty,
+    OfficialChallengerReward,
+    OfficialSolverReward,
+    PaperChallengerReward,
+    PaperSolverReward,
+    Pre202512ChallengerReward,
+    RandomChallengerReward,
+    RandomSolverReward,
+    SelfAnswerBonus,
+    SoftVoteSolverReward,
+    ValidityGate,
+)
+from rzero.rewards.official import close_up, thinks_then_boxes
+from rzero.types import LabelledQuestion, Question, RewardBreakdown, Vote
+
+LONG = "how many of the first hundred integers are prime and even at once"
+OTHER = "a quite different text about triangles with nothing shared"
+PAPER = PaperChallengerReward(repetition_weight=1.0, repetition_threshold=0.5)
+
+
+class Floats:
+    """Answers are equal as numbers; anything else as strings."""
+
+    def extract(self, response: str) -> str | None:
+        return last_box(response)
+
+    def equivalent(self, left: str, right: str) -> bool:
+        try:
+            return float(left) == float(right)
+        except ValueError:
+            return left == right
+
+    def close(self) -> None: ...
+
+
+def vote(count: int, label: str | None = "7", *, m: int = 10, answered: int | None = None) -> Vote:
+    answered = m if answered is None else answered
+    answers = ("7",) * answered + (None,) * (m - answered)
+    return Vote(label=label, count=count, divisor=m, counts=((label or "", count),), answers=answers)
+
+
+def question(text: str = LONG, answer: str | None = "7") -> Question:
+    return Question(text=text, answer=answer)
+
+
+def totals(breakdowns: Sequence[RewardBreakdown]) -> list[float]:
+    return [breakdown.total for breakdown in breakdowns]
+
+
+def test_paper_challenger() -> None:
+    questions = [question(), question(), question(OTHER), question(OTHER + " but without a box", None), None]
+    paid = PAPER(questions, [vote(5), vote(9), vote(7), vote(5), None])
+    # uncertainty 1, 0.2, 0.6; shares 2/5, 2/5, 2/5 (the malformed text is similar), 2/5, 1/5
+    assert totals(paid) == pytest.approx([0.6, 0.0, 0.2, 0.0, 0.0])
+    assert dict(paid[0].parts) == {"uncertainty": 1.0, "repetition": 0.4, "format": 1.0}
+    assert dict(paid[4].parts) == {"uncertainty": 0.0, "repetition": 0.2, "format": 0.0}
+
+
+def test_the_weight_of_the_repetition_penalty() -> None:
+    free = PaperChallengerReward(repetition_weight=0.0, repetition_threshold=0.5)
+    assert totals(free([question(), question()], [vote(5), vote(4)])) == pytest.approx([1.0, 0.8])
+    assert totals(PAPER([question()], [vote(5)])) == [0.0]  # a batch of one is all repetition
+
+
+def test_official_challenger() -> None:
+    reward = OfficialChallengerReward(repetition_weight=1.0, repetition_threshold=0.5)
+    paid = reward(
+        [question(), question(OTHER), None, question("the vote on this one failed")], [vote(6), vote(10)] + [None] * 2
+    )
+    assert totals(paid) == pytest.approx([0.4 - 0.25, 0.0 - 0.25, -1.25, -1.25])
+    assert [breakdown.parts["format"] for breakdown in paid] == [1.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("compared", "expected"), [("last_character", [0.5 - 0.2, 0.0 - 0.2]), ("box", [0.0 - 0.2, 0.5 - 0.2])]
+)
+def test_pre_2025_12_challenger(compared: str, expected: list[float]) -> None:
+    reward = Pre202512ChallengerReward(
+        repetition_weight=1.0, repetition_threshold=0.5, agreement_above=0.1, compared=compared
+    )
+    texts = [LONG, OTHER, "third text", "fourth text entirely", "and something else"]
+    questions = [question(texts[0], "42"), question(texts[1], "42"), question(texts[2], "2"), None]
+    questions.append(question(texts[4], "2"))
+    paid = totals(reward(questions, [vote(5, "2"), vote(5, "42"), vote(1, "2"), None, None]))
+    assert paid[:2] == pytest.approx(expected)
+    assert paid[2:] == pytest.approx([-0.2, -1.2, -1.2])  # agreement 0.1 is not above 0.1
+
+
+def test_pre_2025_12_refuses_an_unknown_comparison() -> None:
+    with pytest.raises(ValueError, match="last_character, box; got 'both'"):
+        Pre202512ChallengerReward(repetition_weight=1.0, repetition_threshold=0.5, agreement_above=0.1, compared="both")
+
+
+def test_inverted_u() -> None:
+    reward = InvertedU(centre=0.6, half_width=0.3, repetition_weight=0.0, repetition_threshold=0.5)
+    questions = [question()] * 4 + [None]
+    paid = totals(reward(questions, [vote(6), vote(9), vote(2), vote(5), None]))
+    assert paid == pytest.approx([1.0, 0.0, 0.0, 2 / 3, 0.0])
+    as_paper = InvertedU(centre=0.5, half_width=0.5, repetition_weight=1.0, repetition_threshold=0.5)
+    batch = [question(), question(OTHER), None]
+    assert totals(as_paper(batch, [vote(3), vote(8), None])) == pytest.approx(
+        totals(PAPER(batch, [vote(3), vote(8), None]))
+    )
+    with pytest.raises(ValueError, match="half_width must be positive, got 0"):
+        InvertedU(centre=0.5, half_width=0, repetition_weight=1.0, repetition_threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    ("posed", "voted", "fault"),
+    [
+        (question(), vote(5), None),
+        (question("What is x?"), vote(5), "too_short"),
+        (question(LONG + " Prove that it is."), vote(5), "asks_for_proof"),
+        (question(answer="1" * 101), vote(5), "long_answer"),
+        (question(LONG + " Answer: 7"), vote(5), "states_its_answer"),
+        (question(LONG + " Answer: 8"), vote(5), None),
+        (question(), vote(4, answered=4), "unanswered"),
+        (question(), vote(4, answered=5), None),
+        (question(answer=None), None, "no_question"),
+        (None, None, "no_question"),
+    ],
+)
+def test_validity_gate(posed: Question | None, voted: Vote | None, fault: str | None) -> None:
+    gate = ValidityGate(reward=FormatChallengerReward(), least_characters=20, longest_answer=100, least_answered=0.5)
+    assert gate.fault(posed, voted) == fault
+    paid = gate([posed], [voted])[0]
+    assert paid.total == paid.parts["valid"] == float(fault is None)
+
+
+class Bank:
+    """What earlier iterations posed."""
+
+    def __init__(self, **texts: list[str]) -> None:
+        self.texts = {int(name[1:]): value for name, value in texts.items()}
+
+    def put(self, iteration: int, questions: Sequence[LabelledQuestion]) -> None:
+        raise NotImplementedError
+
+    def get(self, iteration: int) -> list[LabelledQuestion]:
+        return [
+            LabelledQuestion(
+                iteration=iteration, index=i, question=text, challenger_answer="1", vote=None, drop_reason="no_vote"
+            )
+            for i, text in enumerate(self.texts[iteration])  # KeyError: nothing stored
+        ]
+
+
+def test_memory_penalty() -> None:
+    reward = MemoryPenalty(
+        Bank(i1=[OTHER], i2=["", LONG]), reward=FormatChallengerReward(), memory_weight=0.75, similar_above=0.5
+    )
+    paid = reward([question(), question("completely new words here, my friend"), None], [vote(5), vote(5), None])
+    assert totals(paid) == pytest.approx([0.25, 1.0, 0.0])
+    assert [breakdown.parts["memory"] for breakdown in paid] == pytest.approx([0.75, 0.0, 0.0])
+    heavy = MemoryPenalty(Bank(i1=[LONG]), reward=FormatChallengerReward(), memory_weight=5.0, similar_above=0.5)
+    assert totals(heavy([question(), question(answer=None)], [None, None])) == [0.0, 0.0]
+
+
+def test_self_answer_bonus() -> None:
+    reward = SelfAnswerBonus(
+        Floats(), reward=PaperChallengerReward(repetition_weight=0, repetition_threshold=0.5), bonus=0.5
+    )
+    questions = [question(answer="7.0"), question(answer="8"), question(answer="7"), question(answer=None), None]
+    paid = reward(questions, [vote(5), vote(5), vote(10), vote(5), None])
+    assert totals(paid) == pytest.approx([1.5, 1.0, 0.0, 0.0, 0.0])  # nothing is added to a reward of 0
+
+
+def test_paper_solver() -> None:
+    responses = ["so \\boxed{7.0}", "so \\boxed{8}", "seven", "\\boxed{}", "\\boxed{7}"]
+    paid = PaperSolverReward(Floats())(responses, ["7"] * 5)
+    assert totals(paid) == [1.0, 0.0, 0.0, 0.0, 1.0]
+    assert [breakdown.parts["format"] for breakdown in paid] == [1.0, 1.0, 0.0, 0.0, 1.0]
+
+
+def test_official_solver() -> None:
+    reward = OfficialSolverReward(Floats(), format_weight=0.1)
+    responses = ["<think>x</think> \\boxed{7}", "\\boxed{7}", "<think>x</think> \\boxed{8}", "none", "\\boxed{km / h}"]
+    paid = totals(reward(responses, ["7", "7", "7", "None", "km / h"]))
+    assert paid == pytest.approx([1.0, 0.9, 0.1, 0.9, 0.0])
+
+
+def test_white_space_around_marks_and_the_think_format() -> None:
+    assert close_up("  a < b /\n >  c  ") == "  a<b/>c  "
+    assert close_up(" a ") == " a "
+    assert close_up(" / ") == "/"
+    assert close_up("") == ""
+    assert thinks_then_boxes("<think></think>\\boxed{}")
+    assert not thinks_then_boxes(" <think></think>\\boxed{}")
+    assert not thinks_then_boxes("<think>\\boxed{}</think>")
+    assert not thinks_then_boxes("<think></think>\\boxed{")
+
+
+def test_soft_vote() -> None:
+    reward = SoftVoteSolverReward(Floats(), group_size=4, label_votes=2, sharpness=2.0)
+    responses = [f"\\boxed{{{answer}}}" for answer in ("7", "7.0", "8")] + ["none"]
+    paid = reward(responses + ["\\boxed{1}"] * 4, ["7"] * 4 + ["2"] * 4)
+    # first group: 7 has 2 + 2 votes, 8 has 1: 16/17 and 1/17; second group: 1 has 4, the label 2 has 2
+    assert totals(paid) == pytest.approx([16 / 17, 16 / 17, 1 / 17, 0.0] + [16 / 20] * 4)
+    assert [breakdown.parts["accuracy"] for breakdown in paid] == [1.0, 1.0, 0.0, 0.0] + [0.0] * 4
+    with pytest.raises(ValueError, match="3 responses do not divide into groups"):
+        reward(responses[:3], ["7"] * 3)
+
+
+def test_controls() -> None:
+    questions = [question(), question(answer=None), None]
+    assert totals(FormatChallengerReward()(questions, [None] * 3)) == [1.0, 0.0, 0.0]
+    assert totals(FormatSolverReward()(["\\boxed{1}", "\\boxed{", ""], ["1"] * 3)) == [1.0, 0.0, 0.0]
+    first = totals(RandomChallengerReward(seed=1)(questions, [None] * 3))
+    assert first == totals(RandomChallengerReward(seed=1)(questions, [vote(5)] * 3))
+    assert first != totals(RandomChallengerReward(seed=2)(questions, [None] * 3))
+    assert len(set(totals(RandomSolverReward(seed=1)(["a"] * 50, ["1"] * 50)))) == 50
+    assert all(0 <= total < 1 for total in first)
