@@ -18,6 +18,8 @@ from rzero.parsing import official_generation_parse
 from rzero.types import LabelledQuestion, Question, Vote
 from rzero.voting import OfficialVote
 
+WELL_FORMED = Question(text="-", answer="-")
+
 
 def check_curation(rows: list[dict[str, Any]], path: Path) -> Report:
     """Parse, label, reason and kept row of each candidate, and whether the paper's band keeps it."""
@@ -54,7 +56,7 @@ def _check(row: Mapping[str, Any], *, grader: Grader, paper: Curriculum) -> RowR
     reward: OfficialVote = preset("vote/official_reward", grader=grader)
     nine, ten = label.vote_many([row["solver_outputs"][:9]])[0], reward(row["solver_outputs"])
     official = official_rule().select([question], [nine], iteration=1)[0]
-    in_band = paper.select([question], [ten], iteration=1)[0].kept
+    in_band = paper.select([WELL_FORMED], [ten], iteration=1)[0].kept
     kept = [_official(row, official), differences([("paper band", in_band, row["paper_band_keep"])])]
     voted = [_vote_differences("m9", nine, row["label_m9"]["counts"]), _vote_differences("m10", ten, _m10(row))]
     fatal = "; ".join(line for line in (parsed, *voted) if line)
