@@ -6,28 +6,23 @@ many rows agree, and by how much the goal was met or missed.
 
 from __future__ import annotations
 
-import os
 import re
-import resource
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
+from experiments.conformance.hostile import check_hostile_answers, check_hostile_questions
+from experiments.conformance.presets import preset
 from experiments.conformance.rows import Report, RowResult, tracked
 from rzero.grading import MathGrader
 from rzero.grading.choices import choice_answer, short_answer
 from rzero.grading.prose import prose_answer
 
+__all__ = ["check_grader", "check_hostile_answers", "check_hostile_questions", "check_outputs", "check_pairs"]
+
 Row = dict[str, Any]
-_CONF = Path(__file__).resolve().parents[2] / "conf" / "grader" / "default.yaml"
 
 PAIRS_GOAL = 0.992
 OUTPUTS_GOAL = 0.985
@@ -62,15 +57,6 @@ class ThresholdReport(Report):
         return bool(self.results) and self.score >= self.goal and not self.forbidden
 
 
-@contextmanager
-def default_grader(**changes: Any) -> Iterator[MathGrader]:
-    """The grader of conf/grader/default.yaml, closed afterwards."""
-    settings = {**OmegaConf.to_object(OmegaConf.load(_CONF)), **changes}
-    settings.pop("_target_")
-    with MathGrader(**settings) as grader:
-        yield grader
-
-
 def report(
     rows: Sequence[RowResult], *, goal: float, weights: Sequence[float] = (), forbidden: Sequence[str] = ()
 ) -> ThresholdReport:
@@ -83,8 +69,8 @@ def report(
 
 
 def check_pairs(rows: list[Row], path: Path) -> Report:
-    """Prediction against gold, weighted by how often the pair occurs (`n`); the adjudicated verdict where there is one."""
-    with default_grader() as grader:
+    """Prediction against gold, weighted by how often the pair occurs; the adjudicated verdict where there is one."""
+    with preset("grader/default") as grader:
         verdicts = graded(grader, [(row["pred"], row["gold"]) for row in rows], title="pairs")
     results = []
     for index, (row, verdict) in enumerate(zip(rows, verdicts, strict=True)):
@@ -103,7 +89,9 @@ def graded(grader: MathGrader, pairs: Sequence[tuple[str, str]], *, title: str) 
     return verdicts
 
 
-_SCIENTIFIC = re.compile(r"\s*(-?\d+(?:\.\d+)?)?(?:\s*(?:\\times|\\cdot)\s*|\s*)10\^\{?(-?\d{1,3})\}?\s*(?:\\[,;! ]|~|\s)*(.*)")
+_SCIENTIFIC = re.compile(
+    r"\s*(-?\d+(?:\.\d+)?)?(?:\s*(?:\\times|\\cdot)\s*|\s*)10\^\{?(-?\d{1,3})\}?\s*(?:\\[,;! ]|~|\s)*(.*)"
+)
 
 
 def same_rational(left: str, right: str) -> bool:
@@ -113,7 +101,8 @@ def same_rational(left: str, right: str) -> bool:
     and math-verify read `3e8` as 8 + 3e.
     """
     first, second = (_rational(text) for text in (left, right))
-    return first is not None and first == second
+    scientific = any(_SCIENTIFIC.fullmatch(text.strip()) or "e" in text for text in (left, right))
+    return scientific and first is not None and first == second
 
 
 def _rational(text: str) -> Fraction | None:
@@ -132,14 +121,16 @@ def check_outputs(rows: list[Row], path: Path) -> Report:
     """Response to verdict, end to end: extraction by task, then equivalence with the gold answer."""
     rows = [row for row in rows if row.get("adjudicated_verdict", row["published_verdict"]) is not None]
     answers = [answer_of(row) for row in rows]
-    with default_grader() as grader:
+    with preset("grader/default") as grader:
         pairs = [(answer or "", row["gold"]) for answer, row in zip(answers, rows, strict=True)]
         verdicts = graded(grader, pairs, title="outputs")
     results = []
     for row, answer, verdict in zip(rows, answers, verdicts, strict=True):
         truth = bool(row.get("adjudicated_verdict", row["published_verdict"]))
         ours = verdict if is_mathematics(row) else same_choice(answer, row["gold"])
-        why = "" if ours == truth else f"{row['task']}: read {answer!r}, gold {row['gold']!r}: ours {ours}, label {truth}"
+        why = (
+            "" if ours == truth else f"{row['task']}: read {answer!r}, gold {row['gold']!r}: ours {ours}, label {truth}"
+        )
         allowed = None
         if why and ours and same_rational(answer or "", row["gold"]):
             allowed = "label: same rational number"
@@ -175,9 +166,10 @@ def check_grader(rows: list[Row], path: Path) -> Report:
     """Upstream regression cases: unflagged maths rows. A derived near miss that we accept fails the file."""
     rows = [row for row in rows if row["kind"] == "math" and not row.get("flags")]
     derived = any("derivation" in row for row in rows)
-    with default_grader() as grader:
+    reference = str if derived else answer_in  # derived references are bare answers, whatever they look like
+    with preset("grader/default") as grader:
         verdicts = graded(
-            grader, [(answer_in(row["prediction"]), answer_in(row["reference"])) for row in rows], title="grader"
+            grader, [(answer_in(row["prediction"]), reference(row["reference"])) for row in rows], title="grader"
         )
     results, accepted = [], []
     for row, verdict in zip(rows, verdicts, strict=True):
@@ -189,11 +181,12 @@ def check_grader(rows: list[Row], path: Path) -> Report:
     return report(results, goal=DERIVED_GOAL if derived else CASES_GOAL, forbidden=accepted)
 
 
+_LEAD_IN = re.compile(r"\s*[A-Z][a-z]{3,}\b[^$]*(?:\$|\\\[|\\\()")
 _SENTENCE = re.compile(r"(?:[a-zA-Z']{2,}[ ,:.]+){3,}")
 
 
 def answer_in(text: str) -> str:
     """A recorded prediction or reference: an answer as it is, or the answer that a solution in prose states."""
-    if "\\boxed" in text or _SENTENCE.search(re.sub(r"\\text\s?\{[^{}]*\}", "", text)):
+    if "\\boxed" in text or _LEAD_IN.match(text) or _SENTENCE.search(re.sub(r"\\text\s?\{[^{}]*\}", "", text)):
         return prose_answer(text, max_chars=2000) or ""
     return text

@@ -14,7 +14,9 @@ import re
 
 from sympy import Expr, Float, Integer, Symbol, factorial, log, pi, simplify, sqrt
 
-_TOKEN = re.compile(r"(\d+(?:_\d+)*(?:\.\d*)?(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|sqrt|pi|ln|\*\*|[a-z\u03b1-\u03c9]|[-+*/^()!])")
+_TOKEN = re.compile(
+    r"(\d+(?:_\d+)*(?:\.\d*)?(?:e[-+]?\d+)?|\.\d+(?:e[-+]?\d+)?|sqrt|pi|ln|\*\*|[a-z\u03b1-\u03c9]|[-+*/^()!])"
+)
 _MAX_DEPTH = 60
 _MAX_EXPONENT = 400
 _MAX_FACTORIAL = 3000
@@ -79,7 +81,9 @@ class _Parser:
         if self._peek() in ("**", "^"):
             self._at += 1
             exponent = self._factor()
-            if exponent.is_number and not (exponent.is_Rational or exponent.is_Float) or abs(exponent) > _MAX_EXPONENT:
+            if (exponent.is_number and not (exponent.is_Rational or exponent.is_Float)) or abs(
+                exponent
+            ) > _MAX_EXPONENT:
                 raise ValueError("exponent")
             value = value**exponent
         return -value if negative else value

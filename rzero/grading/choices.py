@@ -12,7 +12,9 @@ from rzero.grading.extraction import last_boxed
 
 _TAIL = 4000  # characters at the end of a response in which an answer is looked for
 _WRAP = r"(?:\\text(?:bf|rm|it)?\s?\{\s?|\\math(?:bf|rm)\s?\{\s?|[\s*(\[$]|\\\(|\\boxed\s?\{)*"
-_STATED = re.compile(rf"answer(?:\s+(?:is|would be|must be|should be))?(?:\s?\*\*)?\s?:?\s?{_WRAP}([A-Z])(?![a-zA-Z'])", re.IGNORECASE)
+_STATED = re.compile(
+    rf"answer(?:\s+(?:is|would be|must be|should be))?(?:\s?\*\*)?\s?:?\s?{_WRAP}([A-Z])(?![a-zA-Z'])", re.IGNORECASE
+)
 _OPTION = re.compile(rf"(?:option|choice)\s+(?:is\s+)?{_WRAP}([A-Z])(?![a-zA-Z'])", re.IGNORECASE)
 _LABELLED = re.compile(rf"^{_WRAP}([A-Z])(?:\s?\}})?(?:\s?[)\]}}]|\.(?=\s|$)|:(?=\s|$)|\s?$)")
 _ANNOUNCED = ("answer is", "answer:")

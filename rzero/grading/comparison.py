@@ -15,6 +15,7 @@ from rzero.grading.choices import option_letter
 from rzero.grading.judge import Symbolic
 from rzero.grading.structure import Collection, Named, split_collection, split_name
 
+_REMEMBERED = 8192  # texts, each at most as long as the grader allows
 _MAX_NESTING = 4  # tuples inside sets inside names; deeper is not an answer
 _BASED = re.compile(r"[0-9A-Fa-f]+_\{?\d+\}?")
 _CLOCK = re.compile(r"\d{1,2}:\d{2}")
@@ -22,23 +23,25 @@ _RATIO = re.compile(r"(\d+):(\d+)")
 _ITEM_BUDGET = 400  # item pairs of two collections
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_REMEMBERED)
 def _cleaned(text: str) -> str:
     return normalise.clean(text)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_REMEMBERED)
 def _key(cleaned: str) -> str:
     return normalise.key(cleaned)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_REMEMBERED)
 def _number(cleaned: str) -> numeric.Number | None:
     return numeric.parse_number(cleaned)
 
 
 def same_answer(left: str, right: str, symbolic: Symbolic) -> bool:
     """Whether two answers are the same. Symmetric: the two are put in one order first."""
+    if left == right:
+        return bool(left.strip())
     return _same(*sorted((_cleaned(left), _cleaned(right))), symbolic, _MAX_NESTING)
 
 
@@ -122,7 +125,8 @@ def _by_collection(left: str, right: str, symbolic: Symbolic, depth: int) -> boo
         return _same(a, b, symbolic, depth)
 
     if first.ordered or second.ordered:
-        return all([same(a, b) for a, b in zip(first.items, second.items, strict=True)])
+        verdicts = [same(a, b) for a, b in zip(first.items, second.items, strict=True)]
+        return all(verdicts)  # all asked at once, so that a batch needs one round of workers
     return _same_multiset(first.items, second.items, same)
 
 

@@ -7,7 +7,7 @@ from rzero.grading.extraction import last_boxed
 
 
 class ExactGrader:
-    """Two answers are equivalent if they are spelt alike after normalisation (`Grader`). Longer than `max_chars`: not."""
+    """Two answers are equivalent if they are spelt alike once normalised (`Grader`). Longer than `max_chars`: not."""
 
     def __init__(self, *, max_chars: int) -> None:
         if max_chars < 1:

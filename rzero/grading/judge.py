@@ -27,7 +27,7 @@ class Judge:
     What cannot be decided within the budget is "not equivalent", and counted:
 
     * `cheap`: settled without algebra; `symbolic`: settled by a worker;
-    * `gated`: too expensive by the look of it; `killed`: over the budget of CPU or memory; `errors`: the algebra raised.
+    * `gated`: too expensive by the look of it; `killed`: over the budget; `errors`: the algebra raised.
     """
 
     def __init__(self, *, rule: Rule, algebra: str, pool: WorkerPool, gate: Gate, remembered: int) -> None:

@@ -63,9 +63,7 @@ class MathGrader:
         )
         self.pool = WorkerPool(workers=workers, limits=limits)
         self._max_chars = max_chars
-        self._judge = Judge(
-            rule=self._same, algebra=self.algebra, pool=self.pool, gate=gate, remembered=remembered
-        )
+        self._judge = Judge(rule=self._same, algebra=self.algebra, pool=self.pool, gate=gate, remembered=remembered)
 
     @staticmethod
     def _same(left: str, right: str, symbolic: Symbolic) -> bool:

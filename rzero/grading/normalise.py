@@ -48,12 +48,16 @@ _REWRITES = [
 ]
 _MATRIX = re.compile(r"\\begin\{(?:[pbvBV]?matrix|array|cases|aligned)\}")
 _WHOLE_TEXT = re.compile(r"\\text\{([^{}]*)\}")
+_PLAIN = re.compile(r"[-+]?\d+(?:\.\d+)?|[a-zA-Z]")  # what most answers are: nothing to clean
 _TRAILING = " .,;:\\"
 
 
 def clean(text: str) -> str:
     """Parseable LaTeX without delimiters, spacing commands, font commands, degree signs and trailing punctuation."""
-    text = text.strip().translate(_CHARACTERS)
+    text = text.strip()
+    if _PLAIN.fullmatch(text):
+        return text
+    text = text.translate(_CHARACTERS)
     is_matrix = _MATRIX.search(text) is not None
     for position, (pattern, replacement) in enumerate(_REWRITES):
         if not (is_matrix and position == 0):  # `\\` separates the rows of a matrix
@@ -130,13 +134,15 @@ _AMBIGUOUS = {"m", "s", "g", "h", "l", "in"}
 _TEXT_UNIT = re.compile(
     r"^(?P<value>.*[\d)}\]])\s*(?P<unit>\\text\{\s*(?P<name>[^{}]*)\}(?:\s?/\s?\\text\{[^{}]*\}|\s?\^\s?\{?-?\d\}?)*)$"
 )
-_PLAIN_UNIT = re.compile(r"^(?P<value>[-+]?[\d.,:]*\d(?:/\d+)?)\s?(?P<unit>[a-zA-Z][a-zA-Z./]*(?: [a-zA-Z]+)?)(?:\^\{?[23]\}?)?$")
+_PLAIN_UNIT = re.compile(
+    r"^(?P<value>[-+]?[\d.,:]*\d(?:/\d+)?)\s?(?P<unit>[a-zA-Z][a-zA-Z./]*(?: [a-zA-Z]+)?)(?:\^\{?[23]\}?)?$"
+)
 _ORDINAL = re.compile(r"^(\d+)\s?\^?\s?\{?\s?(?:\\text\{)?(?:st|nd|rd|th)\}?\s?\}?(?:\s?\\text\{[^{}]*\})?$")
 _JOINERS = {"and", "or", "if", "for", "when", "where", "with"}
 
 
 def split_unit(cleaned: str) -> tuple[str, str | None]:
-    r"""(value, canonical unit) of `12 \text{ cm}`, `5am`, `12 hours`, `3^{\text{rd}}`; the unit is None if there is none.
+    r"""(value, canonical unit) of `12 \text{ cm}`, `5am`, `12 hours`, `3^{\text{rd}}`; None if there is no unit.
 
     A `\text{}` after a value is taken for a unit whatever it says (unknown ones come back in lower case), unless it
     joins two answers. Bare words are units only if they are in the list above.

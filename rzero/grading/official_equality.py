@@ -191,7 +191,7 @@ _MAX_COMMANDS = 400
 
 
 def latex_as_text(text: str) -> str:
-    """LaTeX as the authors' converter writes it: `\\frac{a}{b}` is `a/b` (brackets are lost), `\\sqrt{a}` is `sqrt(a)`."""
+    """LaTeX as the authors' converter writes it: `\\frac{a}{b}` is `a/b` (brackets lost), `\\sqrt{a}` is `sqrt(a)`."""
     text = text.replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac").replace("\\frac", " \\frac")
     return _Converter(text).run().strip()
 
@@ -234,7 +234,9 @@ class _Converter:
         self._at = match.end()
         name = match[1]
         if name is None:
-            return {",": " ", ";": " ", ":": " ", " ": " ", "\\": ";"}.get(match[2], match[2] if match[2] in "{}%&#_$" else "")
+            return {",": " ", ";": " ", ":": " ", " ": " ", "\\": ";"}.get(
+                match[2], match[2] if match[2] in "{}%&#_$" else ""
+            )
         if name in ("frac", "cfrac"):
             return f"{self._argument(depth)}/{self._argument(depth)}"
         if name == "sqrt":

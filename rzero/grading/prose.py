@@ -15,7 +15,9 @@ _WINDOW = 1200  # characters at the end of a response that are searched for form
 _STATED = 400  # characters after an announcement that may hold the answer
 _ANNOUNCEMENTS = ("answer is", "answer:", "answer**", "answers are", "answer would be", "answer to the question is")
 _LINE_ANNOUNCEMENT = re.compile(r"^\s*(?:A|Answer|Final answer)\s?:\s*(\S.*)$", re.IGNORECASE)
-_FORMULA = re.compile(r"\$\$([^$]{1,300})\$\$|\$([^$\n]{1,300})\$|\\\(([^\n]{1,300}?)\\\)|\\\[(.{1,300}?)\\\]", re.DOTALL)
+_FORMULA = re.compile(
+    r"\$\$([^$]{1,300})\$\$|\$([^$\n]{1,300})\$|\\\(([^\n]{1,300}?)\\\)|\\\[(.{1,300}?)\\\]", re.DOTALL
+)
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\$?\d[\d,]{0,30}(?:\.\d{1,30})?(?:/\d{1,12})?%?")
 _MAX_BOXES = 8
 _JOINT = re.compile(r"\\text\s?\{\s?(?:and|or)\s?\}|\\(?:quad|qquad|[,;:!()\[\]])|\b(?:and|or)\b|[\s,;$.]")

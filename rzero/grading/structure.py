@@ -11,7 +11,9 @@ import re
 from dataclasses import dataclass
 
 _OPEN, _CLOSE = "([{", ")]}"
-_AND = re.compile(r"\s?\\text\{\s?,?\s?(?:and|or)\s?\}\s?|(?<![a-zA-Z\\])\s?,?\s?(?:and|or)(?=[\s\d(\\-])\s?(?![a-zA-Z]{2})")
+_AND = re.compile(
+    r"\s?\\text\{\s?,?\s?(?:and|or)\s?\}\s?|(?<![a-zA-Z\\])\s?,?\s?(?:and|or)(?=[\s\d(\\-])\s?(?![a-zA-Z]{2})"
+)
 _MEMBER = re.compile(r"^[a-zA-Z](?:_\{?\w\}?)?\s?\\in(?![a-zA-Z])\s?")
 _NAME = re.compile(r"[a-zA-Z]|\\[a-zA-Z]+")
 _COEFFICIENT = re.compile(r"^[\d.]")
@@ -84,7 +86,7 @@ def _unwrap(text: str) -> tuple[str, str]:
 
 
 def _plus_minus(items: list[str]) -> list[str]:
-    r"""Write `a \pm b` as the two values it stands for; with two signs in one item they would be linked, so it stays."""
+    r"""Write `a \pm b` as the two values it stands for; two signs in one item would be linked: it stays."""
     written = []
     for item in items:
         if item.count("\\pm") == 1:
