@@ -230,8 +230,8 @@ class Deduplicated:
 class Replay:
     """What `rule` selects, followed by some questions kept in earlier iterations (SPEC section 9).
 
-    As many as `share` of the newly kept ones are appended as they were, with their own iteration, index and label; a
-    later iteration therefore repeats none of them into the bank. The choice depends on the questions and `seed` only.
+    `share` times as many as were newly kept are appended as they were, with their own iteration, index and label, by
+    which they can be told from the new ones. The choice depends on the questions and `seed` only.
     """
 
     def __init__(self, *, rule: Curriculum, bank: QuestionBank, share: float, seed: int) -> None:

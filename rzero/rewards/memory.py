@@ -16,7 +16,7 @@ class MemoryPenalty:
     """`reward` minus weight * BLEU to the nearest question of the bank, where that is above `similar_above`.
 
     The memory is what the bank holds, dropped questions included, for the iterations 1, 2, ... up to the first it knows
-    nothing about. No positive reward is pushed below 0. `parts` gains `memory`, the charge.
+    nothing about (empty, LookupError or FileNotFoundError). No positive reward is pushed below 0. `parts` gains `memory`, the charge.
     """
 
     def __init__(
@@ -45,5 +45,5 @@ class MemoryPenalty:
     def _stored(self, iteration: int) -> list[str]:
         try:
             return [item.question for item in self.bank.get(iteration) if item.question]
-        except LookupError:
+        except (LookupError, FileNotFoundError):
             return []
