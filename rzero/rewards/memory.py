@@ -16,7 +16,8 @@ class MemoryPenalty:
     """`reward` minus weight * BLEU to the nearest question of the bank, where that is above `similar_above`.
 
     The memory is what the bank holds, dropped questions included, for the iterations 1, 2, ... up to the first it knows
-    nothing about (empty, LookupError or FileNotFoundError). No positive reward is pushed below 0. `parts` gains `memory`, the charge.
+    nothing about (empty, LookupError or FileNotFoundError). No positive reward is pushed below 0. `parts` gains
+    `memory`, the charge.
     """
 
     def __init__(
