@@ -1,0 +1,186 @@
+"""Scores of one model under one protocol: pure functions from per-item outcomes to averages and intervals.
+
+Names follow the paper: MATH AVG is the mean over the mathematics benchmarks; Overall AVG is the mean of MATH AVG and
+each general benchmark (SPEC section 7). `overall` is the mean of the Overall AVG under greedy decoding and under
+mean@k, the figure that counts for the micro world.
+All scores are percentages in [0, 100].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+PROTOCOLS = ("greedy", "mean@k", "maj@k", "pass@k")
+AVERAGES = ("MATH AVG", "GENERAL AVG", "Overall AVG")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What happened on one item. Shares are over the k samples; `*_boxed` says a (closed, non-empty) box was there."""
+
+    id: str
+    level: int
+    greedy: bool
+    greedy_boxed: bool
+    sampled: float
+    sampled_boxed: float
+    majority: bool
+    any_right: bool
+
+
+COLUMNS = tuple(Outcome.__dataclass_fields__)
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, bool) else value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchmarkScore:
+    """All outcomes of one benchmark."""
+
+    name: str
+    group: str
+    outcomes: tuple[Outcome, ...]
+
+    def matrix(self) -> np.ndarray:
+        """Per item the four protocols' scores and the two well-formed shares, in percent: [items, 6]."""
+        return 100.0 * np.array(
+            [(o.greedy, o.sampled, o.majority, o.any_right, o.greedy_boxed, o.sampled_boxed) for o in self.outcomes],
+            dtype=float,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Everything measured about one model in one evaluation. `k` is the number of samples behind mean@k."""
+
+    k: int
+    benchmarks: tuple[BenchmarkScore, ...]
+
+    def table(self) -> dict[str, dict[str, float]]:
+        """Rows: each benchmark and the three averages; columns: the four protocols and `well-formed` shares."""
+        columns = (*PROTOCOLS, "greedy well-formed", "sampled well-formed")
+        means = {score.name: score.matrix().mean(axis=0) for score in self.benchmarks}
+        rows = {**means, **averages(means, {score.name: score.group for score in self.benchmarks})}
+        return {name: dict(zip(columns, map(float, values), strict=True)) for name, values in rows.items()}
+
+    @property
+    def overall(self) -> float:
+        """Mean of greedy and mean@k Overall AVG, in percent."""
+        row = self.table()["Overall AVG"]
+        return (row["greedy"] + row["mean@k"]) / 2
+
+    def metrics(self) -> dict[str, float]:
+        """Flat metrics for a tracker."""
+        flat = {
+            f"evaluation/{name}/{column}": value for name, row in self.table().items() for column, value in row.items()
+        }
+        return {**flat, "evaluation/overall": self.overall}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; outcomes are stored by column, which is several times smaller than by row."""
+        benchmarks = [
+            {"name": b.name, "group": b.group, **{f: [_plain(getattr(o, f)) for o in b.outcomes] for f in COLUMNS}}
+            for b in self.benchmarks
+        ]
+        return {"overall": self.overall, "k": self.k, "table": self.table(), "benchmarks": benchmarks}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Scores:
+        return cls(
+            k=data["k"],
+            benchmarks=tuple(
+                BenchmarkScore(
+                    name=b["name"],
+                    group=b["group"],
+                    outcomes=tuple(
+                        Outcome(**dict(zip(COLUMNS, row, strict=True)))
+                        for row in zip(*(b[column] for column in COLUMNS), strict=True)
+                    ),
+                )
+                for b in data["benchmarks"]
+            ),
+        )
+
+
+def averages(means: Mapping[str, np.ndarray], groups: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """MATH AVG, GENERAL AVG and Overall AVG of per-benchmark means, as far as their groups exist."""
+    math = [value for name, value in means.items() if groups[name] == "math"]
+    general = [value for name, value in means.items() if groups[name] == "general"]
+    rows: dict[str, np.ndarray] = {}
+    if math:
+        rows["MATH AVG"] = np.mean(math, axis=0)
+    if general:
+        rows["GENERAL AVG"] = np.mean(general, axis=0)
+    rows["Overall AVG"] = np.mean([*([rows["MATH AVG"]] if math else []), *general], axis=0)
+    return rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """A difference of `overall` in points with its 95 % interval, and how much of it is not format.
+
+    With well-formed share W and accuracy among well-formed responses A, accuracy is A W, and the gain splits exactly
+    into (A1 - A0) (W0 + W1) / 2, right answers among well-formed ones, and (W1 - W0) (A0 + A1) / 2, format.
+    """
+
+    points: float
+    low: float
+    high: float
+    among_well_formed: float
+    format: float
+
+
+def gain(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0) -> Gain:
+    """Paired bootstrap over items (the same items under both models), stratified by benchmark."""
+    rng = np.random.default_rng(seed)
+    groups = {score.name: score.group for score in before.benchmarks}
+    drawn: dict[str, np.ndarray] = {}
+    for old, new in zip(before.benchmarks, after.benchmarks, strict=True):
+        if [o.id for o in old.outcomes] != [o.id for o in new.outcomes]:
+            raise ValueError(f"benchmark {old.name}: the two evaluations hold different items; compare like with like")
+        difference = new.matrix()[:, :2].mean(axis=1) - old.matrix()[:, :2].mean(axis=1)
+        index = rng.integers(len(difference), size=(resamples, len(difference)))
+        drawn[old.name] = difference[index].mean(axis=1)
+    low, high = np.quantile(averages(drawn, groups)["Overall AVG"], [0.025, 0.975])
+    among, form = _split(before, after)
+    return Gain(
+        points=after.overall - before.overall, low=float(low), high=float(high), among_well_formed=among, format=form
+    )
+
+
+def _split(before: Scores, after: Scores) -> tuple[float, float]:
+    """The exact two-way split of `Gain`, per benchmark and protocol, then averaged as Overall AVG is."""
+    parts: dict[str, np.ndarray] = {}
+    for old, new in zip(before.benchmarks, after.benchmarks, strict=True):
+        rows = []
+        for accuracy, well_formed in ((0, 4), (1, 5)):
+            a0w0, a1w1 = old.matrix()[:, accuracy].mean(), new.matrix()[:, accuracy].mean()
+            w0, w1 = old.matrix()[:, well_formed].mean(), new.matrix()[:, well_formed].mean()
+            a0, a1 = (a0w0 / w0 if w0 else 0.0), (a1w1 / w1 if w1 else 0.0)
+            rows.append(((a1 - a0) * (w0 + w1) / 2, (w1 - w0) * (a0 + a1) / 2))
+        parts[old.name] = np.mean(rows, axis=0)
+    among, form = averages(parts, {score.name: score.group for score in before.benchmarks})["Overall AVG"]
+    return float(among), float(form)
+
+
+def interval(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of `overall` over items, stratified by benchmark."""
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, np.ndarray] = {}
+    for score in scores.benchmarks:
+        values = score.matrix()[:, :2].mean(axis=1)
+        drawn[score.name] = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
+    groups = {score.name: score.group for score in scores.benchmarks}
+    low, high = np.quantile(averages(drawn, groups)["Overall AVG"], [0.025, 0.975])
+    return float(low), float(high)
+
+
+def spread(values: Sequence[float]) -> float:
+    """Sample standard deviation over seeds (0 for a single seed)."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0

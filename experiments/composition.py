@@ -1,0 +1,131 @@
+"""The composition root: the only reader of the configuration. Shared parts are built once, here, and handed on."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from rzero.bank import JsonlBank
+from rzero.durable import write_atomically
+from rzero.ledger import Ledger
+from rzero.policy import Policy, load_policy
+from rzero.progress import ConsoleNarrator
+from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
+from rzero.tracking import Fanout, JsonlTracker
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def register_resolvers(run_directory: Path | None = None) -> None:
+    """`${project:}` is the repository; `${run_directory:}` the folder of this run."""
+    OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
+    OmegaConf.register_new_resolver("run_directory", lambda: str(run_directory or "."), replace=True)
+
+
+def build(cfg: DictConfig, directory: Path) -> SelfPlay:
+    """A run of `cfg` in `directory`, with everything that an earlier attempt completed there.
+
+    Raises ValueError or FileNotFoundError with one clear message when a value or a path is wrong.
+    """
+    register_resolvers(directory)
+    ledger = Ledger.open(directory / "state.json")
+    record = JsonlTracker(directory / "metrics.jsonl")
+    record.rewind(ledger.metrics_bytes)
+    grader = instantiate(cfg.grader)
+    prompts = instantiate(cfg.prompts)
+    challenger, solver = _challenger(cfg.challenger, grader), _solver(cfg.solver, grader)
+    bank = JsonlBank(directory / "questions")
+    return SelfPlay(
+        directory=directory,
+        seed=cfg.seed,
+        iterations=cfg.iterations,
+        base=str(cfg.policy.path_or_id),
+        load=policy_loader(cfg.policy),
+        make_engine=functools.partial(instantiate, cfg.engine),
+        make_trainer=instantiate(cfg.trainer),
+        prompts=prompts,
+        challenger=challenger,
+        curriculum=_curriculum(cfg.curriculum, grader, bank),
+        solver=solver,
+        suite=instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))(),
+        audit=instantiate(cfg.audit)(grader=grader),
+        bank=bank,
+        ledger=ledger,
+        tracker=Fanout([record, instantiate(cfg.tracker)]),
+        record=record,
+        narrator=ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds),
+        save_scores=save_scores,
+    )
+
+
+def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:
+    """`load(path)` for the configured dtype, attention and adapters."""
+    options: dict[str, Any] = {key: value for key, value in cfg.items() if key not in ("_target_", "path_or_id")}  # type: ignore[misc]
+    return functools.partial(load_policy, **options)
+
+
+def save_scores(path: Path, scores: Any) -> None:
+    write_atomically(path, json.dumps(scores.to_json()).encode())
+
+
+def _paper_vote(grader: Any) -> Any:
+    from rzero.voting import PaperVote
+
+    return PaperVote(grader)
+
+
+def _plain(node: DictConfig) -> Any:
+    return OmegaConf.to_container(node, resolve=True)
+
+
+def _polling(cfg: DictConfig, grader: Any) -> Polling:
+    return Polling(votes=cfg.votes, sampling=_plain(cfg.sampling), rule=instantiate(cfg.rule)(grader).vote_many)
+
+
+def _challenger(cfg: DictConfig, grader: Any) -> ChallengerPhase:
+    return ChallengerPhase(
+        settings=instantiate(cfg.settings, _convert_="all"),
+        loss=instantiate(cfg.loss),
+        optimizer=instantiate(cfg.optimizer),
+        parse=instantiate(cfg.parse),
+        polling=_polling(cfg.polling, grader),
+        reward=_reward(cfg.reward, grader),
+    )
+
+
+def _solver(cfg: DictConfig, grader: Any) -> SolverPhase:
+    return SolverPhase(
+        settings=instantiate(cfg.settings, _convert_="all"),
+        loss=instantiate(cfg.loss),
+        optimizer=instantiate(cfg.optimizer),
+        reward=_reward(cfg.reward, grader),
+    )
+
+
+def _reward(cfg: DictConfig, grader: Any) -> Callable[[int], Any]:
+    """Rewards are made per phase; a `_partial_` one takes the grader or the phase's seed as its `needs` says."""
+    made = instantiate(cfg)
+
+    def reward(seed: int) -> Any:
+        if not isinstance(made, functools.partial):
+            return made
+        return made(seed=seed) if "Random" in made.func.__name__ else made(grader)
+
+    return reward
+
+
+def _curriculum(cfg: DictConfig, grader: Any, bank: JsonlBank) -> CurriculumPhase:
+    rule = instantiate(cfg.rule)
+    return CurriculumPhase(
+        candidates=cfg.candidates,
+        sampling=_plain(cfg.sampling_questions),
+        parse=instantiate(cfg.parse),
+        polling=Polling(votes=cfg.votes, sampling=_plain(cfg.sampling_answers), rule=instantiate(cfg.vote)(grader).vote_many),
+        rule=rule(bank=bank) if isinstance(rule, functools.partial) else rule,
+    )

@@ -1,0 +1,146 @@
+"""Run R-Zero.
+
+    python -m experiments.run                       # the micro experiment
+    python -m experiments.run --help                # groups, configuration, examples
+    python -m experiments.run resume=<run directory>
+
+Exit codes: 0 finished; 1 stopped by the user (resumable); 2 a wrong value, path or place; 3 nothing was kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from experiments import composition, rundir
+from experiments.provenance import write_manifest
+
+STOPPED, WRONG, NOTHING_KEPT = 1, 2, 3
+
+
+def expand_policy(arguments: list[str]) -> list[str]:
+    """`policy=DIR` for any directory or hub id that is no option of the group, spelled out for Hydra."""
+    options = {path.stem for path in (composition.PROJECT / "conf" / "policy").glob("*.yaml")}
+    expanded = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "policy" and value and value not in options and "," not in value:
+            expanded += ["policy=hf", f"policy.path_or_id='{value}'"]
+        else:
+            expanded.append(argument)
+    return expanded
+
+
+def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
+    """The configuration a run was started with. Only `iterations` may change, so that the past stays what it was."""
+    directory = Path(cfg.resume)
+    saved = directory / "config.yaml"
+    if not saved.is_file():
+        raise FileNotFoundError(f"resume={directory}: there is no run (no {saved}); give the directory of a run")
+    other = [text for text in overrides if text.partition("=")[0] not in ("resume", "iterations")]
+    if other:
+        raise ValueError(f"a resumed run keeps its configuration; remove {', '.join(other)} (only iterations may change)")
+    config = OmegaConf.load(saved)
+    assert isinstance(config, DictConfig)
+    if any(text.startswith("iterations=") for text in overrides):
+        config.iterations = cfg.iterations
+    return config, directory
+
+
+def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
+    """The configuration and the directory of this run, new or resumed."""
+    job = HydraConfig.get()
+    if cfg.resume:
+        return resumed(cfg, list(job.overrides.task))
+    if cfg.directory:
+        path = Path(cfg.directory)
+    elif job.mode == RunMode.MULTIRUN:
+        path = Path(job.runtime.output_dir) / "run"
+    else:
+        path = rundir.default_path(cfg.name, cfg.seed)
+    directory = rundir.create(path)
+    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    return cfg, directory
+
+
+def execute(cfg: DictConfig) -> int:
+    """One run from its configuration to its report; returns the exit code and prints one message for what went wrong."""
+    console, complaints = Console(), Console(stderr=True)
+    directory: Path | None = None
+
+    def complain(text: object, code: int) -> int:
+        complaints.print(f"error: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
+        if directory is not None and (directory / "state.json").exists():
+            complaints.print(f"nothing is lost; go on with: python -m experiments.run resume={directory}", markup=False)
+        return code
+
+    try:
+        cfg, directory = prepare(cfg)
+        with rundir.locked(directory):
+            from rzero.selfplay import NothingKept
+
+            try:
+                run_locked(cfg, directory, console)
+            except NothingKept as outcome:
+                report(directory, console)
+                return complain(outcome, NOTHING_KEPT)
+    except KeyboardInterrupt:
+        return complain("stopped by the user", STOPPED)
+    except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+        return complain(cause, WRONG)
+    return 0
+
+
+def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
+    """The work itself, in a directory that is ours."""
+    import torch
+
+    torch.set_num_threads(cfg.threads)
+    quiet_libraries()
+    console.print(f"run directory: {directory}", highlight=False, markup=False, soft_wrap=True)
+    selfplay = composition.build(cfg, directory)
+    write_manifest(directory, cfg, finished=False)
+    try:
+        selfplay.run()
+    finally:
+        selfplay.tracker.close()
+    write_manifest(directory, cfg, finished=True)
+    report(directory, console)
+
+
+def quiet_libraries() -> None:
+    """Their start-up lines, tips and weight-loading bars would bury the run's own progress."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()
+
+
+def report(directory: Path, console: Console) -> None:
+    from experiments.report import write_report
+
+    path = write_report([directory], output=directory)
+    console.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def main(cfg: DictConfig) -> None:
+    composition.register_resolvers()
+    code = execute(cfg)
+    if code:
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = expand_policy(sys.argv[1:])
+    main()

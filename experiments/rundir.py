@@ -1,0 +1,42 @@
+"""One run, one directory: created exclusively, locked while somebody works in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def create(path: Path) -> Path:
+    """A fresh directory. Raises FileExistsError when somebody already has it, OSError when it cannot be written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir()
+    except FileExistsError:
+        raise FileExistsError(
+            f"{path} exists already; choose another directory=... or continue that run with resume={path}"
+        ) from None
+    return path
+
+
+def default_path(name: str, seed: int) -> Path:
+    return Path("outputs") / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed{seed}"
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold the directory. Raises RuntimeError naming pid and host when another process does."""
+    with open(directory / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RuntimeError(f"{directory} is in use by {file.read().strip() or 'another process'}") from None
+        file.truncate(0)
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

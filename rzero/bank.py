@@ -1,0 +1,73 @@
+"""The question bank: everything that was posed in an iteration, with every answer's vote, one JSON object a line.
+
+`pandas.read_json(path, lines=True)` and `datasets.load_dataset("json", data_files=path)` read the files as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rzero.durable import write_atomically
+from rzero.escaping import json_line
+from rzero.types import LabelledQuestion, Vote
+
+
+def to_row(question: LabelledQuestion) -> dict[str, Any]:
+    """A flat row; empty vote columns mean that the question was dropped before it was put to the Solver."""
+    vote = question.vote
+    return {
+        "iteration": question.iteration,
+        "index": question.index,
+        "kept": question.kept,
+        "drop_reason": question.drop_reason or "",
+        "question": question.question,
+        "challenger_answer": question.challenger_answer,
+        "label": vote.label if vote else None,
+        "agreement": vote.agreement if vote else None,
+        "count": vote.count if vote else None,
+        "divisor": vote.divisor if vote else None,
+        "answers": list(vote.answers) if vote else [],
+        "counts": [{"answer": answer, "count": count} for answer, count in vote.counts] if vote else [],
+    }
+
+
+def from_row(row: Mapping[str, Any]) -> LabelledQuestion:
+    vote = None
+    if row["divisor"] is not None:
+        vote = Vote(
+            label=row["label"],
+            count=row["count"],
+            divisor=row["divisor"],
+            counts=tuple((entry["answer"], entry["count"]) for entry in row["counts"]),
+            answers=tuple(row["answers"]),
+        )
+    return LabelledQuestion(
+        iteration=row["iteration"],
+        index=row["index"],
+        question=row["question"],
+        challenger_answer=row["challenger_answer"],
+        vote=vote,
+        drop_reason=row["drop_reason"] or None,
+    )
+
+
+class JsonlBank:
+    """A bank in a folder: `questions_<iteration>.jsonl`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, iteration: int) -> Path:
+        return self.folder / f"questions_{iteration}.jsonl"
+
+    def put(self, iteration: int, questions: Sequence[LabelledQuestion]) -> None:
+        lines = (json_line(to_row(question)) for question in questions)
+        write_atomically(self.path(iteration), "".join(lines).encode())
+
+    def get(self, iteration: int) -> list[LabelledQuestion]:
+        """Raises FileNotFoundError when nothing was put for this iteration."""
+        text = self.path(iteration).read_text(encoding="utf-8")
+        return [from_row(json.loads(line)) for line in text.split("\n") if line]

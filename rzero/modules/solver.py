@@ -1,0 +1,35 @@
+"""The Solver: asked the kept questions, paid for agreeing with their majority-vote labels (paper section 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rzero.interfaces import SolverReward
+from rzero.modules.base import GRPOModule
+from rzero.types import Group, LabelledQuestion, Prompt, RewardBreakdown
+
+
+class Solver(GRPOModule):
+    """A batch is a list of labelled questions; `ask` turns a question's text into the Solver's request."""
+
+    stage = "solver"
+
+    def __init__(self, *, ask: Callable[[str], Prompt], reward: SolverReward, **grpo: Any) -> None:
+        super().__init__(**grpo)
+        self.ask, self.reward = ask, reward
+
+    def prompts(self, batch: Sequence[LabelledQuestion]) -> Sequence[Prompt]:
+        return [self.ask(question.question) for question in batch]
+
+    def pay(self, groups: Sequence[Group], batch: Sequence[LabelledQuestion]) -> list[list[RewardBreakdown]]:
+        responses = [completion.text for group in groups for completion in group.completions]
+        labels = [_label(question) for question, group in zip(batch, groups, strict=True) for _ in group.completions]
+        rewards = iter(self.reward(responses, labels))
+        return [[next(rewards) for _ in group.completions] for group in groups]
+
+
+def _label(question: LabelledQuestion) -> str:
+    if question.vote is None or question.vote.label is None:
+        raise ValueError(f"question {question.index} of iteration {question.iteration} has no label; it was not kept")
+    return question.vote.label

@@ -1,0 +1,75 @@
+"""One phase of training through Lightning: the order of the questions, and a Trainer that does nothing unasked."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from rzero.modules import GRPOModule
+from rzero.types import LabelledQuestion
+
+
+def question_batches(
+    questions: Sequence[LabelledQuestion], *, steps: int, size: int, seed: int
+) -> list[list[LabelledQuestion]]:
+    """`steps` batches of `size` questions; every question is seen once before any is seen again."""
+    rng = random.Random(seed)
+    queue: list[LabelledQuestion] = []
+    batches = []
+    for _ in range(steps):
+        while len(queue) < size:
+            queue.extend(rng.sample(list(questions), len(questions)))
+        batches.append(queue[:size])
+        queue = queue[size:]
+    return batches
+
+
+class AfterStep(pl.Callback):
+    """Hands the metrics of every rollout to a function."""
+
+    def __init__(self, after_step: Callable[[Mapping[str, float]], None]) -> None:
+        self.after_step = after_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
+        assert isinstance(pl_module, GRPOModule)
+        self.after_step(pl_module.step_metrics)
+
+
+def fit(
+    module: GRPOModule,
+    batches: Sequence[Any],
+    *,
+    make_trainer: Callable[..., pl.Trainer],
+    after_step: Callable[[Mapping[str, float]], None],
+    directory: Path,
+) -> None:
+    """Train `module` for one pass over `batches`; raises KeyboardInterrupt when the user asked to stop."""
+    module.model.train()  # gradient checkpointing works in this mode only; dropout is the model's own choice
+    trainer = make_trainer(callbacks=[AfterStep(after_step)], default_root_dir=str(directory))
+    # one batch is one rollout request; worker processes would have nothing to load
+    loader: DataLoader[Any] = DataLoader(_Listed(batches), batch_size=None, num_workers=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        trainer.fit(module, loader)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+
+
+class _Listed:
+    """A map-style data set over a list; None stands for "the next rollout", which Lightning would take for the end."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return index if self.batches[index] is None else self.batches[index]

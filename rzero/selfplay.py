@@ -1,0 +1,314 @@
+"""R-Zero's loop (paper, algorithm 1): from one base model, round after round, without outside data.
+
+    for i in 1 .. iterations:
+        Q_i = GRPO(Q_{i-1}; reward = uncertainty of the frozen S_{i-1} about the posed question)
+        D_i = questions of Q_i, labelled by majority vote of S_{i-1}, kept inside the band
+        S_i = GRPO(S_{i-1}; reward = answer equals the label)
+        evaluate S_i
+
+Every stage is a pure function of the run's seed and of what earlier stages left on disk, so a run that was stopped goes
+on from its last complete stage and ends with the same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rzero.bank import JsonlBank
+from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
+from rzero.ledger import Ledger
+from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
+from rzero.phases import fit, question_batches
+from rzero.policy import Policy
+from rzero.progress import Narrator
+from rzero.prompts import Prompts
+from rzero.seeding import derive
+from rzero.types import LabelledQuestion, Question, Sampling, Vote
+
+VoteMany = Callable[[Sequence[Sequence[str]]], list[Vote]]
+
+
+class NothingKept(RuntimeError):
+    """No question of an iteration survived the curriculum: there is nothing for the Solver to learn from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """How questions are put to the frozen Solver: m answers each, their sampling, and the rule of the vote."""
+
+    votes: int
+    sampling: Mapping[str, Any]
+    rule: VoteMany
+
+    def __post_init__(self) -> None:
+        if self.votes < 1:
+            raise ValueError(f"votes (answers per question) must be at least 1, got {self.votes}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChallengerPhase:
+    """How a Challenger is trained."""
+
+    settings: GRPOSettings
+    loss: Any
+    optimizer: Callable[..., Any]
+    parse: Callable[[str], Question | None]
+    polling: Polling
+    reward: Callable[[int], ChallengerReward]
+    """Makes the reward of a phase from the phase's seed (only random controls look at it)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurriculumPhase:
+    """How candidates are sampled, labelled and chosen."""
+
+    candidates: int
+    sampling: Mapping[str, Any]
+    parse: Callable[[str], Question | None]
+    polling: Polling
+    rule: Curriculum
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise ValueError(f"curriculum.candidates must be at least 1, got {self.candidates}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolverPhase:
+    """How a Solver is trained."""
+
+    settings: GRPOSettings
+    loss: Any
+    optimizer: Callable[..., Any]
+    reward: Callable[[int], SolverReward]
+
+
+@dataclass(slots=True, kw_only=True)
+class SelfPlay:
+    """A run: the parts of the method, a directory, and a seed.
+
+    `base` is where S_0 and Q_0 come from; `load` makes a policy of a path. `make_engine` is called twice: the learning
+    policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
+    numbers for the tracker; nothing it says is kept for training.
+    """
+
+    directory: Path
+    seed: int
+    iterations: int
+    base: str
+    load: Callable[[str], Policy]
+    make_engine: Callable[[], RolloutEngine]
+    make_trainer: Callable[..., Any]
+    prompts: Prompts
+    challenger: ChallengerPhase
+    curriculum: CurriculumPhase
+    solver: SolverPhase
+    suite: Any
+    audit: QuestionAudit
+    bank: JsonlBank
+    ledger: Ledger
+    tracker: Any
+    record: Any
+    narrator: Narrator
+    save_scores: Callable[[Path, Any], None]
+
+    def run(self) -> None:
+        """Everything that is not done yet. Raises NothingKept when a round leaves the Solver without questions."""
+        if self.iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {self.iterations}")
+        self.learning, self.frozen = self.make_engine(), self.make_engine()
+        try:
+            self._stage("0/evaluation", 0, self.evaluate)
+            for iteration in range(1, self.iterations + 1):
+                self._stage(f"{iteration}/challenger", iteration, self.fit_challenger)
+                self._stage(f"{iteration}/questions", iteration, self.build_curriculum)
+                self._stage(f"{iteration}/solver", iteration, self.fit_solver)
+                self._stage(f"{iteration}/evaluation", iteration, self.evaluate)
+        finally:
+            self.learning.close()
+            self.frozen.close()
+
+    learning: RolloutEngine = None  # type: ignore[assignment]
+    frozen: RolloutEngine = None  # type: ignore[assignment]
+
+    # -------------------------------------------------------------------------------------------------------- stages
+
+    def fit_challenger(self, iteration: int) -> str:
+        """Q_i from Q_{i-1}, against the frozen S_{i-1}. With zero steps the Challenger stays untrained."""
+        phase, seed = self.challenger, derive(self.seed, iteration, "challenger")
+        if phase.settings.steps == 0:
+            self._title(iteration, "Challenger", 1)
+            return "not trained (steps=0)"
+        self._title(iteration, "Challenger", phase.settings.steps)
+        self.frozen.sync(self.load(self._solver(iteration - 1)))
+        policy = self.load(self._challenger(iteration - 1))
+        module = Challenger(
+            request=self.prompts.challenger(),
+            parse=phase.parse,
+            ask_solver=lambda questions, step: self.poll(phase.polling, questions, derive(seed, "votes", step)),
+            reward=phase.reward(seed),
+            policy=policy,
+            reference=policy.copy() if phase.loss.needs_reference else None,
+            engine=self.learning,
+            settings=phase.settings,
+            loss=phase.loss,
+            optimizer=phase.optimizer,
+            seed=seed,
+        )
+        self._fit(module, [None] * phase.settings.steps, iteration)
+        policy.save(self._path(iteration, "challenger"))
+        return f"reward {module.step_metrics['challenger/reward']:.3f}"
+
+    def build_curriculum(self, iteration: int) -> str:
+        """D_i: candidates of Q_i, labelled by S_{i-1}, every one of them kept or dropped for a reason."""
+        phase, seed = self.curriculum, derive(self.seed, iteration, "questions")
+        self._title(iteration, "questions", 3)
+        self.learning.sync(self.load(self._challenger(iteration)))
+        sampling = Sampling(n=phase.candidates, seed=derive(seed, "candidates"), **phase.sampling)
+        [posed] = self.learning.generate([self.prompts.challenger()], sampling)
+        self.narrator.advance("posed")
+        questions = [phase.parse(completion.text) for completion in posed.completions]
+        self.frozen.sync(self.load(self._solver(iteration - 1)))
+        votes = self.poll(phase.polling, questions, derive(seed, "votes"))
+        self.narrator.advance("labelled")
+        labelled = phase.rule.select(questions, votes, iteration=iteration)
+        self.bank.put(iteration, labelled)
+        kept = [question for question in labelled if question.kept]
+        self._log(iteration, {**curriculum_metrics(labelled), **self.audit(labelled)})
+        self.narrator.advance("chosen")
+        if not kept:
+            raise NothingKept(_explain_nothing_kept(iteration, labelled))
+        if len(kept) < self.solver.settings.prompts_per_step:
+            self.narrator.say(
+                f"warning: only {len(kept)} questions kept, fewer than solver.prompts_per_step "
+                f"({self.solver.settings.prompts_per_step}); each step sees some of them more than once"
+            )
+        return f"kept {len(kept)} of {len(labelled)}"
+
+    def fit_solver(self, iteration: int) -> str:
+        """S_i from S_{i-1} on the kept questions and their labels."""
+        phase, seed = self.solver, derive(self.seed, iteration, "solver")
+        if phase.settings.steps == 0:
+            self._title(iteration, "Solver", 1)
+            return "not trained (steps=0)"
+        kept = [question for question in self.bank.get(iteration) if question.kept]
+        self._title(iteration, "Solver", phase.settings.steps)
+        policy = self.load(self._solver(iteration - 1))
+        module = Solver(
+            ask=self.prompts.solver,
+            reward=phase.reward(seed),
+            policy=policy,
+            reference=policy.copy() if phase.loss.needs_reference else None,
+            engine=self.learning,
+            settings=phase.settings,
+            loss=phase.loss,
+            optimizer=phase.optimizer,
+            seed=seed,
+        )
+        batches = question_batches(
+            kept, steps=phase.settings.steps, size=phase.settings.prompts_per_step, seed=derive(seed, "order")
+        )
+        self._fit(module, batches, iteration)
+        policy.save(self._path(iteration, "solver"))
+        return f"reward {module.step_metrics['solver/reward']:.3f}"
+
+    def evaluate(self, iteration: int) -> str:
+        """S_i under the protocol; iteration 0 is the base model."""
+        self._title(iteration, "evaluation", len(self.suite.benchmarks))
+        self.frozen.sync(self.load(self._solver(iteration)))
+        scores = self.suite.evaluate(self.frozen, progress=lambda done, total: self.narrator.advance())
+        self.save_scores(self._path(iteration, "evaluation.json"), scores)
+        self._log(iteration, scores.metrics())
+        return f"overall {scores.overall:.2f}"
+
+    # ------------------------------------------------------------------------------------------------------- machinery
+
+    def poll(self, polling: Polling, questions: Sequence[Question | None], seed: int) -> list[Vote | None]:
+        """The frozen Solver's vote on each question; None where there is no question."""
+        asked = [index for index, question in enumerate(questions) if question is not None]
+        votes: list[Vote | None] = [None] * len(questions)
+        if asked:
+            prompts = [self.prompts.solver(questions[index].text) for index in asked]  # type: ignore[union-attr]
+            groups = self.frozen.generate(prompts, Sampling(n=polling.votes, seed=seed, **polling.sampling))
+            texts = [[completion.text for completion in group.completions] for group in groups]
+            for index, vote in zip(asked, polling.rule(texts), strict=True):
+                votes[index] = vote
+        return votes
+
+    def _stage(self, name: str, iteration: int, work: Callable[[int], str]) -> None:
+        if self.ledger.done(name):
+            return
+        started = time.monotonic()
+        summary = work(iteration)
+        seconds = time.monotonic() - started
+        self.ledger.complete(
+            name,
+            {"summary": summary, "seconds": round(seconds, 3)},
+            metrics_bytes=self.record.position(),
+            step=self.ledger.step,
+        )
+        self.narrator.end(summary)
+
+    def _fit(self, module: GRPOModule, batches: Sequence[Any], iteration: int) -> None:
+        def after_step(metrics: Mapping[str, float]) -> None:
+            self._log(iteration, metrics)
+            stage = module.stage
+            self.narrator.advance(
+                f"reward {metrics[f'{stage}/reward']:.3f}  length {metrics[f'{stage}/completions/mean_length']:.0f}"
+            )
+
+        fit(module, batches, make_trainer=self.make_trainer, after_step=after_step, directory=self.directory)
+
+    def _log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        self.ledger.step += 1
+        self.tracker.log({"iteration": float(iteration), **metrics}, step=self.ledger.step)
+
+    def _title(self, iteration: int, phase: str, total: int) -> None:
+        name = f"iteration {iteration}/{self.iterations}" if iteration else "base model"
+        self.narrator.begin(f"{name} · {phase}", total)
+
+    def _path(self, iteration: int, name: str) -> Path:
+        return self.directory / f"iteration_{iteration}" / name
+
+    def _solver(self, iteration: int) -> str:
+        return self._newest("solver", iteration)
+
+    def _challenger(self, iteration: int) -> str:
+        return self._newest("challenger", iteration)
+
+    def _newest(self, role: str, iteration: int) -> str:
+        """Where the role's weights after `iteration` are: an untrained role has none of its own."""
+        for earlier in range(iteration, 0, -1):
+            if (path := self._path(earlier, role)).is_dir():
+                return str(path)
+        return self.base
+
+
+def curriculum_metrics(labelled: Sequence[LabelledQuestion]) -> dict[str, float]:
+    """What became of the candidates, reason by reason."""
+    kept = [question for question in labelled if question.kept]
+    reasons = Counter(question.drop_reason for question in labelled if question.drop_reason)
+    voted = [question.vote.agreement for question in labelled if question.vote]
+    return {
+        "curriculum/candidates": float(len(labelled)),
+        "curriculum/kept": float(len(kept)),
+        "curriculum/kept_fraction": len(kept) / len(labelled),
+        "curriculum/distinct_kept": float(len({question.question for question in kept})),
+        "curriculum/agreement": sum(voted) / len(voted) if voted else 0.0,
+        **{f"curriculum/dropped/{reason}": float(count) for reason, count in sorted(reasons.items())},
+    }
+
+
+def _explain_nothing_kept(iteration: int, labelled: Sequence[LabelledQuestion]) -> str:
+    reasons = Counter(question.drop_reason for question in labelled)
+    listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return (
+        f"iteration {iteration}: none of {len(labelled)} candidate questions was kept ({listing}). "
+        "Widen the band (curriculum.rule), sample more candidates (curriculum.candidates), or train the Challenger "
+        "for more steps (challenger.settings.steps), then resume the run."
+    )
