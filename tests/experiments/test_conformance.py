@@ -1,11 +1,16 @@
 """The conformance command, and agreement with the recorded rows where they are on this machine."""
 
+import functools
+import inspect
 import json
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from experiments.conformance.__main__ import MODULES, checker, main, read_rows
+from experiments.conformance.presets import CONF
 from experiments.conformance.rows import Report, RowResult, differences, tracked
 
 GOLDEN = Path(__file__).resolve().parents[3] / "shared" / "golden"
@@ -86,3 +91,27 @@ def test_golden_rows(kind: str) -> None:
     documented = [result.allowed for result in report.results if not result.agree]
     assert all(reason is not None and reason[0] == "D" for reason in documented)
     assert len(documented) <= 0.1 * len(report.results)
+
+
+CHOICES = sorted(
+    f"{group}/{path.stem}"
+    for group in ("vote", "challenger_reward", "solver_reward", "curriculum")
+    for path in (CONF / group).glob("*.yaml")
+    if not path.stem.startswith("_")
+)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_composes_and_builds(choice: str) -> None:
+    group = choice.split("/")[0]
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose(choice)[group]
+    node = cfg.rule if group == "curriculum" else cfg
+    needs = {"grader": object(), "bank": object(), "seed": 0}
+    built = instantiate(node, _convert_="all")
+    if isinstance(built, functools.partial):
+        names = inspect.signature(built.func).parameters
+        built = built(**{name: thing for name, thing in needs.items() if name in names and name not in built.keywords})
+    assert callable(getattr(built, "select", None) or built)
+    if group == "curriculum":
+        assert {"candidates", "votes", "vote", "sampling_questions", "sampling_answers"} <= set(cfg)
