@@ -54,8 +54,7 @@ def _one(run: Run, *, output: Path, prefix: str = "") -> list[Section]:
         drawn(content.results(run), ("accuracy", plots.accuracy, "Accuracy by round")),
         drawn(
             rounds.rounds(run),
-            ("difficulty", plots.difficulty, "Question difficulty by round"),
-            ("labels", plots.labels, "Pseudo-label accuracy by round"),
+            ("questions", plots.questions, "Question difficulty and pseudo-label accuracy by round"),
             ("agreement", plots.agreement, "Vote agreement in each round with the band shaded"),
         ),
         drawn(

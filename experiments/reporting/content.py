@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from evaluation.metrics import Gain, gain, interval, spread
@@ -183,11 +183,11 @@ def _gain_table(run: Run) -> Table:
         heads=(
             ("", ("",)),
             ("overall (%)", ("mean", "95 % interval")),
-            ("gain over the base (points)", ("all", "95 % interval", "right among well-formed", "format")),
+            ("gain over the base (points)", ("all", "95 % interval", "well-formed right", "format")),
         ),
         rows=rows,
         caption="Intervals are bootstrapped over items, those of the gain over pairs of the same item. The gain is the "
-        "exact sum of its two last columns.",
+        "exact sum of its two last columns: more right answers among the well-formed ones, and more well-formed ones.",
     )
 
 
@@ -206,31 +206,21 @@ def _gain_cells(change: Gain | None) -> list[Cell]:
 
 
 def comparison(runs: Sequence[Run]) -> Section:
-    """One row a run, and under runs of the same recipe their mean and spread."""
+    """One row a run, and under runs of the same recipe their mean and spread: first the rounds, then the last gain."""
     turns = range(max(len(run.rounds) for run in runs))
-    rows: list[list[Cell]] = []
-    for recipe in dict.fromkeys(run.recipe for run in runs):
-        group = [run for run in runs if run.recipe == recipe]
-        rows += [_run_row(run, turns) for run in group]
-        if len(group) > 1:
-            rows.append(_mean_row(group, turns))
     names = ["base", *(f"round {turn}" for turn in turns[1:])]
-    table = Table(
-        heads=(
-            ("", ("", "seed")),
-            ("overall (%)", names),
-            ("gain of the last round (points)", ("all", "95 % interval", "right among well-formed", "format")),
-        ),
-        rows=rows,
+    by_round = Table(
+        heads=(("", ("",)), ("overall (%)", names)),
+        rows=_grouped(runs, lambda run: [_overall(run, turn) for turn in turns], form=".2f"),
         caption="Overall is the mean of greedy and mean@k Overall AVG. Spread is the standard deviation over runs that "
         "differ in nothing but their seed.",
     )
-    return Section(title="Comparison", tables=(table,))
-
-
-def _overall(run: Run, iteration: int) -> float | None:
-    scores = run.rounds[iteration].scores if iteration < len(run.rounds) else None
-    return scores.overall if scores else None
+    gains = Table(
+        heads=(("", ("",)), ("gain of the last round over the base (points)", ("all", "well-formed right", "format"))),
+        rows=_grouped(runs, _gain_values, form="+.2f"),
+        caption="The gain is the sum of the other two columns; its interval stands with each run below.",
+    )
+    return Section(title="Comparison", tables=(by_round, gains))
 
 
 def last_gain(run: Run) -> Gain | None:
@@ -242,32 +232,38 @@ def last_gain(run: Run) -> Gain | None:
     return gain(run.base, last)
 
 
-def _run_row(run: Run, turns: range) -> list[Cell]:
-    values = [_overall(run, turn) for turn in turns]
-    return [
-        Cell(text=run.name, model=True),
-        Cell(text=str(run.seed)),
-        *(Cell(text=NOTHING if value is None else f"{value:.2f}") for value in values),
-        *_gain_cells(last_gain(run)),
-    ]
+def _gain_values(run: Run) -> list[float | None]:
+    change = last_gain(run)
+    return [None] * 3 if change is None else [change.points, change.among_well_formed, change.format]
 
 
-def _mean_row(group: Sequence[Run], turns: range) -> list[Cell]:
-    def cell(values: Sequence[float | None], form: str) -> Cell:
-        there = [value for value in values if value is not None]
-        if len(there) < len(group):
-            return Cell(text=NOTHING)
-        return Cell(text=f"{sum(there) / len(there):{form}} ± {spread(there):.2f}", best=True)
+def _overall(run: Run, iteration: int) -> float | None:
+    scores = run.rounds[iteration].scores if iteration < len(run.rounds) else None
+    return scores.overall if scores else None
 
-    gains = [last_gain(run) for run in group]
-    return [
-        Cell(text=f"mean of {len(group)} ± spread", span=2),
-        *(cell([_overall(run, turn) for run in group], ".2f") for turn in turns),
-        cell([change.points if change else None for change in gains], "+.2f"),
-        Cell(text=NOTHING),
-        cell([change.among_well_formed if change else None for change in gains], "+.2f"),
-        cell([change.format if change else None for change in gains], "+.2f"),
-    ]
+
+def _grouped(runs: Sequence[Run], values: Callable[[Run], list[float | None]], *, form: str) -> list[list[Cell]]:
+    """Rows of the runs, recipe by recipe; a mean is given where every run of the recipe has the value."""
+    rows: list[list[Cell]] = []
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        group = [run for run in runs if run.recipe == recipe]
+        measured = [values(run) for run in group]
+        for run, line in zip(group, measured, strict=True):
+            cells = [Cell(text=NOTHING if value is None else f"{value:{form}}") for value in line]
+            rows.append([Cell(text=f"{run.name}, seed {run.seed}", model=True), *cells])
+        if len(group) > 1:
+            columns = zip(*measured, strict=True)
+            rows.append(
+                [Cell(text=f"mean of {len(group)} ± spread"), *(_mean_cell(column, form) for column in columns)]
+            )
+    return rows
+
+
+def _mean_cell(values: Sequence[float | None], form: str) -> Cell:
+    there = [value for value in values if value is not None]
+    if len(there) < len(values):
+        return Cell(text=NOTHING)
+    return Cell(text=f"{sum(there) / len(there):{form}} ± {spread(there):.2f}", best=True)
 
 
 # -------------------------------------------------------------------------------------------------------------- helpers

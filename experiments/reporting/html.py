@@ -1,6 +1,6 @@
 """The report as one HTML file: pictures inside, no script, nothing loaded from elsewhere.
 
-The template is a file of this repository and is rendered with autoescaping, so model text can only ever be its data.
+The template is a file of this repository, and whatever it prints is escaped, so model text can only ever be its data.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from experiments.reporting.content import Section
-from experiments.reporting.visible import visible
+from rzero.escaping import html_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -25,8 +27,13 @@ def render(*, title: str, sections: Sequence[Section], pictures: Path) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: visible(value) if type(value) is str else value,
+        finalize=_escaped,
     )
     names = {picture.file for section in sections for picture in section.pictures}
     data = {name: base64.b64encode((pictures / name).read_bytes()).decode("ascii") for name in names}
     return environment.get_template("report.html.j2").render(title=title, sections=sections, data=data)
+
+
+def _escaped(value: Any) -> Any:
+    """Text with control and direction characters made visible; autoescaping alone would let those through."""
+    return Markup(html_text(value)) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from experiments.reporting.content import Cell, Section, Table
-from experiments.reporting.visible import visible
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$&:@])")
+from rzero.escaping import markdown_cell, terminal_text
 
 
 def render(*, title: str, sections: Sequence[Section]) -> str:
-    blocks = [f"# {escape(title)}"]
+    blocks = [f"# {_inline(title)}"]
     for section in sections:
-        blocks.append(f"{'##' if section.depth == 1 else '###' if _nested(sections) else '##'} {escape(section.title)}")
+        blocks.append(
+            f"{'##' if section.depth == 1 else '###' if _nested(sections) else '##'} {_inline(section.title)}"
+        )
         blocks += [_inline(paragraph) for paragraph in section.paragraphs]
         for table in section.tables:
             blocks.append(_table(table))
@@ -24,18 +23,13 @@ def render(*, title: str, sections: Sequence[Section]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def escape(text: str) -> str:
-    """Text of a model or a user on one line, with nothing in it that Markdown or HTML would act on."""
-    return _SPECIAL.sub(r"\\\1", " ".join(visible(text).split()))
-
-
 def _nested(sections: Sequence[Section]) -> bool:
     return any(section.depth == 1 for section in sections)
 
 
 def _inline(text: str) -> str:
     """Our own words; they may hold names from a config, so what ends a cell or opens a tag is still taken out."""
-    return " ".join(visible(text).replace("|", r"\|").replace("<", "&lt;").split())
+    return terminal_text(text).replace("|", r"\|").replace("<", "&lt;")
 
 
 def _table(table: Table) -> str:
@@ -47,5 +41,5 @@ def _table(table: Table) -> str:
 
 
 def _spread(cell: Cell) -> list[str]:
-    text = escape(cell.text) if cell.model else _inline(cell.text)
+    text = markdown_cell(cell.text) if cell.model else _inline(cell.text)
     return [f"**{text}**" if cell.best else text, *[""] * (cell.span - 1)]

@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from evaluation.metrics import Scores, interval
 from experiments.reporting.data import Round, Row, Run, band
+from rzero.escaping import terminal_text
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",
@@ -131,7 +132,7 @@ def comparison(runs: Sequence[Run]) -> Figure | None:
             [turn.scores.overall for turn in run.evaluated if turn.scores],
             color=COLOURS[recipes.index(run.recipe) % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
-            label=f"{run.name}, seed {run.seed}",
+            label=terminal_text(f"{run.name}, seed {run.seed}"),
         )
     axes.set_title("Overall (mean of greedy and mean@k) by round")
     axes.set_ylabel("right answers (%)")
@@ -220,7 +221,8 @@ def agreement(run: Run) -> Figure | None:
         panel.set_visible(False)
     for line in grid:
         line[0].set_ylabel("questions")
-    panels[0].legend(loc="upper left")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     return figure
 
 
@@ -239,52 +241,42 @@ def _votes(axes: Axes, turn: Round, *, shaded: tuple[float, float] | None) -> No
     axes.set_title(f"{turn.name}: {sum(below)} kept")
     axes.set_xlabel(f"share of {votes} votes for the top answer")
     axes.set_xlim(-0.05, 1.05)
+    axes.margins(y=0.08)
     axes.grid(axis="x", visible=False)
 
 
-def difficulty(run: Run) -> Figure | None:
-    """Steps that the solution of a well-posed question takes, by round, as the oracle measures it."""
-    return _audited(
-        run,
-        (("audit/level", "posed", GREY, "s"), ("audit/level_kept", "kept", BLUE, "o")),
-        title="Question difficulty",
-        unit="solution steps (mean)",
-        factor=1.0,
-    )
+def questions(run: Run) -> Figure | None:
+    """Left: how many steps the solution of a well-posed question takes. Right: how often the label is the true answer.
 
-
-def labels(run: Run) -> Figure | None:
-    """How often the majority's answer is the true one, by round, as the oracle measures it."""
-    return _audited(
-        run,
-        (
-            ("audit/label_accuracy_kept", "right label, kept questions", BLUE, "o"),
-            ("audit/label_accuracy", "right label, all posed", SKY, "D"),
-            ("audit/well_posed", "well-posed", GREY, "s"),
-        ),
-        title="Pseudo-label accuracy",
-        unit="share (%)",
-        factor=100.0,
-    )
-
-
-def _audited(
-    run: Run, series: Sequence[tuple[str, str, str, str]], *, title: str, unit: str, factor: float
-) -> Figure | None:
-    shown = [turn for turn in run.trained if series[0][0] in turn.curriculum]
+    Both are the oracle's measurements of a round's questions; a run without an oracle has no such picture.
+    """
+    shown = [turn for turn in run.trained if "audit/level" in turn.curriculum]
     if not shown:
         return None
-    figure = Figure(figsize=(5.2, 3.3), layout="constrained")
-    axes = figure.subplots()
-    for metric, label, colour, marker in series:
-        values = [factor * _number(turn.curriculum.get(metric)) for turn in shown]
-        axes.plot([turn.iteration for turn in shown], values, color=colour, marker=marker, lw=1.8, label=label)
-    axes.set_title(title)
-    axes.set_ylabel(unit)
-    axes.set_ylim(bottom=0, top=103 if factor == 100.0 else None)
-    axes.legend()
-    _name_rounds(axes, shown)
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _measured(left, shown, "audit/level", label="posed", colour=GREY, marker="s")
+    _measured(left, shown, "audit/level_kept", label="kept", colour=BLUE, marker="o")
+    left.set_title("Question difficulty")
+    left.set_ylabel("solution steps (mean)")
+    left.set_ylim(0, 1.15 * left.get_ylim()[1])
+    _measured(right, shown, "audit/well_posed", label="well-posed", colour=GREY, marker="s", factor=100)
+    _measured(right, shown, "audit/label_accuracy", label="label right, posed", colour=SKY, marker="D", factor=100)
+    _measured(right, shown, "audit/label_accuracy_kept", label="label right, kept", colour=BLUE, marker="o", factor=100)
+    right.set_title("Pseudo-label accuracy")
+    right.set_ylabel("share of questions (%)")
+    right.set_ylim(0, 105)
+    for axes in (left, right):
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        _name_rounds(axes, shown)
     return figure
+
+
+def _measured(
+    axes: Axes, rounds: Sequence[Round], metric: str, *, label: str, colour: str, marker: str, factor: float = 1.0
+) -> None:
+    values = [factor * _number(turn.curriculum.get(metric)) for turn in rounds]
+    axes.plot([turn.iteration for turn in rounds], values, color=colour, marker=marker, lw=1.8, label=label)
 
 
 def _name_rounds(axes: Axes, rounds: Sequence[Round]) -> None:

@@ -1,0 +1,222 @@
+"""Reports of complete, unfinished, empty and hostile runs, and of several at once."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from omegaconf import OmegaConf
+
+from evaluation.metrics import spread
+from experiments.report import main, write_report
+from experiments.reporting import rounds
+from experiments.reporting.data import band, read_run
+from rzero.types import LabelledQuestion, Vote
+from tests.experiments.runs import RunWriter, finished_run, make_config, make_questions
+
+PICTURES = {"accuracy.png", "questions.png", "agreement.png", "rewards.png", "training.png"}
+
+HOSTILE = (
+    "<script>alert(1)</script><img src=http://evil.example/x.png onerror=alert(2)>",
+    "</td></table></body> & &amp; \"quoted\" 'too'",
+    "{{ 7 * 7 }} {% for x in range(9) %}x{% endfor %} {# gone #}",
+    "${oc.env:HOME} ${nowhere:} ???",
+    "![picture](http://evil.example/y.png) [link](javascript:alert(3)) | cell | <http://evil.example>",
+    "line\n# heading\n\n```\n| a | b |\n---\n* item",
+    "\x1b[31mred\x1b[0m \x00 \x7f \x9b31m \u202egnp.exe \u2066x \u200b \ud800 \ue000",
+    "`code` $x_1$ ~~gone~~ **bold** \\",
+)
+
+
+def hostile_questions(iteration: int, rng: random.Random) -> list[LabelledQuestion]:
+    """Every hostile text as a question, an answer, a label and a vote."""
+    return [
+        LabelledQuestion(
+            iteration=iteration,
+            index=index,
+            question=text,
+            challenger_answer=text,
+            vote=Vote(label=text, count=2, divisor=3, counts=((text, 2), ("1", 1)), answers=(text, text, "1")),
+            drop_reason=None if index % 2 else f"reason_{index}",
+        )
+        for index, text in enumerate(HOSTILE)
+    ]
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with its report in its own directory."""
+    path = tmp_path_factory.mktemp("runs") / "complete"
+    finished_run(path)
+    write_report([path], output=path)
+    return path
+
+
+def test_a_complete_run_has_all_parts(complete: Path) -> None:
+    html, markdown = (complete / "report.html").read_text(), (complete / "report.md").read_text()
+    assert {path.name for path in complete.glob("*.png")} == PICTURES
+    for name in PICTURES:
+        assert f"]({name})" in markdown
+    assert html.count("data:image/png;base64,iVBOR") == len(PICTURES)
+    for text in (html, markdown):
+        assert all(name in text for name in ("MATH AVG", "GENERAL AVG", "Overall AVG", "pass@k"))
+        assert all(fact in text for fact in ("6 min 40 s", "1.25 GiB", "0123456789ab+changes"))
+
+
+def test_the_result_is_the_one_of_the_metrics(complete: Path) -> None:
+    run = read_run(complete)
+    assert run.base is not None
+    markdown = (complete / "report.md").read_text()
+    for turn in run.evaluated:
+        assert turn.scores is not None
+        assert f"{turn.scores.overall:.2f}" in markdown
+    last = run.rounds[-1].scores
+    assert last is not None
+    assert f"{last.overall - run.base.overall:+.2f} points" in markdown
+    row = next(line for line in markdown.split("\n") if line.startswith("| MATH AVG"))
+    best = last.table()["MATH AVG"]
+    assert row.endswith(f"| **{best['greedy']:.1f}** | **{best['mean@k']:.1f}** |")
+
+
+def test_html_needs_nothing_from_elsewhere(complete: Path) -> None:
+    html = (complete / "report.html").read_text()
+    assert "<script" not in html
+    assert not re.search(r'(?:src|href)\s*=(?!"data:|"#)', html)
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_the_same_run_gives_the_same_report(complete: Path, tmp_path: Path) -> None:
+    write_report([complete], output=tmp_path)
+    for name in ("report.html", "report.md", *PICTURES):
+        assert (tmp_path / name).read_bytes() == (complete / name).read_bytes()
+
+
+def test_model_text_stays_text(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run", name="<b>micro</b> | {{ 7 * 7 }}")
+    writer.evaluate(0)
+    writer.pose(1, hostile_questions)
+    writer.pose(2, lambda iteration, rng: hostile_questions(iteration, rng)[::-1])
+    path = write_report([tmp_path / "run"], output=tmp_path / "out")
+    html, markdown = path.read_text(encoding="utf-8"), (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    for tag in ("<script", "<b>", "<img src=http", "</body> &amp;"):
+        assert tag not in html
+    assert not re.search(r"<(?!br)", markdown)
+    assert "&lt;script&gt;alert(1)" in html
+    assert "{{ 7 * 7 }}" in html
+    assert "${oc.env:HOME}" in html
+    for text in (html, markdown):
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202e\u2066\ud800-\udfff]", text)
+    assert "\n# heading" not in markdown
+    assert not re.search(r"(?<!\\)!?\[[^\]]*\]\((?!\w+\.png\))", markdown)
+
+
+def test_markdown_tables_stay_whole(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run")
+    writer.pose(1, hostile_questions)
+    write_report([tmp_path / "run"], output=tmp_path)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").split("\n")
+    start = next(index for index, line in enumerate(lines) if line.startswith("| question"))
+    cells = [len(re.findall(r"(?<!\\)\|", line)) for line in lines[start : lines.index("", start)]]
+    assert cells == [7] * (2 + 8)
+
+
+@pytest.mark.parametrize("stages", range(6))
+def test_an_unfinished_run_is_reported_as_far_as_it_got(tmp_path: Path, stages: int) -> None:
+    writer = RunWriter(tmp_path / "run")
+    work = [
+        lambda: writer.manifest(finished=False),
+        lambda: writer.evaluate(0),
+        lambda: writer.train(1, "challenger", steps=1),
+        lambda: writer.pose(1, audited=False),
+        lambda: writer.train(1, "solver", steps=2),
+    ]
+    for stage in work[:stages]:
+        stage()
+    path = write_report([tmp_path / "run"], output=tmp_path / "run")
+    assert path.is_file()
+    assert "0 of 2 (not finished)" in path.read_text()
+
+
+def test_a_round_that_kept_nothing_says_so(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run")
+    writer.evaluate(0)
+    writer.pose(1, lambda iteration, rng: [q for q in make_questions(iteration, rng) if not q.kept])
+    text = write_report([tmp_path / "run"], output=tmp_path / "run").read_text()
+    assert "Round 1 kept none of its" in text
+    assert "below_band" in text
+
+
+def test_half_a_line_of_metrics_is_left_out(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run")
+    writer.train(1, "challenger", steps=3)
+    with open(tmp_path / "run" / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 9, "iteration": 1.0, "challenger/rew')
+    assert len(read_run(tmp_path / "run").rounds[1].challenger) == 3
+
+
+def test_missing_numbers_leave_gaps(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run")
+    writer.log(1, {"solver/reward": float("nan")})
+    assert write_report([tmp_path / "run"], output=tmp_path).is_file()
+
+
+def test_several_seeds_are_averaged_and_other_recipes_are_not(tmp_path: Path) -> None:
+    seeds = [finished_run(tmp_path / f"seed{seed}", seed=seed).path for seed in (0, 1, 2)]
+    control = finished_run(tmp_path / "control", name="random_reward", reward="random").path
+    write_report([*seeds, control], output=tmp_path / "out")
+    markdown = (tmp_path / "out" / "report.md").read_text()
+    last = [run.rounds[-1].scores for run in map(read_run, seeds)]
+    overall = [scores.overall for scores in last if scores]
+    assert f"**{fmean(overall):.2f} ± {spread(overall):.2f}**" in markdown
+    assert markdown.count("mean of 3 ± spread") == 2  # of the rounds and of the gain
+    assert "random_reward, seed 0" in markdown.replace("\\", "")
+    assert {f"run{number}_accuracy.png" for number in (1, 2, 3, 4)} <= {p.name for p in (tmp_path / "out").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({"band": {"centre": 0.5, "half_width": 0.25}}, (0.25, 0.75)),
+        ({"band": {"low": 0.3, "high": 0.8}}, (0.3, 0.8)),
+        ({"rule": {"rule": {"band": {"low": 0.1, "high": 0.2}}}}, (0.1, 0.2)),
+        ({"band": {"centre": "${seed}", "half_width": 0.1}}, (-0.1, 0.1)),
+        ({}, None),
+    ],
+)
+def test_band_of_a_configuration(rule: dict[str, object], expected: tuple[float, float] | None) -> None:
+    assert band(OmegaConf.create(make_config(curriculum={"rule": rule}))) == expected
+
+
+def test_examples_show_kept_and_dropped_questions() -> None:
+    questions = make_questions(1, random.Random(0))
+    shown = rounds.chosen(questions)
+    assert len([q for q in shown if q.kept]) == rounds.EXAMPLES
+    assert {q.drop_reason for q in shown} == {None, "no_question", "below_band", "above_band"}
+    assert rounds.chosen([]) == []
+
+
+def test_command(complete: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(complete), "--output", str(tmp_path / "new" / "folder")]) == 0
+    assert capsys.readouterr().out == f"report: {tmp_path / 'new' / 'folder' / 'report.html'}\n"
+
+
+def test_command_names_what_is_wrong(complete: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 2
+    assert "is no run directory" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main([str(complete), "--output", str(tmp_path / "file")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([str(complete), str(complete)])
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    writer = RunWriter(tmp_path / "run")
+    writer.evaluate(0)
+    (tmp_path / "run" / "iteration_0" / "evaluation.json").write_text('{"k": 8}')
+    with pytest.raises(ValueError, match=r"evaluation\.json holds no scores"):
+        write_report([tmp_path / "run"], output=tmp_path)
