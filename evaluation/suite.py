@@ -1,4 +1,4 @@
-"""Runs benchmarks through the engine that also trains: greedy once and k samples per item, the paper's two protocols."""
+"""Runs benchmarks through the engine that also trains: each item once greedily and k times sampled."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,17 @@ def register_resolvers(run_directory: Path | None = None) -> None:
     OmegaConf.register_new_resolver("run_directory", lambda: str(run_directory or "."), replace=True)
 
 
+WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1}
+"""Keys that belong to the run and to no constructor, and their smallest value."""
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ValueError naming the key, the value and what it may be. Everything else is checked by its constructor."""
+    for key, smallest in WHOLE_NUMBERS.items():
+        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int) or cfg[key] < smallest:
+            raise ValueError(f"{key} must be a whole number, at least {smallest}, got {cfg[key]!r}")
+
+
 def build(cfg: DictConfig, directory: Path) -> SelfPlay:
     """A run of `cfg` in `directory`, with everything that an earlier attempt completed there.
 
@@ -39,8 +51,8 @@ def build(cfg: DictConfig, directory: Path) -> SelfPlay:
     record.rewind(ledger.metrics_bytes)
     grader = instantiate(cfg.grader)
     prompts = instantiate(cfg.prompts)
-    challenger, solver = _challenger(cfg.challenger, grader), _solver(cfg.solver, grader)
     bank = JsonlBank(directory / "questions")
+    challenger, solver = _challenger(cfg.challenger, grader, bank), _solver(cfg.solver, grader, bank)
     return SelfPlay(
         directory=directory,
         seed=cfg.seed,
@@ -88,44 +100,51 @@ def _polling(cfg: DictConfig, grader: Any) -> Polling:
     return Polling(votes=cfg.votes, sampling=_plain(cfg.sampling), rule=instantiate(cfg.rule)(grader).vote_many)
 
 
-def _challenger(cfg: DictConfig, grader: Any) -> ChallengerPhase:
+def _challenger(cfg: DictConfig, grader: Any, bank: JsonlBank) -> ChallengerPhase:
     return ChallengerPhase(
         settings=instantiate(cfg.settings, _convert_="all"),
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
         parse=instantiate(cfg.parse),
         polling=_polling(cfg.polling, grader),
-        reward=_reward(cfg.reward, grader),
+        reward=_reward(cfg.reward, grader, bank),
     )
 
 
-def _solver(cfg: DictConfig, grader: Any) -> SolverPhase:
+def _solver(cfg: DictConfig, grader: Any, bank: JsonlBank) -> SolverPhase:
     return SolverPhase(
         settings=instantiate(cfg.settings, _convert_="all"),
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
-        reward=_reward(cfg.reward, grader),
+        reward=_reward(cfg.reward, grader, bank),
     )
 
 
-def _reward(cfg: DictConfig, grader: Any) -> Callable[[int], Any]:
-    """Rewards are made per phase; a `_partial_` one takes the grader or the phase's seed as its `needs` says."""
+def _reward(cfg: DictConfig, grader: Any, bank: JsonlBank) -> Callable[[int], Any]:
+    """`reward(seed)` for a phase: a `_partial_` node is given those run-time objects that its constructor asks for."""
     made = instantiate(cfg)
 
     def reward(seed: int) -> Any:
-        if not isinstance(made, functools.partial):
-            return made
-        return made(seed=seed) if "Random" in made.func.__name__ else made(grader)
+        return call_with(made, {"grader": grader, "bank": bank, "seed": seed})
 
     return reward
 
 
+def call_with(made: Any, offered: Mapping[str, Any]) -> Any:
+    """Finish a partial constructor with the offered objects it names and lacks; anything else is returned as it is."""
+    if not isinstance(made, functools.partial):
+        return made
+    wanted = inspect.signature(made.func).parameters
+    return made(**{name: value for name, value in offered.items() if name in wanted and name not in made.keywords})
+
+
 def _curriculum(cfg: DictConfig, grader: Any, bank: JsonlBank) -> CurriculumPhase:
-    rule = instantiate(cfg.rule)
     return CurriculumPhase(
         candidates=cfg.candidates,
         sampling=_plain(cfg.sampling_questions),
         parse=instantiate(cfg.parse),
-        polling=Polling(votes=cfg.votes, sampling=_plain(cfg.sampling_answers), rule=instantiate(cfg.vote)(grader).vote_many),
-        rule=rule(bank=bank) if isinstance(rule, functools.partial) else rule,
+        polling=Polling(
+            votes=cfg.votes, sampling=_plain(cfg.sampling_answers), rule=instantiate(cfg.vote)(grader).vote_many
+        ),
+        rule=call_with(instantiate(cfg.rule), {"bank": bank, "grader": grader}),
     )

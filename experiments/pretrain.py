@@ -154,10 +154,11 @@ def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, se
     corpus = OmegaConf.to_yaml(cfg.corpus)
     (output / "README.md").write_text(
         f"# {cfg.name}: a base model of the micro world\n\n"
-        "A Qwen3-architecture causal language model that has read nothing but generated text about the six families of\n"
-        "`evaluation/micro/world.py`, in the chat form of both roles. It is a *base* model, imperfect on purpose: half of\n"
-        "what it read answers without working, worked steps contain slips, some answers and some posed questions break\n"
-        "the format. Questions whose hash falls into a benchmark split were never written. Not for any other use.\n\n"
+        "A Qwen3-architecture causal language model that has read nothing but generated text about the six families\n"
+        "of `evaluation/micro/world.py`, in the chat form of both roles. It is a *base* model, imperfect on purpose:\n"
+        "half of what it read answers without working, worked steps contain slips, some answers and some posed\n"
+        "questions break the format. Questions whose hash falls into a benchmark split were never written. It is of\n"
+        "no use for anything else.\n\n"
         f"| fact | value |\n| --- | --- |\n{rows}\n\n## What it read\n\n```yaml\n{corpus}```\n"
     )
 

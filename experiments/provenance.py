@@ -30,7 +30,7 @@ def commit() -> str:
 
 
 def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool) -> None:
-    """Add this attempt to `run.json`: wall minutes and peak memory sum up and max over the attempts of a resumed run."""
+    """Note the start (a new attempt) or the end of an attempt: one of them, or several where a run was resumed."""
     path = directory / "run.json"
     now = time.time()
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"attempts": []}

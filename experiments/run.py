@@ -48,7 +48,9 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
         raise FileNotFoundError(f"resume={directory}: there is no run (no {saved}); give the directory of a run")
     other = [text for text in overrides if text.partition("=")[0] not in ("resume", "iterations")]
     if other:
-        raise ValueError(f"a resumed run keeps its configuration; remove {', '.join(other)} (only iterations may change)")
+        raise ValueError(
+            f"a resumed run keeps its configuration; remove {', '.join(other)} (only iterations may change)"
+        )
     config = OmegaConf.load(saved)
     assert isinstance(config, DictConfig)
     if any(text.startswith("iterations=") for text in overrides):
@@ -61,6 +63,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
     job = HydraConfig.get()
     if cfg.resume:
         return resumed(cfg, list(job.overrides.task))
+    composition.check(cfg)
     if cfg.directory:
         path = Path(cfg.directory)
     elif job.mode == RunMode.MULTIRUN:

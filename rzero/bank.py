@@ -64,7 +64,7 @@ class JsonlBank:
         return self.folder / f"questions_{iteration}.jsonl"
 
     def put(self, iteration: int, questions: Sequence[LabelledQuestion]) -> None:
-        lines = (json_line(to_row(question)) for question in questions)
+        lines = (json_line(to_row(question)) + "\n" for question in questions)
         write_atomically(self.path(iteration), "".join(lines).encode())
 
     def get(self, iteration: int) -> list[LabelledQuestion]:

@@ -43,33 +43,19 @@ class AfterStep(pl.Callback):
 
 def fit(
     module: GRPOModule,
-    batches: Sequence[Any],
     *,
     make_trainer: Callable[..., pl.Trainer],
     after_step: Callable[[Mapping[str, float]], None],
     directory: Path,
 ) -> None:
-    """Train `module` for one pass over `batches`; raises KeyboardInterrupt when the user asked to stop."""
-    module.model.train()  # gradient checkpointing works in this mode only; dropout is the model's own choice
+    """Train `module` through all its batches; raises KeyboardInterrupt when the user asked to stop."""
     trainer = make_trainer(callbacks=[AfterStep(after_step)], default_root_dir=str(directory))
-    # one batch is one rollout request; worker processes would have nothing to load
-    loader: DataLoader[Any] = DataLoader(_Listed(batches), batch_size=None, num_workers=0)
+    # Lightning sees numbers only: it rebuilds the collections it is given, and refuses frozen records
+    loader: DataLoader[Any] = DataLoader(range(len(module.batches)), batch_size=None, num_workers=0)  # type: ignore[arg-type]
+    module.model.train()  # gradient checkpointing works in this mode only; dropout is the model's own choice
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
         trainer.fit(module, loader)
     if trainer.interrupted:
         raise KeyboardInterrupt
-
-
-class _Listed:
-    """A map-style data set over a list; None stands for "the next rollout", which Lightning would take for the end."""
-
-    def __init__(self, batches: Sequence[Any]) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> Any:
-        return index if self.batches[index] is None else self.batches[index]

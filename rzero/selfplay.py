@@ -158,9 +158,10 @@ class SelfPlay:
             settings=phase.settings,
             loss=phase.loss,
             optimizer=phase.optimizer,
+            batches=range(phase.settings.steps),
             seed=seed,
         )
-        self._fit(module, [None] * phase.settings.steps, iteration)
+        self._fit(module, iteration)
         policy.save(self._path(iteration, "challenger"))
         return f"reward {module.step_metrics['challenger/reward']:.3f}"
 
@@ -208,12 +209,12 @@ class SelfPlay:
             settings=phase.settings,
             loss=phase.loss,
             optimizer=phase.optimizer,
+            batches=question_batches(
+                kept, steps=phase.settings.steps, size=phase.settings.prompts_per_step, seed=derive(seed, "order")
+            ),
             seed=seed,
         )
-        batches = question_batches(
-            kept, steps=phase.settings.steps, size=phase.settings.prompts_per_step, seed=derive(seed, "order")
-        )
-        self._fit(module, batches, iteration)
+        self._fit(module, iteration)
         policy.save(self._path(iteration, "solver"))
         return f"reward {module.step_metrics['solver/reward']:.3f}"
 
@@ -254,7 +255,7 @@ class SelfPlay:
         )
         self.narrator.end(summary)
 
-    def _fit(self, module: GRPOModule, batches: Sequence[Any], iteration: int) -> None:
+    def _fit(self, module: GRPOModule, iteration: int) -> None:
         def after_step(metrics: Mapping[str, float]) -> None:
             self._log(iteration, metrics)
             stage = module.stage
@@ -262,7 +263,7 @@ class SelfPlay:
                 f"reward {metrics[f'{stage}/reward']:.3f}  length {metrics[f'{stage}/completions/mean_length']:.0f}"
             )
 
-        fit(module, batches, make_trainer=self.make_trainer, after_step=after_step, directory=self.directory)
+        fit(module, make_trainer=self.make_trainer, after_step=after_step, directory=self.directory)
 
     def _log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.ledger.step += 1

@@ -54,7 +54,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One response: its text, its token ids (eos included when `finish_reason == "stop"`) and their log-probs (nats)."""
+    """One response: its text, its token ids (eos included when `finish_reason == "stop"`) and log-probs (nats)."""
 
     text: str
     token_ids: tuple[int, ...]

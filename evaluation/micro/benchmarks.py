@@ -26,7 +26,9 @@ def micro_benchmarks(*, split: str, items: int, levels: Sequence[int], seed: int
         while len(rows) < items:
             tries += 1
             if tries > 100 * items:
-                raise ValueError(f"family {family.name} has fewer than {items} questions in split {split}; ask for less")
+                raise ValueError(
+                    f"family {family.name} has fewer than {items} questions in split {split}; ask for less"
+                )
             level = min(levels[len(rows) % len(levels)], family.levels)
             problem, question = draw(rng, family, level, split=split)
             item = BenchmarkItem(id=f"{family.name}-{len(rows)}", question=question, answer=solve(problem), level=level)

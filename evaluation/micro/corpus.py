@@ -2,9 +2,9 @@
 
 Two kinds of documents, both in the chat form in which the model is later used:
 
-* Somebody answers a question. Some answers are worked out step by step, some are dashed off without any working (and
-  right, but a small model cannot learn to guess a long sum). Worked steps slip now and then, and the slip is carried on.
-  A few answers forget the box.
+* Somebody answers a question. Some answers are worked out step by step, some are dashed off without working (and
+  right, but a small model cannot learn to guess a long sum). Worked steps slip now and then, and the slip is carried
+  on. A few answers forget the box.
 * Somebody poses a question of a mathematics family, mostly an easy one, with an answer that is not always right.
 """
 
@@ -53,7 +53,7 @@ def held_out(question: str) -> bool:
 
 
 def draw(rng: random.Random, family: Family, level: int, *, split: str | None = None) -> tuple[Problem, str]:
-    """A question of the training part (`split=None`) or of a benchmark split. BUCKETS / 1 tries are enough on average."""
+    """A question of the training part (`split=None`) or of a benchmark split, with its text."""
     for _ in range(1000 * BUCKETS):
         problem = family.make(rng, level)
         question = family.write(problem)

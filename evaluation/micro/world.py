@@ -13,6 +13,7 @@ development and the test split; the corpus writer skips both, so a base model ha
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Callable
@@ -211,7 +212,7 @@ _ORDER = re.compile(r"([A-K]<[A-K](?:, [A-K]<[A-K]){0,15})\. Who is (first|last)
 
 def _make_order(rng: random.Random, level: int) -> Problem:
     people = rng.sample(PEOPLE, level + 1)
-    pairs = list(zip(people, people[1:], strict=False))
+    pairs = list(itertools.pairwise(people))
     rng.shuffle(pairs)
     return Problem(family="order", level=level, state=(tuple(pairs), rng.choice(("first", "last"))))
 

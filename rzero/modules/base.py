@@ -72,7 +72,8 @@ class GRPOModule(pl.LightningModule):
     """One phase of one role. Subclasses say what is asked (`prompts`) and how it is paid (`pay`).
 
     policy: the model that learns. reference: the frozen weights at the start of the phase (None: no KL term).
-    engine: samples from the policy. seed: of the phase; rollout i uses `derive(seed, "rollout", i)`.
+    engine: samples from the policy. batches: what `prompts` and `pay` of each step are given; a step's index comes from
+    the data loader. seed: of the phase; rollout i uses `derive(seed, "rollout", i)`.
     """
 
     stage: str
@@ -86,6 +87,7 @@ class GRPOModule(pl.LightningModule):
         settings: GRPOSettings,
         loss: PolicyLoss,
         optimizer: Callable[..., torch.optim.Optimizer],
+        batches: Sequence[Any],
         seed: int,
     ) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class GRPOModule(pl.LightningModule):
         self.model = policy.model
         self.policy, self.engine, self.settings, self.loss = policy, engine, settings, loss
         self._reference = [reference] if reference else []  # a list hides it from Module: it is no part of the state
-        self._make_optimizer, self.seed = optimizer, seed
+        self._make_optimizer, self.batches, self.seed = optimizer, batches, seed
         self.rollouts_done = 0
         self.step_metrics: dict[str, float] = {}
         loss.check_sampling(settings.rollout_sampling(seed=0))
@@ -111,8 +113,9 @@ class GRPOModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self._make_optimizer([p for p in self.model.parameters() if p.requires_grad])
 
-    def training_step(self, batch: Any, batch_index: int) -> None:
+    def training_step(self, step: Any, batch_index: int) -> None:
         """One rollout and its `updates_per_rollout` optimiser steps; metrics are left in `step_metrics`."""
+        batch = self.batches[int(step)]
         metrics: dict[str, float] = {}
         with _timed(metrics, "rollout"):
             self.engine.sync(self.policy)
@@ -147,7 +150,8 @@ class GRPOModule(pl.LightningModule):
         updates = min(self.settings.updates_per_rollout, len(groups))
         # With one update per rollout the old policy is the current one and its log-probs need no pass of their own.
         prepared = [
-            self._prepare([rows[index] for index in window], old=updates > 1) for window in windows(rows, updates=updates)
+            self._prepare([rows[index] for index in window], old=updates > 1)
+            for window in windows(rows, updates=updates)
         ]
         sums: dict[str, float] = {}
         for parts in prepared:
@@ -211,7 +215,9 @@ class GRPOModule(pl.LightningModule):
         if finite:
             optimizer.step()  # type: ignore[union-attr]
         optimizer.zero_grad()  # type: ignore[union-attr]
-        means = {name: value if name in ("loss", "policy_loss") else value / (weight or 1.0) for name, value in sums.items()}
+        means = {
+            name: value if name in ("loss", "policy_loss") else value / (weight or 1.0) for name, value in sums.items()
+        }
         return {
             **means,
             "grad_norm": norm if finite else 0.0,

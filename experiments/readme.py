@@ -1,0 +1,103 @@
+"""The result block of the README, generated from the committed figures so that it cannot drift from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.composition import PROJECT
+from rzero.durable import write_atomically
+
+README = PROJECT / "README.md"
+BEGIN, END = "<!-- results:{name} (python -m experiments.results {name} --readme) -->", "<!-- end of results:{name} -->"
+
+
+def block(name: str, figures: dict[str, Any]) -> str:
+    """Markdown between (and without) the markers."""
+    command = (
+        f"Command: `python -m experiments.results {name} --seeds {' '.join(map(str, figures['seeds']))}` (`--fresh` runs "
+        f"it all again). Commit of the runs: {', '.join(figures['commits']) or 'unknown'}."
+    )
+    return "\n\n".join([_headline(figures), _overall(figures), _averages(figures), _rounds(figures), command])
+
+
+def update(name: str, figures: dict[str, Any]) -> None:
+    """Replace the block in the README. Raises ValueError when its markers are missing."""
+    text = README.read_text(encoding="utf-8")
+    head, tail = _split(name, text)
+    write_atomically(README, f"{head}\n{block(name, figures)}\n{tail}".encode())
+
+
+def current(name: str) -> str:
+    """The block as it stands in the README."""
+    text = README.read_text(encoding="utf-8")
+    head, tail = _split(name, text)
+    return text[len(head) : len(text) - len(tail)].strip("\n")
+
+
+def _split(name: str, text: str) -> tuple[str, str]:
+    begin, end = BEGIN.format(name=name), END.format(name=name)
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise ValueError(f"{README} must hold the markers {begin} and {end} exactly once")
+    return text[: text.index(begin) + len(begin)], text[text.index(end) :]
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _headline(figures: dict[str, Any]) -> str:
+    intervals = ", ".join(f"[{low:+.1f}, {high:+.1f}]" for low, high in figures["intervals"])
+    return (
+        f"After {len(figures['rounds']) - 1} rounds the Overall AVG is **{figures['mean_gain']:+.2f} ± "
+        f"{figures['spread_gain']:.2f}** points above the base (mean and standard deviation over seeds "
+        f"{', '.join(map(str, figures['seeds']))}; smallest {figures['min_gain']:+.2f}; 95 % bootstrap interval over "
+        f"items for each seed: {intervals}). {figures['gain_among_well_formed']:+.2f} of it are right answers among "
+        f"well-formed ones, {figures['gain_format']:+.2f} are format. A run took at most "
+        f"{figures['wall_minutes']:.1f} minutes and {figures['peak_rss_gib']:.2f} GiB on one core of a shared two-core "
+        "machine."
+    )
+
+
+def _overall(figures: dict[str, Any]) -> str:
+    rounds = len(figures["rounds"])
+    rows = []
+    for arm, runs in figures["overall"].items():
+        for seed, values in zip(figures["seeds"], runs, strict=True):
+            rows.append([arm, str(seed), *(f"{v:.2f}" for v in values), f"{values[-1] - values[0]:+.2f}"])
+    return _table(["overall, %", "seed", "base", *(f"round {i}" for i in range(1, rounds)), "gain"], rows)
+
+
+def _averages(figures: dict[str, Any]) -> str:
+    tables = figures["table"]
+    header = ["R-Zero, mean over seeds, %"]
+    header += [f"{'base' if i == 0 else f'round {i}'}" for i in range(len(tables))]
+    rows = []
+    for row in tables[0]:
+        for protocol in ("greedy", "mean@k"):
+            rows.append([f"{row}, {protocol}", *(f"{table[row][protocol]:.1f}" for table in tables)])
+    for protocol in ("maj@k", "pass@k", "sampled well-formed"):
+        rows.append([f"Overall AVG, {protocol}", *(f"{table['Overall AVG'][protocol]:.1f}" for table in tables)])
+    return _table(header, rows)
+
+
+def _rounds(figures: dict[str, Any]) -> str:
+    rounds = figures["rounds"][1:]
+    wanted = {
+        "questions kept, share": ("curriculum/kept_fraction", ".2f"),
+        "well-posed, share": ("audit/well_posed", ".2f"),
+        "steps a posed question takes": ("audit/level", ".2f"),
+        "steps a kept question takes": ("audit/level_kept", ".2f"),
+        "pseudo-label accuracy (kept)": ("audit/label_accuracy_kept", ".2f"),
+        "Challenger reward, last step": ("challenger/reward", ".2f"),
+        "Solver reward, first step": ("solver/first_reward", ".2f"),
+        "Solver reward, last step": ("solver/reward", ".2f"),
+        "Challenger KL": ("challenger/kl", ".3f"),
+        "Solver KL": ("solver/kl", ".3f"),
+        "Solver response length, tokens": ("solver/length", ".1f"),
+    }
+    rows = [
+        [label, *(f"{entry[key]:{form}}" if key in entry else "-" for entry in rounds)]
+        for label, (key, form) in wanted.items()
+    ]
+    return _table(["R-Zero, mean over seeds", *(f"round {i}" for i in range(1, len(rounds) + 1))], rows)

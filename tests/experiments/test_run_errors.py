@@ -1,0 +1,101 @@
+"""Wrong values, paths and places: one clear message, an exit code, nothing lost. Through the real command."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.composition import PROJECT
+from experiments.run import expand_policy
+
+
+def run(*arguments: str, cwd: Path = PROJECT) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.run", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_help_explains_groups_and_examples() -> None:
+    result = run("--help")
+    assert result.returncode == 0
+    for word in ("experiment=micro seed=1", "challenger: ", "curriculum: ", "untrained", "resume=", "iterations: 3"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["iterationz=2"], ["iterationz"]),
+        (["challenger=quick"], ["challenger/quick", "official", "paper"]),
+        (["solver.settings.samples_per_prompt=1"], ["samples_per_prompt", "at least 2", "got 1"]),
+        (["curriculum.rule.band.half_width=0.9"], ["half_width", "0.9"]),
+        (["curriculum/rule=closed", "curriculum.rule.band.low=0.8", "curriculum.rule.band.high=0.3"], ["low", "0.8"]),
+        (["policy=/no/such/place"], ["/no/such/place", "does not exist"]),
+        (["iterations=0"], ["iterations", "at least 1"]),
+        (["seed=many"], ["seed", "many"]),
+        (["challenger.settings.sampling.top_p=1.5"], ["top_p", "1.5"]),
+        (["benchmarks.benchmarks.split=train"], ["split", "dev, test", "train"]),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_wrong_value_is_named_with_what_to_do(arguments: list[str], words: list[str], tmp_path: Path) -> None:
+    result = run(f"directory={tmp_path}/run", *arguments)
+    assert result.returncode != 0
+    text = result.stdout + result.stderr
+    assert "Traceback" not in text
+    for word in words:
+        assert word in text, text
+
+
+def test_a_model_directory_without_a_tokenizer_is_named(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    source = PROJECT / "experiments" / "models" / "micro"
+    for name in ("config.json", "model.safetensors"):
+        (model / name).symlink_to(source / name)
+    result = run(f"directory={tmp_path}/run", f"policy={model}")
+    assert result.returncode == 2
+    assert "tokenizer" in result.stderr
+    assert str(model) in result.stderr
+
+
+def test_an_unwritable_place_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a directory")
+    result = run(f"directory={tmp_path}/file/run")
+    assert result.returncode == 2
+    assert f"{tmp_path}/file" in result.stderr
+
+
+def test_an_existing_directory_is_never_written_into(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    result = run(f"directory={tmp_path}/run")
+    assert result.returncode == 2
+    assert f"resume={tmp_path}/run" in result.stderr
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_resume_needs_a_run_and_keeps_its_configuration(tmp_path: Path) -> None:
+    result = run(f"resume={tmp_path}")
+    assert result.returncode == 2
+    assert "there is no run" in result.stderr
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    result = run(f"resume={tmp_path}", "seed=3")
+    assert result.returncode == 2
+    assert "remove seed=3" in result.stderr
+
+
+def test_a_policy_that_is_no_option_is_taken_for_a_path() -> None:
+    assert expand_policy(["policy=/a/b", "seed=1"]) == ["policy=hf", "policy.path_or_id='/a/b'", "seed=1"]
+    assert expand_policy(["policy=micro"]) == ["policy=micro"]
+    assert expand_policy(["policy=org/name"]) == ["policy=hf", "policy.path_or_id='org/name'"]

@@ -1,0 +1,149 @@
+"""The loop on the real micro model: reproducible, resumable, blind to oracle and gold, honest about empty rounds."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evaluation.micro.audit import OracleAudit
+from evaluation.micro.world import Problem
+from rzero.policy import load_policy
+from rzero.selfplay import NothingKept, SelfPlay
+from rzero.tracking import is_timing, read_metrics
+from tests.experiments.small import small_run
+
+
+def without_times(directory: Path) -> list[dict[str, Any]]:
+    """Metrics without what measures the machine."""
+    rows = read_metrics(directory / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if not is_timing(name)} for row in rows]
+
+
+def weights(directory: Path) -> dict[str, str]:
+    """Fingerprints of all weights a run has written."""
+    return {
+        str(path.relative_to(directory)): load_policy(path, dtype="float32", attn_implementation="sdpa").weights_hash()
+        for path in sorted(directory.glob("iteration_*/*/"))
+    }
+
+
+def questions(directory: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted((directory / "questions").iterdir())}
+
+
+def execute(selfplay: SelfPlay) -> Path:
+    selfplay.run()
+    selfplay.tracker.close()
+    return selfplay.directory
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return execute(small_run(tmp_path_factory.mktemp("run")))
+
+
+def test_a_run_trains_both_roles_and_evaluates_every_round(finished: Path) -> None:
+    hashes = weights(finished)
+    assert set(hashes) == {f"iteration_{i}/{role}" for i in (1, 2) for role in ("challenger", "solver")}
+    assert len(set(hashes.values())) == 4
+    rows = without_times(finished)
+    assert [row["iteration"] for row in rows if "evaluation/overall" in row] == [0, 1, 2]
+    assert sum("challenger/reward" in row for row in rows) == 4
+    assert sum("solver/reward" in row for row in rows) == 4
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    bank = [row for row in rows if "curriculum/kept" in row]
+    assert all(row["curriculum/candidates"] == 32 for row in bank)
+    assert all(row["curriculum/kept"] > 0 for row in bank)
+
+
+def test_the_same_seed_gives_the_same_run(finished: Path, tmp_path: Path) -> None:
+    again = execute(small_run(tmp_path / "again"))
+    assert without_times(again) == without_times(finished)
+    assert weights(again) == weights(finished)
+    assert questions(again) == questions(finished)
+
+
+def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
+    other = execute(small_run(tmp_path / "other", "seed=1", "iterations=1"))
+    assert questions(other)["questions_1.jsonl"] != questions(finished)["questions_1.jsonl"]
+
+
+@pytest.mark.parametrize("broken", ["1/challenger", "1/questions", "1/solver", "2/challenger", "2/evaluation"])
+def test_a_run_that_broke_off_in_any_stage_ends_with_the_same_numbers(
+    finished: Path, tmp_path: Path, broken: str
+) -> None:
+    directory = tmp_path / "broken"
+    first = small_run(directory)
+    complete = first.ledger.complete
+
+    def fail_before_commit(stage: str, *rest: Any, **kwargs: Any) -> None:
+        if stage == broken:
+            raise OSError("the power went out")
+        complete(stage, *rest, **kwargs)
+
+    first.ledger = _Breaking(first.ledger, fail_before_commit)  # type: ignore[assignment]
+    with pytest.raises(OSError, match="power"):
+        first.run()
+    first.tracker.close()
+
+    resumed = small_run(directory)
+    assert not resumed.ledger.done(broken)
+    execute(resumed)
+    assert without_times(directory) == without_times(finished)
+    assert weights(directory) == weights(finished)
+    assert questions(directory) == questions(finished)
+
+
+class _Breaking:
+    """A ledger whose commit fails at one stage, after the stage's files and metrics were written."""
+
+    def __init__(self, ledger: Any, complete: Any) -> None:
+        self.__dict__.update(ledger=ledger, complete=complete)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.ledger, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.ledger, name, value)
+
+
+def test_neither_oracle_nor_gold_answers_reach_training(finished: Path, tmp_path: Path) -> None:
+    """Replacing the oracle by noise and every gold answer by nonsense changes no weight and no kept question."""
+    blind = small_run(tmp_path / "blind")
+    rng = random.Random(0)
+
+    def noise(question: str) -> tuple[Problem, str] | None:
+        known = Problem(family="sum", level=rng.randint(1, 9), state=())
+        return None if rng.random() < 0.5 else (known, str(rng.random()))
+
+    blind.audit = OracleAudit(grader=blind.audit.grader, oracle=noise)  # type: ignore[attr-defined]
+    blind.suite.benchmarks = tuple(
+        replace(benchmark, items=tuple(replace(item, answer="nonsense") for item in benchmark.items))
+        for benchmark in blind.suite.benchmarks
+    )
+    directory = execute(blind)
+    assert weights(directory) == weights(finished)
+    assert questions(directory) == questions(finished)
+    measured = [row for row in without_times(directory) if "audit/label_accuracy" in row]
+    assert measured != [row for row in without_times(finished) if "audit/label_accuracy" in row]
+    assert max(row.get("evaluation/overall", 0) for row in without_times(directory)) == 0
+
+
+def test_an_empty_round_is_a_named_outcome_with_counts_and_can_be_resumed(tmp_path: Path) -> None:
+    strict = "curriculum.rule.band.half_width=0.0"
+    selfplay = small_run(tmp_path / "empty", strict, "curriculum.votes=3")
+    with pytest.raises(NothingKept, match=r"none of 32 candidate questions was kept \(.*\d+ .*Widen the band"):
+        selfplay.run()
+    selfplay.tracker.close()
+    assert len(selfplay.bank.get(1)) == 32
+    assert not any(question.kept for question in selfplay.bank.get(1))
+    assert selfplay.ledger.done("1/challenger")
+
+
+def test_an_untrained_challenger_poses_as_the_base_model_does(tmp_path: Path) -> None:
+    directory = execute(small_run(tmp_path / "untrained", "challenger.settings.steps=0", "iterations=1"))
+    assert set(weights(directory)) == {"iteration_1/solver"}
