@@ -102,16 +102,17 @@ def load_policy(
     """
     torch_dtype = _parse_dtype(dtype)
     source, local = _resolve(path_or_id)
-    options = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch_dtype, attn_implementation=attn_implementation, output_loading_info=True, **options
         )
     except Exception as error:  # transformers, safetensors and tokenizers each raise their own types for bad files
         raise ValueError(
             f"cannot load a policy from {source}: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
+    model, loading = loaded
     # from_pretrained fills absent weights with random numbers and only warns.
     if broken := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind]):
         raise ValueError(f"{source} lacks weights for {broken[:5]} ({len(broken)} in all); is the download complete?")
@@ -168,7 +169,7 @@ def _add_lora(model: Any, spec: LoraSpec) -> Any:
         raise ValueError(f"lora.target_modules has {wrong}, which this model ties together; leave them out")
     config = LoraConfig(
         r=spec.rank,
-        lora_alpha=spec.alpha,
+        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # annotated as int, used as a factor
         lora_dropout=spec.dropout,
         target_modules=list(spec.target_modules),
         task_type="CAUSAL_LM",

@@ -60,7 +60,7 @@ class _LayerCache:
 
     prefix_k_QEL: Tensor  # Q = P * J
     prefix_v_QLE: Tensor
-    own_k_RCE: Tensor
+    own_k_REC: Tensor
     own_v_RCE: Tensor
 
 
@@ -129,7 +129,7 @@ class FusedSession:
         turns = {name: turn[position_B] for name, turn in self._turns.items()}
         for layer, cache in zip(w.layers, self._caches, strict=True):
             q_BHE, k_BJE, v_BJE = self._project(x, layer, turns[layer.rope])
-            cache.own_k_RCE[:, self._time] = k_BJE.reshape(-1, w.head_width)
+            cache.own_k_REC[:, :, self._time] = k_BJE.reshape(-1, w.head_width)
             cache.own_v_RCE[:, self._time] = v_BJE.reshape(-1, w.head_width)
             x = self._finish_layer(x, self._attend(q_BHE, cache, layer.window), layer)
         self._time += 1
@@ -146,7 +146,7 @@ class FusedSession:
         q_grid = q_RGE.index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, w.head_width)
         prefix_scores = torch.baddbmm(self._prefix_bias(window), q_grid, cache.prefix_k_QEL)
         prefix_scores = prefix_scores.view(-1, groups, prefix).index_select(0, self._grid_of_row)
-        own_scores = torch.bmm(q_RGE, cache.own_k_RCE[:, own].transpose(1, 2))
+        own_scores = torch.bmm(q_RGE, cache.own_k_REC[:, :, own])
         shares = torch.cat([prefix_scores, own_scores], -1).softmax(-1)
         mixed_RGE = torch.bmm(shares[..., prefix:], cache.own_v_RCE[:, own])
         grid = shares[..., :prefix].index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, prefix)
@@ -169,20 +169,23 @@ class FusedSession:
         self._prompt_B = self._prompt_B[kept_K]
         kept_R = (kept_K[:, None] * w.key_heads + torch.arange(w.key_heads, device=self._device)).reshape(-1)
         for cache in self._caches:
-            for name in ("own_k_RCE", "own_v_RCE"):
-                own_RCE = getattr(cache, name)
-                own_RCE[: len(kept_R), : self._time] = own_RCE[kept_R, : self._time]
-                setattr(cache, name, own_RCE[: len(kept_R)])
+            cache.own_k_REC[: len(kept_R), :, : self._time] = cache.own_k_REC[kept_R, :, : self._time]
+            cache.own_v_RCE[: len(kept_R), : self._time] = cache.own_v_RCE[kept_R, : self._time]
+            cache.own_k_REC = cache.own_k_REC[: len(kept_R)]
+            cache.own_v_RCE = cache.own_v_RCE[: len(kept_R)]
         self._index_rows()
 
     def _grow(self) -> None:
         capacity = min(self._max_new, 2 * self._capacity)
         for cache in self._caches:
-            for name in ("own_k_RCE", "own_v_RCE"):
-                old_RCE = getattr(cache, name)
-                new_RCE = old_RCE.new_empty(old_RCE.shape[0], capacity, old_RCE.shape[2])
-                new_RCE[:, : self._time] = old_RCE[:, : self._time]
-                setattr(cache, name, new_RCE)
+            rows, width, _ = cache.own_k_REC.shape
+            k_REC, v_RCE = (
+                cache.own_k_REC.new_empty(rows, width, capacity),
+                cache.own_v_RCE.new_empty(rows, capacity, width),
+            )
+            k_REC[:, :, : self._time] = cache.own_k_REC[:, :, : self._time]
+            v_RCE[:, : self._time] = cache.own_v_RCE[:, : self._time]
+            cache.own_k_REC, cache.own_v_RCE = k_REC, v_RCE
         self._capacity = capacity
 
     def _index_rows(self) -> None:
@@ -236,7 +239,7 @@ class FusedSession:
         return _LayerCache(
             prefix_k_QEL=w.embedding_VD.new_zeros(slots, width, prefix),
             prefix_v_QLE=w.embedding_VD.new_zeros(slots, prefix, width),
-            own_k_RCE=w.embedding_VD.new_empty(rows, self._capacity, width),
+            own_k_REC=w.embedding_VD.new_empty(rows, width, self._capacity),
             own_v_RCE=w.embedding_VD.new_empty(rows, self._capacity, width),
         )
 

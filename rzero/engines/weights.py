@@ -105,18 +105,16 @@ def _layer(config: Any, weights: Mapping[str, Tensor], index: int, *, gemma: boo
     def get(name: str) -> Tensor | None:
         return weights.get(prefix + name)
 
-    def gain(name: str) -> Tensor | None:
-        weight = get(name)
-        return None if weight is None else _gain(weight, gemma=gemma)
+    def gain(name: str) -> Tensor:
+        return _gain(weights[prefix + name], gemma=gemma)
 
     heads, width = config.num_attention_heads, _head_width(config)
     scale = (config.query_pre_attn_scalar if gemma else width) ** -0.5
-    q_gain_E, k_gain_E = gain("self_attn.q_norm.weight"), gain("self_attn.k_norm.weight")
     qk_gain_HE = None
-    if q_gain_E is not None and k_gain_E is not None:
+    if get("self_attn.q_norm.weight") is not None:
         order = _interleaved(1, width)
-        rows = [q_gain_E[order] * scale] * heads + [k_gain_E[order]] * config.num_key_value_heads
-        qk_gain_HE = torch.stack(rows).contiguous()
+        q_gain_E, k_gain_E = gain("self_attn.q_norm.weight")[order], gain("self_attn.k_norm.weight")[order]
+        qk_gain_HE = torch.stack([q_gain_E * scale] * heads + [k_gain_E] * config.num_key_value_heads)
     query_scale = scale if qk_gain_HE is None else 1.0  # behind a norm the scale must go into its gain
     projection_XD = _stack_qkv(config, weights, prefix, "weight", query_scale=query_scale)
     gate_up_ID = torch.cat([weights[prefix + "mlp.gate_proj.weight"], weights[prefix + "mlp.up_proj.weight"]])
