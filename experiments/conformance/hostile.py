@@ -49,7 +49,7 @@ def check_hostile_answers(rows: list[Row], path: Path) -> Report:
 
 def _hostile_answer(grader: MathGrader, text: str) -> list[str]:
     """What is wrong with how `text` was treated. Each comparison is with a grader that does not remember it yet."""
-    why = []
+    why: list[str] = []
     boxed = timed(lambda: grader.extract(text), grader, why, "extract")
     for answer in dict.fromkeys([text, boxed or text]):
         for partner in PARTNERS:
@@ -138,7 +138,8 @@ def check_hostile_questions(rows: list[Row], path: Path) -> Report:
 def _hostile_question(row: Row) -> RowResult:
     from rzero.parsing import parse_question
 
-    text, why = text_of(row), []
+    text = text_of(row)
+    why: list[str] = []
     if row["form"] == "name":
         try:
             escaping.checked_name(text)

@@ -42,7 +42,8 @@ def same_answer(left: str, right: str, symbolic: Symbolic) -> bool:
     """Whether two answers are the same. Symmetric: the two are put in one order first."""
     if left == right:
         return bool(left.strip())
-    return _same(*sorted((_cleaned(left), _cleaned(right))), symbolic, _MAX_NESTING)
+    first, second = sorted((_cleaned(left), _cleaned(right)))
+    return _same(first, second, symbolic, _MAX_NESTING)
 
 
 def _same(left: str, right: str, symbolic: Symbolic, depth: int) -> bool:

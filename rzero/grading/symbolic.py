@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import re
+import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -30,13 +32,13 @@ _LATEX = NormalizationConfig(
 _BOX_ONLY = (
     LatexExtractionConfig(boxed_match_priority=0, try_extract_without_anchor=False, normalization_config=_LATEX),
 )
-_PARSED_KEPT = 64
+_ANSWERS_KEPT = 256
 _DIGITS = 40  # decimal digits of the numeric comparison
 # Relative difference up to which two values are the same number:
 _EXACT = Rational(1, 10**25)  # neither has a decimal literal
 _WRITTEN = Rational(1, 10**12)  # a formula with decimal literals, which are exact but stored in binary
 _ROUNDED = Rational(1, 2 * 10**6)  # a number written with a decimal literal, against one that is not rational
-_POINTS = (Rational(17, 13), Rational(-23, 19), Rational(41, 29), Rational(-7, 31), Rational(53, 17))
+_POINTS, _AGREEING = 5, 3  # points tried, and points with a value at which two formulas must agree
 
 
 # `M_{\odot}` and `T_\star` are names; the parser knows Greek subscripts only.
@@ -47,7 +49,7 @@ def warm_up() -> None:
     """Pay for regex compilation, parser tables and first-use imports before the first fork."""
     for left, right in ((r"\frac{1}{2}\sqrt{3}", r"\frac{\sqrt{3}}{2}"), ("(x+1)^2", "x^2+2x+1"), ("(1,2)", "x=3")):
         answer({"rule": "math", "left": left, "right": right}, lambda stage: None)
-    _parsed.cache_clear()
+    _answer.cache_clear()
 
 
 def answer(request: dict[str, Any], enter: Callable[[int], None]) -> tuple[bool, str | None]:
@@ -57,11 +59,10 @@ def answer(request: dict[str, Any], enter: Callable[[int], None]) -> tuple[bool,
             enter(3)
             return difference_is_zero(request["left"], request["right"]), None
         enter(1)
-        left = _parsed(request["left"])
+        left = _answer(request["left"])
         enter(2)
-        right = _parsed(request["right"])
+        right = _answer(request["right"])
         enter(3)
-        clear_cache()  # what earlier comparisons left behind must not change the cost of this one
         return equal(left, right), None
     except Exception as error:
         # The one broad except of the project: the input is untrusted text and math-verify, sympy and ANTLR raise
@@ -69,10 +70,20 @@ def answer(request: dict[str, Any], enter: Callable[[int], None]) -> tuple[bool,
         return False, type(error).__name__
 
 
-@lru_cache(maxsize=_PARSED_KEPT)
-def _parsed(text: str) -> Any:
-    """The mathematical object `text` denotes, or None if math-verify reads none in it."""
-    clear_cache()
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a text denotes: the parsed object (None: math-verify reads nothing in it) and its value at the first point.
+
+    Both are computed in the stage, and at the cost, of the text they belong to; most comparisons then cost nothing.
+    """
+
+    parsed: Any
+    sample: Any
+
+
+@lru_cache(maxsize=_ANSWERS_KEPT)
+def _answer(text: str) -> Answer:
+    clear_cache()  # what earlier texts left behind must not change the cost of this one
     text = _SUBSCRIPT.sub(r"_{\1}", text)
     parser.parse_latex_cached.cache_clear()
     parser.extract_latex.cache_clear()
@@ -81,58 +92,75 @@ def _parsed(text: str) -> Any:
         extraction_config=_BOX_ONLY,
         fallback_mode="no_fallback",
         extraction_mode="first_match",
-        parsing_timeout=None,  # type: ignore[arg-type]
+        parsing_timeout=None,
     )
-    return found[0] if found else None
+    parsed = found[0] if found else None
+    return Answer(parsed, _value(parsed, 0) if _is_scalar(parsed) else None)
 
 
-def equal(left: Any, right: Any) -> bool:
-    """Whether two parsed answers are the same object, in either direction of math-verify's asymmetric `verify`."""
-    if left is None or right is None:
+def equal(left: Answer, right: Answer) -> bool:
+    """Whether two answers are the same object, in either direction of math-verify's asymmetric `verify`."""
+    first, second = left.parsed, right.parsed
+    if first is None or second is None:
         return False
-    if isinstance(left, Expr) and isinstance(right, Expr):
+    if _is_scalar(first) and _is_scalar(second):
         verdict = same_values(left, right)
-        return _verify(left, right) if verdict is None else verdict
-    if isinstance(left, Eq) != isinstance(right, Eq):
+        return _verify(first, second) if verdict is None else verdict
+    if isinstance(first, Eq) != isinstance(second, Eq):
         return False  # names were taken off before (`structure.split_name`); `5x - 7y + 4 = 0` is not 0
-    return _verify(left, right) or _verify(right, left)
+    return _verify(first, second) or _verify(second, first)
+
+
+def _is_scalar(parsed: Any) -> bool:
+    return isinstance(parsed, Expr) and not parsed.is_Matrix
 
 
 def _verify(gold: Any, target: Any) -> bool:
+    clear_cache()
     return bool(math_verify.verify(gold, target, timeout_seconds=None))
 
 
-def same_values(left: Expr, right: Expr) -> bool | None:
+def same_values(left: Answer, right: Answer) -> bool | None:
     """Compare by value at fixed points with 40 digits; None where that decides nothing.
 
     Faster than `simplify` and without its failure modes: math-verify's own numeric check is absolute
     (1/2004! equals 1/2006!, 1e-9 pi equals 2e-9 pi), ours is relative.
     """
-    if isinstance(left, Symbol) or isinstance(right, Symbol):
+    first, second = left.parsed, right.parsed
+    if isinstance(first, Symbol) or isinstance(second, Symbol):
         return None  # `even` may be a word on one side and a product of letters on the other
-    names = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
+    symbols = bool(first.free_symbols or second.free_symbols)
     tolerance = _EXACT
-    if left.has(Float) or right.has(Float):
-        tolerance = _WRITTEN if names else _ROUNDED
+    if first.has(Float) or second.has(Float):
+        tolerance = _WRITTEN if symbols else _ROUNDED
     agreed = 0
-    for shift in range(len(_POINTS) if names else 1):
-        values = {name: _POINTS[(shift + index) % len(_POINTS)] + index for index, name in enumerate(names)}
-        first, second = _value(left, values), _value(right, values)
-        if first is None or second is None:
+    for point in range(_POINTS if symbols else 1):
+        pair = (_value(first, point), _value(second, point)) if point else (left.sample, right.sample)
+        if pair[0] is None or pair[1] is None:
             continue
-        if abs(first - second) > tolerance * max(abs(first), abs(second)):
+        if abs(pair[0] - pair[1]) > tolerance * max(abs(pair[0]), abs(pair[1])):
             return False
         agreed += 1
-    return True if agreed >= (3 if names else 1) else None
+    return True if agreed >= (_AGREEING if symbols else 1) else None
 
 
-def _value(expression: Expr, values: dict[str, Rational]) -> Any:
+def _value(expression: Expr, point: int) -> Any:
     """The value at a point as a complex 40-digit number; None if it is not finite or cancelled to nothing."""
-    point = {symbol: values[symbol.name] for symbol in expression.free_symbols}
-    value = (expression.subs(point) if point else expression).evalf(_DIGITS)
+    place = {symbol: _coordinate(symbol.name, point) for symbol in expression.free_symbols}
+    try:
+        value = (expression.subs(place) if place else expression).evalf(_DIGITS)
+    except (TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError):
+        return None  # a function without a number for a value; `verify` may still know it
     if not isinstance(value, Expr) or not value.is_number or value.is_finite is not True:
         return None
     parts = value.as_real_imag()
     if not all(part.is_Float or part.is_Rational for part in parts):
         return None
     return None if all(part.is_Float and part._prec == 1 for part in parts) else value
+
+
+def _coordinate(name: str, point: int) -> Rational:
+    """A fixed rational of either sign for each name and point, between 1/3 and 3 in size."""
+    number = zlib.crc32(f"{point} {name}".encode())
+    sign = -1 if (number >> 16) % 3 == 0 else 1
+    return Rational(sign * (37 + number % 71), 37 + (number >> 8) % 71)

@@ -27,7 +27,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Everything else in the environment (keys, tokens) stays with the parent: model text is handled in there.
@@ -89,8 +89,10 @@ class Worker:
         while view:
             view = view[self.process.stdin.write(view) :]
 
-    def reply(self) -> dict[str, Any] | None:
-        """The reply if it is complete, else None. Raises EOFError when the keeper is gone. Call when readable."""
+    def reply(self, *, ready: bool) -> dict[str, Any] | None:
+        """The reply if it is complete, else None. Raises EOFError when the keeper is gone or, not `ready`, is stuck."""
+        if not ready:
+            raise EOFError(f"grading worker {self.pid} is stuck")
         chunk = os.read(self.fileno(), _READ_BYTES)
         if not chunk:
             raise EOFError(f"grading worker {self.pid} closed its pipe")
@@ -154,29 +156,23 @@ class WorkerPool:
             for worker in self._workers[: len(requests)]:
                 self._start(worker, waiting, requests, selector)
             while selector.get_map():
-                ready = {key.fileobj: key for key, _ in selector.select(timeout=self._time_left(selector))}
-                now = time.monotonic()
-                for key in list(selector.get_map().values()):
-                    worker, (index, attempt) = key.fileobj, key.data
-                    assert isinstance(worker, Worker)
+                ready = {key.fd for key, _ in selector.select(timeout=self._time_left(selector))}
+                for worker, (index, attempt) in _pending(selector):
+                    if worker.fileno() not in ready and time.monotonic() < worker.deadline:
+                        continue
                     try:
-                        if worker in ready:
-                            if (answer := worker.reply()) is None:
-                                continue
-                        elif now < worker.deadline:
-                            continue
-                        else:
-                            raise TimeoutError(f"grading worker {worker.pid} is stuck")
+                        answer = worker.reply(ready=worker.fileno() in ready)
                     except (OSError, EOFError, ValueError):
-                        answer = None
-                    selector.unregister(worker)
-                    if answer is None:
+                        selector.unregister(worker)
                         worker = self._replace(worker)
                         if attempt == 0:
                             waiting.appendleft((index, 1))
                         else:
                             replies[index] = {"died": "lost"}
                     else:
+                        if answer is None:
+                            continue
+                        selector.unregister(worker)
                         replies[index] = answer
                     self._start(worker, waiting, requests, selector)
         return [reply if reply is not None else {"died": "lost"} for reply in replies]
@@ -200,8 +196,7 @@ class WorkerPool:
         selector.register(worker, selectors.EVENT_READ, (index, attempt))
 
     def _time_left(self, selector: selectors.BaseSelector) -> float:
-        deadlines = [key.fileobj.deadline for key in selector.get_map().values() if isinstance(key.fileobj, Worker)]
-        return max(0.0, min(deadlines) - time.monotonic())
+        return max(0.0, min(worker.deadline for worker, _ in _pending(selector)) - time.monotonic())
 
     def _replace(self, worker: Worker) -> Worker:
         self.counters["workers_replaced"] += 1
@@ -226,6 +221,11 @@ class WorkerPool:
         with self._lock:
             self._forget_workers_of_parent()
             self._close()
+
+
+def _pending(selector: selectors.BaseSelector) -> list[tuple[Worker, tuple[int, int]]]:
+    """The workers that owe a reply, each with the index of its request and the number of the attempt."""
+    return [(cast(Worker, key.fileobj), key.data) for key in list(selector.get_map().values())]
 
 
 def _kill_all(workers: list[Worker], owner: int) -> None:
