@@ -9,7 +9,8 @@ Shapes: B sequences, T positions, S scored tokens, H hidden size, V vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ def completion_logprobs(
     Both results are float32 (B, T), aligned with `input_ids_BT`, and 0 outside the mask. The distribution is that of
     `logits / temperature`. `entropy=False` gives None in its place. Gradients reach every parameter that requires them.
 
-    `model`: a causal language model of transformers, bare or wrapped by PEFT.
+    `model`: a causal language model of transformers, bare, wrapped by PEFT, or sharded by FSDP2 (`fully_shard`).
     `chunk_tokens`: how many rows of V logits exist at once; affects memory and speed only.
     Raises ValueError when the mask names the first position, which nothing predicts.
     """
@@ -48,18 +49,28 @@ def completion_logprobs(
     if bool(scored_BT[:, 0].any()):
         raise ValueError("completion_mask covers the first position, which no token predicts: the prompt is empty")
 
-    hidden_BTH = _hidden_states(
-        model, input_ids_BT=input_ids_BT, attention_mask_BT=attention_mask_BT, position_ids_BT=position_ids_BT
-    )
+    causal_lm = _causal_lm(model)
     row_S, column_S = scored_BT.nonzero(as_tuple=True)
-    logp_S, entropy_S = head_logprobs(
-        hidden_BTH[row_S, column_S - 1],
-        weight_VH=_head_weight(model),
-        targets_S=input_ids_BT[row_S, column_S],
-        shape=LogitShape.of(model, temperature=temperature),
-        chunk_tokens=chunk_tokens,
-        entropy=entropy,
-    )
+
+    def forward(**inputs: Any) -> tuple[Tensor, Tensor | None]:
+        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
+        hidden_BTH = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
+        return head_logprobs(
+            hidden_BTH[row_S, column_S - 1],
+            weight_VH=_head_weight(causal_lm),
+            targets_S=input_ids_BT[row_S, column_S],
+            shape=LogitShape.of(causal_lm, temperature=temperature),
+            chunk_tokens=chunk_tokens,
+            entropy=entropy,
+        )
+
+    if attention_mask_BT is not None and _padded_right(attention_mask_BT):
+        # Causal attention already keeps padding on the right from being seen, and without a mask the fused kernel runs.
+        attention_mask_BT = None
+    with _forward_replaced(causal_lm, forward):
+        logp_S, entropy_S = model(
+            input_ids=input_ids_BT, attention_mask=attention_mask_BT, position_ids=position_ids_BT
+        )
     blank_BT = logp_S.new_zeros(scored_BT.shape)
     logp_BT = blank_BT.index_put((row_S, column_S), logp_S)
     return logp_BT, blank_BT.index_put((row_S, column_S), entropy_S) if entropy_S is not None else None
@@ -74,10 +85,9 @@ class LogitShape:
     temperature: float = 1.0
 
     @classmethod
-    def of(cls, model: nn.Module, *, temperature: float) -> LogitShape:
+    def of(cls, causal_lm: Any, *, temperature: float) -> LogitShape:
         """Scale and cap as the model's config states them (Gemma caps, Granite divides, Cohere and Falcon multiply)."""
-        config: Any = model.config
-        config = config.get_text_config()
+        config = causal_lm.config.get_text_config()
         scale = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
         scale /= getattr(config, "logits_scaling", None) or 1.0
         cap = getattr(config, "final_logit_softcapping", None)
@@ -205,19 +215,27 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def _hidden_states(
-    model: nn.Module, *, input_ids_BT: Tensor, attention_mask_BT: Tensor | None, position_ids_BT: Tensor | None
-) -> Tensor:
-    """Last hidden states of the backbone, after its final norm: what the head reads."""
-    causal_lm: Any = model
-    if attention_mask_BT is not None and _padded_right(attention_mask_BT):
-        # Causal attention already keeps padding on the right from being seen, and without a mask the fused kernel runs.
-        attention_mask_BT = None
-    output = causal_lm.get_decoder()(
-        input_ids=input_ids_BT, attention_mask=attention_mask_BT, position_ids=position_ids_BT, use_cache=False
-    )
-    hidden_BTH: Tensor = output.last_hidden_state
-    return hidden_BTH
+def _causal_lm(model: Any) -> Any:
+    """The transformers model inside an adapter wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    """Let `module` run another forward for a while.
+
+    The outermost model can then be called as usual and every hook on the way in runs: FSDP gathers parameters in one.
+    """
+    had_own = "forward" in vars(module)
+    original = module.forward
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if had_own:
+            module.forward = original
+        else:
+            del module.forward
 
 
 def _padded_right(attention_mask_BT: Tensor) -> bool:
@@ -225,12 +243,12 @@ def _padded_right(attention_mask_BT: Tensor) -> bool:
     return bool((mask_BT[:, :-1] | ~mask_BT[:, 1:]).all())
 
 
-def _head_weight(model: nn.Module) -> Tensor:
-    causal_lm: Any = model
+def _head_weight(causal_lm: Any) -> Tensor:
     head = causal_lm.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
         raise ValueError(
             f"the language-model head must be a plain linear layer without bias, got {head}: leave it out of the "
             "adapter's target_modules"
         )
-    return head.weight
+    weight: Tensor = head.weight
+    return weight

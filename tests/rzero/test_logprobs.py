@@ -5,6 +5,9 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from torch import distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import (
     CohereConfig,
     CohereForCausalLM,
@@ -234,3 +237,41 @@ def test_refusals():
     model.lm_head = torch.nn.Linear(32, 97, bias=True)
     with pytest.raises(ValueError, match="without bias"):
         completion_logprobs(model, **arguments, completion_mask_BT=completion_mask_BT, temperature=1.0)
+
+
+def rank_of_two(rank, rendezvous):
+    """One row per rank on a sharded model, against both rows on a whole one. Runs in a process of its own."""
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    input_ids_BT, attention_mask_BT, completion_mask_BT = (value[:2] for value in batch())
+    for name in ("tied", "untied", "lora"):
+        torch.manual_seed(0)
+        model = MODELS[name]().eval()
+
+        def score(rows, *, scale, model=model):
+            logp_BT, _ = completion_logprobs(
+                model,
+                input_ids_BT[rows],
+                attention_mask_BT[rows],
+                completion_mask_BT[rows],
+                temperature=0.7,
+                chunk_tokens=4,
+            )
+            return logp_BT.detach(), gradients(model, scale * logp_BT.sum())
+
+        expected_BT, expected_grads = score(slice(None), scale=1.0)
+        for layer in model.get_decoder().layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        logp_BT, grads = score(slice(rank, rank + 1), scale=2.0)  # FSDP averages over ranks
+        torch.testing.assert_close(logp_BT, expected_BT[rank : rank + 1])
+        assert grads.keys() == expected_grads.keys()
+        for parameter, grad in grads.items():
+            torch.testing.assert_close(grad.full_tensor(), expected_grads[parameter], atol=1e-5, rtol=1e-5)
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_sharded_over_two_ranks(tmp_path):
+    torch.multiprocessing.spawn(rank_of_two, args=(tmp_path / "rendezvous",), nprocs=2)
