@@ -215,34 +215,42 @@ def agreement(run: Run) -> Figure | None:
     figure = Figure(figsize=(max(5.0, 3.5 * columns), 3.1 * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     panels = [panel for line in grid for panel in line]
-    for panel, turn in zip(panels, shown, strict=False):
-        _votes(panel, turn, shaded=band(run.config))
+    highest = [_votes(panel, turn, shaded=band(run.config)) for panel, turn in zip(panels, shown, strict=False)]
     for panel in panels[len(shown) :]:
         panel.set_visible(False)
     for line in grid:
         line[0].set_ylabel("questions")
+    panels[0].set_ylim(0, 1.08 * max(highest))
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper center", ncols=len(names))
     return figure
 
 
-def _votes(axes: Axes, turn: Round, *, shaded: tuple[float, float] | None) -> None:
-    """Bars at the agreements that occur; kept questions below, dropped ones on top."""
+def _votes(axes: Axes, turn: Round, *, shaded: tuple[float, float] | None) -> int:
+    """Bars at the agreements that occur, kept questions below, dropped ones on top; returns the highest bar."""
     kept = Counter(round(q.vote.agreement, 4) for q in turn.questions if q.vote and q.kept)
     dropped = Counter(round(q.vote.agreement, 4) for q in turn.questions if q.vote and not q.kept)
     votes = max(q.vote.divisor for q in turn.questions if q.vote)
     width = 0.8 / max(votes, 1)
     if shaded:
-        axes.axvspan(max(shaded[0], 0), min(shaded[1], 1), color=GREEN, alpha=0.13, lw=0, label="band")
+        axes.axvspan(
+            max(shaded[0], 0),
+            min(shaded[1], 1),
+            color=GREEN,
+            alpha=0.13,
+            lw=0,
+            label=f"band {shaded[0]:g} to {shaded[1]:g}",
+        )
     x = sorted({*kept, *dropped})
     below = [kept[value] for value in x]
     axes.bar(x, below, width=width, color=BLUE, label="kept")
-    axes.bar(x, [dropped[value] for value in x], bottom=below, width=width, color="#c8c8c8", label="dropped")
+    above = [dropped[value] for value in x]
+    axes.bar(x, above, bottom=below, width=width, color="#c8c8c8", label="dropped")
     axes.set_title(f"{turn.name}: {sum(below)} kept")
     axes.set_xlabel(f"share of {votes} votes for the top answer")
     axes.set_xlim(-0.05, 1.05)
-    axes.margins(y=0.08)
     axes.grid(axis="x", visible=False)
+    return max(low + high for low, high in zip(below, above, strict=True))
 
 
 def questions(run: Run) -> Figure | None:
