@@ -92,8 +92,8 @@ def batches(
             group = groups[index]
             ids = torch.full((len(group), len(group[-1])), pad)
             labels = torch.full_like(ids, -100)
-            for row, tokens in enumerate(group):
-                ids[row, : len(tokens)] = labels[row, : len(tokens)] = torch.tensor(tokens)
+            for place, tokens in enumerate(group):
+                ids[place, : len(tokens)] = labels[place, : len(tokens)] = torch.tensor(tokens)
             yield ids, labels
 
 
@@ -177,7 +177,7 @@ def main(cfg: DictConfig) -> None:
         context=context,
     )
     config = Qwen3Config(
-        **OmegaConf.to_container(cfg.model),
+        **dict(cfg.model),
         vocab_size=cfg.tokenizer.vocabulary,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,

@@ -14,8 +14,8 @@ BEGIN, END = "<!-- results:{name} (python -m experiments.results {name} --readme
 def block(name: str, figures: dict[str, Any]) -> str:
     """Markdown between (and without) the markers."""
     command = (
-        f"Command: `python -m experiments.results {name} --seeds {' '.join(map(str, figures['seeds']))}` (`--fresh` runs "
-        f"it all again). Commit of the runs: {', '.join(figures['commits']) or 'unknown'}."
+        f"Command: `python -m experiments.results {name} --seeds {' '.join(map(str, figures['seeds']))}` (`--fresh` "
+        f"runs it all again). Commit of the runs: {', '.join(figures['commits']) or 'unknown'}."
     )
     return "\n\n".join([_headline(figures), _overall(figures), _averages(figures), _rounds(figures), command])
 

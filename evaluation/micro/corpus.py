@@ -80,8 +80,9 @@ def _level(rng: random.Random, weights: tuple[float, ...], highest: int) -> int:
 
 def _answer(rng: random.Random, family: Family, spec: CorpusSpec) -> Document:
     problem, question = draw(rng, family, _level(rng, spec.answer_levels, family.levels))
+    lines: list[str] = []
     if rng.random() < spec.dashed_off:
-        lines, answer = [], solve(problem)
+        answer = solve(problem)
     else:
         lines, answer = family.work(
             problem, lambda value: value + rng.choice(SLIPS) if rng.random() < spec.slip else value

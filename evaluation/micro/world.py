@@ -18,7 +18,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 BUCKETS = 10
 SPLIT_BUCKET = {"dev": 0, "test": 1}
@@ -41,7 +41,7 @@ class Problem:
 
     family: str
     level: int
-    state: tuple[object, ...]
+    state: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +139,8 @@ def _read_digit(text: str) -> Problem | None:
 
 
 def _work_digit(problem: Problem, note: Callable[[int], int]) -> tuple[list[str], str]:
-    first, *rest = (int(str(factor)) for factor in problem.state)
-    value, lines = first, []
+    value, *rest = problem.state
+    lines = []
     for factor in rest:
         result = note(value * factor)
         lines.append(f"{value} * {factor} = {result}.")
@@ -171,8 +171,8 @@ def _read_solve(text: str) -> Problem | None:
 
 def _work_solve(problem: Problem, note: Callable[[int], int]) -> tuple[list[str], str]:
     moves, total = problem.state
-    undo = tuple(("-" if operator == "+" else "+", amount) for operator, amount in reversed(moves))  # type: ignore[call-overload]
-    return _work_chain(total, undo, note)  # type: ignore[arg-type]
+    undo = tuple(("-" if operator == "+" else "+", amount) for operator, amount in reversed(moves))
+    return _work_chain(total, undo, note)
 
 
 # --------------------------------------------------------------------------------------------------------- sequences
@@ -185,7 +185,7 @@ def _make_sequence(rng: random.Random, level: int) -> Problem:
 
 
 def _write_sequence(problem: Problem) -> str:
-    start, difference = (int(str(value)) for value in problem.state)
+    start, difference = problem.state
     shown = ", ".join(str(start + index * difference) for index in range(3))
     return f"Continue {shown}. What comes {problem.level} later?"
 
@@ -200,7 +200,7 @@ def _read_sequence(text: str) -> Problem | None:
 
 
 def _work_sequence(problem: Problem, note: Callable[[int], int]) -> tuple[list[str], str]:
-    start, difference = (int(str(value)) for value in problem.state)
+    start, difference = problem.state
     return _work_chain(start + 2 * difference, (("+", difference),) * problem.level, note)
 
 
@@ -219,7 +219,7 @@ def _make_order(rng: random.Random, level: int) -> Problem:
 
 def _write_order(problem: Problem) -> str:
     pairs, end = problem.state
-    return ", ".join(f"{left}<{right}" for left, right in pairs) + f". Who is {end}?"  # type: ignore[attr-defined]
+    return ", ".join(f"{left}<{right}" for left, right in pairs) + f". Who is {end}?"
 
 
 def _read_order(text: str) -> Problem | None:
@@ -241,9 +241,10 @@ def _read_order(text: str) -> Problem | None:
 def _work_order(problem: Problem, note: Callable[[int], int]) -> tuple[list[str], str]:
     """Walk from the person named first towards the asked end. A slip takes the walk to somebody else."""
     pairs, end = problem.state
-    follow = {right: left for left, right in pairs} if end == "first" else dict(pairs)  # type: ignore[attr-defined,call-overload]
-    people = sorted({person for pair in pairs for person in pair})  # type: ignore[attr-defined]
-    person, lines = pairs[0][0], []  # type: ignore[index]
+    follow = {right: left for left, right in pairs} if end == "first" else dict(pairs)
+    people = sorted({person for pair in pairs for person in pair})
+    person: str = pairs[0][0]
+    lines: list[str] = []
     while person in follow and len(lines) < len(people):
         index = people.index(follow[person])
         following = people[note(index) % len(people)]
@@ -272,7 +273,7 @@ def _make_story(rng: random.Random, level: int) -> Problem:
 
 def _write_story(problem: Problem) -> str:
     name, thing, start, verbs = problem.state
-    events = "".join(f"{name} {verb} {amount}. " for verb, amount in verbs)  # type: ignore[attr-defined]
+    events = "".join(f"{name} {verb} {amount}. " for verb, amount in verbs)
     return f"{name} has {start} {thing}. {events}How many {thing} has {name}?"
 
 
@@ -285,8 +286,8 @@ def _read_story(text: str) -> Problem | None:
 
 def _work_story(problem: Problem, note: Callable[[int], int]) -> tuple[list[str], str]:
     _, _, start, verbs = problem.state
-    moves = tuple(("+" if verb in GAINS else "-", amount) for verb, amount in verbs)  # type: ignore[attr-defined]
-    return _work_chain(start, moves, note)  # type: ignore[arg-type]
+    moves = tuple(("+" if verb in GAINS else "-", amount) for verb, amount in verbs)
+    return _work_chain(start, moves, note)
 
 
 FAMILIES: dict[str, Family] = {
@@ -297,9 +298,9 @@ FAMILIES: dict[str, Family] = {
             group="math",
             levels=10,
             make=_make_sum,
-            write=lambda problem: f"Compute {problem.state[0]}{_write_moves(problem.state[1])}.",  # type: ignore[arg-type]
+            write=lambda problem: f"Compute {problem.state[0]}{_write_moves(problem.state[1])}.",
             read=_read_sum,
-            work=lambda problem, note: _work_chain(*problem.state, note),  # type: ignore[arg-type]
+            work=lambda problem, note: _work_chain(problem.state[0], problem.state[1], note),
         ),
         Family(
             name="digit",
@@ -315,7 +316,7 @@ FAMILIES: dict[str, Family] = {
             group="math",
             levels=10,
             make=_make_solve,
-            write=lambda problem: f"Solve x{_write_moves(problem.state[0])} = {problem.state[1]}.",  # type: ignore[arg-type]
+            write=lambda problem: f"Solve x{_write_moves(problem.state[0])} = {problem.state[1]}.",
             read=_read_solve,
             work=_work_solve,
         ),
