@@ -42,6 +42,8 @@ def main(arguments: list[str]) -> None:
             return
         if stage[0]:
             _write({"died": _cause(status), "stage": _STAGES[stage[0]]})
+        elif not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == _RECYCLE):
+            _write({"lost": True})  # killed from outside between requests, perhaps with one read but not begun
 
 
 def _die_with(parent: int) -> None:

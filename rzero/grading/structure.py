@@ -17,6 +17,7 @@ _AND = re.compile(
 _MEMBER = re.compile(r"^[a-zA-Z](?:_\{?\w\}?)?\s?\\in(?![a-zA-Z])\s?")
 _NAME = re.compile(r"[a-zA-Z]|\\[a-zA-Z]+")
 _COEFFICIENT = re.compile(r"^[\d.]")
+_PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
 _MAX_ITEMS = 64
 
 
@@ -89,8 +90,8 @@ def _plus_minus(items: list[str]) -> list[str]:
     r"""Write `a \pm b` as the two values it stands for; two signs in one item would be linked: it stays."""
     written = []
     for item in items:
-        if item.count("\\pm") == 1:
-            written += [item.replace("\\pm", "+"), item.replace("\\pm", "-")]
+        if len(_PLUS_MINUS.findall(item)) == 1:
+            written += [_PLUS_MINUS.sub("+", item), _PLUS_MINUS.sub("-", item)]
         else:
             written.append(item)
     return [item.removeprefix("+").strip() for item in written]

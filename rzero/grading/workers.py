@@ -101,6 +101,8 @@ class Worker:
             return None
         line, self._buffer = self._buffer, b""
         answer: dict[str, Any] = json.loads(line)
+        if "lost" in answer:
+            raise EOFError(f"grading worker {self.pid} lost its server")
         return answer
 
     def kill(self) -> None:
