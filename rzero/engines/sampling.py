@@ -3,7 +3,7 @@
 Every uniform is a hash of (seed, prompt index, sample index, step, attempt). So a completion is the same whatever other
 rows share its batch, in whatever order they finish.
 
-Shapes: B rows, V vocabulary, K candidates.
+Shapes: B rows, R rows to be drawn again, V vocabulary, K candidates.
 """
 
 from __future__ import annotations
@@ -62,60 +62,60 @@ class TokenSampler:
         sampling = self._sampling
         if sampling.temperature not in (0.0, 1.0):
             logits_BV.mul_(1.0 / sampling.temperature)
-        peak_B, best_B = logits_BV.max(-1)
-        weights_BV = logits_BV.sub_(peak_B[:, None]).exp_()  # unnormalised probabilities, at most 1
-        mass_B = weights_BV.sum(-1)
         if sampling.temperature == 0.0:
-            return best_B, -mass_B.log()
-        if sampling.top_k:
-            token_B, weight_B = self._draw_sorted(weights_BV, mass_B, step=step)
+            peak_B, best_B = logits_BV.max(-1)
+            return best_B, -logits_BV.sub_(peak_B[:, None]).exp_().sum(-1).log()
+        weights_BV = logits_BV.sub_(logits_BV.amax(-1, keepdim=True)).exp_()  # unnormalised probabilities, at most 1
+        mass_B = weights_BV.sum(-1)
+        if sampling.top_k and sampling.top_p < 1.0:
+            token_B, weight_B = self._draw_sorted(weights_BV, step=step, attempt=0, rows=None)
         else:
-            token_B, weight_B = self._draw_nucleus(weights_BV, mass_B, step=step)
+            token_B, weight_B = self._draw_and_redraw(weights_BV, mass_B, step=step)
         return token_B, weight_B.log() - mass_B.log()
 
-    def _draw_sorted(self, weights_BV: Tensor, mass_B: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
-        """Top-k (then top-p) by sorting the k largest weights."""
+    def _draw_sorted(
+        self, weights_BV: Tensor, *, step: int, attempt: int, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Top-k, then top-p over what it left, by sorting the k largest weights."""
         k = min(self._sampling.top_k, weights_BV.shape[-1])
         weights_BK, ids_BK = weights_BV.topk(k, dim=-1)
         cdf_BK = weights_BK.cumsum(-1)
         if self._sampling.top_p < 1.0:
-            before_BK = cdf_BK - weights_BK
             # A token stays when the mass in front of it has not reached top_p: the first token always does.
-            weights_BK = weights_BK.masked_fill(before_BK >= self._sampling.top_p * cdf_BK[:, -1:], 0.0)
+            weights_BK = weights_BK.masked_fill(cdf_BK - weights_BK >= self._sampling.top_p * cdf_BK[:, -1:], 0.0)
             cdf_BK = weights_BK.cumsum(-1)
-        choice_B = invert_cdf(cdf_BK, self._uniforms(step=step, attempt=0, rows=None))
-        return (
-            ids_BK.gather(1, choice_B[:, None]).squeeze(1),
-            weights_BK.gather(1, choice_B[:, None]).squeeze(1),
-        )
+        choice_B1 = invert_cdf(cdf_BK, self._uniforms(step=step, attempt=attempt, rows=rows))[:, None]
+        return ids_BK.gather(1, choice_B1).squeeze(1), weights_BK.gather(1, choice_B1).squeeze(1)
 
-    def _draw_nucleus(self, weights_BV: Tensor, mass_B: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
-        """Top-p without sorting: draw, and draw again where the token lies outside the nucleus.
+    def _draw_and_redraw(self, weights_BV: Tensor, mass_B: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
+        """Top-k or top-p with as little sorting as possible: draw, and draw again where the token is cut off.
 
-        A token is outside when the tokens before it in order of probability already hold top_p of the mass. Then every
-        token behind it is outside too, so all of them are struck out before the next draw: the result is an exact draw
-        from the nucleus, and at most a few rows need a second round.
+        Exact, because a draw from all tokens is, given that it stays, a draw from those that stay. For top-p a token
+        that is cut off takes everything behind it along before the next draw, so few rounds are needed.
         """
         token_B = invert_cdf(weights_BV.cumsum(-1), self._uniforms(step=step, attempt=0, rows=None))
         weight_B = weights_BV.gather(1, token_B[:, None]).squeeze(1)
-        if self._sampling.top_p == 1.0:
-            return token_B, weight_B
-        target_B = self._sampling.top_p * mass_B
-        rows = self._outside(weights_BV, token_B, weight_B, target_B).nonzero().squeeze(1)
-        attempt = 1
+        # Most tokens are likely enough to stay without a look at the others: one that is cut off has at most 1 - top_p
+        # of the mass, or top_k tokens in front of it that are no lighter than itself.
+        top_k = self._sampling.top_k
+        safe_share = 1.0 / top_k if top_k else 1.0 - self._sampling.top_p
+        rows = (weight_B <= safe_share * mass_B).nonzero().squeeze(1) if safe_share else token_B[:0]
+        candidates_RV, attempt = weights_BV[rows], 0
         while rows.numel():
-            candidates_RV = weights_BV[rows]
-            candidates_RV = candidates_RV * ~_at_or_behind(candidates_RV, token_B[rows], weight_B[rows])
-            uniform_R = self._uniforms(step=step, attempt=attempt, rows=rows)
-            token_B[rows] = token_R = invert_cdf(candidates_RV.cumsum(-1), uniform_R)
-            weight_B[rows] = weight_R = candidates_RV.gather(1, token_R[:, None]).squeeze(1)
-            rows = rows[self._outside(weights_BV[rows], token_R, weight_R, target_B[rows])]
+            ahead_RV = candidates_RV * _is_ahead(candidates_RV, token_B[rows], weight_B[rows])
             attempt += 1
+            if top_k:
+                again_R = (ahead_RV > 0).sum(-1) >= top_k
+                rows = rows[again_R]
+                token_B[rows], weight_B[rows] = self._draw_sorted(
+                    candidates_RV[again_R], step=step, attempt=attempt, rows=rows
+                )
+                break
+            again_R = ahead_RV.sum(-1) >= self._sampling.top_p * mass_B[rows]
+            rows, candidates_RV = rows[again_R], ahead_RV[again_R]
+            token_B[rows] = invert_cdf(candidates_RV.cumsum(-1), self._uniforms(step=step, attempt=attempt, rows=rows))
+            weight_B[rows] = candidates_RV.gather(1, token_B[rows][:, None]).squeeze(1)
         return token_B, weight_B
-
-    def _outside(self, weights_BV: Tensor, token_B: Tensor, weight_B: Tensor, target_B: Tensor) -> Tensor:
-        before_B = (weights_BV * ~_at_or_behind(weights_BV, token_B, weight_B)).sum(-1)
-        return before_B >= target_B
 
     def _uniforms(self, *, step: int, attempt: int, rows: Tensor | None) -> Tensor:
         keys = self._keys if rows is None else self._keys[rows.cpu().numpy()]
@@ -130,8 +130,8 @@ def invert_cdf(cdf_BV: Tensor, uniform_B: Tensor) -> Tensor:
     return torch.searchsorted(cdf_BV, target_B[:, None], right=True).squeeze(1)
 
 
-def _at_or_behind(weights_BV: Tensor, token_B: Tensor, weight_B: Tensor) -> Tensor:
-    """Tokens that are no more probable than `token`; among equals the lower id comes first."""
+def _is_ahead(weights_BV: Tensor, token_B: Tensor, weight_B: Tensor) -> Tensor:
+    """Tokens more probable than `token`; among equals the lower id comes first."""
     index_V = torch.arange(weights_BV.shape[-1], device=weights_BV.device)
-    equal_BV = (weights_BV == weight_B[:, None]) & (index_V >= token_B[:, None])
-    return (weights_BV < weight_B[:, None]) | equal_BV
+    equal_BV = (weights_BV == weight_B[:, None]) & (index_V < token_B[:, None])
+    return (weights_BV > weight_B[:, None]) | equal_BV
