@@ -12,6 +12,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.resolvers import register_resolvers
 from rzero.bank import JsonlBank
 from rzero.durable import write_atomically
 from rzero.ledger import Ledger
@@ -19,25 +20,6 @@ from rzero.policy import Policy, load_policy
 from rzero.progress import ConsoleNarrator
 from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
 from rzero.tracking import Fanout, JsonlTracker
-
-PROJECT = Path(__file__).resolve().parent.parent
-
-
-def register_resolvers(run_directory: Path | None = None) -> None:
-    """`${project:}` is the repository; `${run_directory:}` the folder of this run."""
-    OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
-    OmegaConf.register_new_resolver("run_directory", lambda: str(run_directory or "."), replace=True)
-
-
-WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1}
-"""Keys that belong to the run and to no constructor, and their smallest value."""
-
-
-def check(cfg: DictConfig) -> None:
-    """Raise ValueError naming the key, the value and what it may be. Everything else is checked by its constructor."""
-    for key, smallest in WHOLE_NUMBERS.items():
-        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int) or cfg[key] < smallest:
-            raise ValueError(f"{key} must be a whole number, at least {smallest}, got {cfg[key]!r}")
 
 
 def build(cfg: DictConfig, directory: Path) -> SelfPlay:

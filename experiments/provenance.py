@@ -13,7 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from experiments.composition import PROJECT
+from experiments import PROJECT
 from rzero.durable import write_atomically
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "peft", "lm-eval", "math-verify", "numpy")

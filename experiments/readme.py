@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.composition import PROJECT
+from experiments import PROJECT
 from rzero.durable import write_atomically
 
 README = PROJECT / "README.md"

@@ -30,8 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.metrics import Scores, gain, spread
-from experiments import readme
-from experiments.composition import PROJECT, register_resolvers
+from experiments import PROJECT, readme
+from experiments.resolvers import register_resolvers
 from rzero.durable import write_atomically
 from rzero.tracking import read_metrics
 

@@ -21,15 +21,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from experiments import composition, rundir
-from experiments.provenance import write_manifest
+from experiments import PROJECT, rundir
+from experiments.resolvers import register_resolvers
 
 STOPPED, WRONG, NOTHING_KEPT = 1, 2, 3
 
 
+WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1}
+"""Keys that belong to the run and to no constructor, and their smallest value."""
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ValueError naming the key, the value and what it may be. Everything else is checked by its constructor."""
+    for key, smallest in WHOLE_NUMBERS.items():
+        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int) or cfg[key] < smallest:
+            raise ValueError(f"{key} must be a whole number, at least {smallest}, got {cfg[key]!r}")
+
+
 def expand_policy(arguments: list[str]) -> list[str]:
     """`policy=DIR` for any directory or hub id that is no option of the group, spelled out for Hydra."""
-    options = {path.stem for path in (composition.PROJECT / "conf" / "policy").glob("*.yaml")}
+    options = {path.stem for path in (PROJECT / "conf" / "policy").glob("*.yaml")}
     expanded = []
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -63,7 +74,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
     job = HydraConfig.get()
     if cfg.resume:
         return resumed(cfg, list(job.overrides.task))
-    composition.check(cfg)
+    check(cfg)
     if cfg.directory:
         path = Path(cfg.directory)
     elif job.mode == RunMode.MULTIRUN:
@@ -76,7 +87,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
 
 
 def execute(cfg: DictConfig) -> int:
-    """One run from its configuration to its report; returns the exit code and prints one message for what went wrong."""
+    """One run from configuration to report; returns the exit code and prints one message for what went wrong."""
     console, complaints = Console(), Console(stderr=True)
     directory: Path | None = None
 
@@ -108,6 +119,9 @@ def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
     """The work itself, in a directory that is ours."""
     import torch
 
+    from experiments import composition
+    from experiments.provenance import write_manifest
+
     torch.set_num_threads(cfg.threads)
     quiet_libraries()
     console.print(f"run directory: {directory}", highlight=False, markup=False, soft_wrap=True)
@@ -138,7 +152,7 @@ def report(directory: Path, console: Console) -> None:
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def main(cfg: DictConfig) -> None:
-    composition.register_resolvers()
+    register_resolvers()
     code = execute(cfg)
     if code:
         sys.exit(code)

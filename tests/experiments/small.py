@@ -7,7 +7,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from experiments import composition
+from experiments import PROJECT, composition
+from experiments.resolvers import register_resolvers
 from rzero.progress import Silent
 from rzero.selfplay import SelfPlay
 
@@ -30,8 +31,8 @@ SHRUNK = (
 
 def config(*overrides: str) -> DictConfig:
     """The default experiment with `overrides`, as `python -m experiments.run` composes it."""
-    composition.register_resolvers()
-    with initialize_config_dir(config_dir=str(composition.PROJECT / "conf"), version_base="1.3"):
+    register_resolvers()
+    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 
 

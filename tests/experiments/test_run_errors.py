@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.composition import PROJECT
+from experiments import PROJECT
 from experiments.run import expand_policy
 
 
