@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test report vllm clean distclean
+.PHONY: help run test report which-run vllm clean distclean
 
 help:
 	@echo 'make run                   set up, then run the micro experiment; ends with the path of its report'
@@ -61,9 +61,11 @@ test: $(VENV)/.requirements-dev
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu and not vllm" $(ARGS)
 
-report: $(VENV)/.requirements
-	@test -n "$(RUN)" || { echo 'error: which run? make report RUN=outputs/micro/...' >&2; exit 1; }
+report: which-run $(VENV)/.requirements
 	$(BIN)/python -m experiments.report $(RUN) $(ARGS)
+
+which-run:
+	@test -n "$(RUN)" || { echo 'error: which run? make report RUN=outputs/micro/...' >&2; exit 1; }
 
 vllm: $(VENV)/.requirements-vllm
 	@$(BIN)/python -W ignore -c 'import vllm, transformers; transformers.Qwen3ForCausalLM; print("vllm", vllm.__version__)'
