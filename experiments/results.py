@@ -76,11 +76,14 @@ def composed(experiment: str, seed: int) -> DictConfig:
 def same_recipe(saved: Path, experiment: str, seed: int) -> bool:
     """Whether a saved configuration is today's, apart from where it was run."""
 
-    def comparable(config: Any) -> Any:
-        plain = OmegaConf.to_container(config, resolve=False)
-        return {key: value for key, value in plain.items() if key not in PLACES}  # type: ignore[union-attr,union-attr]
+    def agrees(then: Any, now: Any) -> bool:
+        """Keys that did not exist then do not count: a new choice's default has to leave old results as they were."""
+        if isinstance(then, dict) and isinstance(now, dict):
+            return all(key in now and agrees(value, now[key]) for key, value in then.items() if key not in PLACES)
+        return bool(then == now)
 
-    return comparable(OmegaConf.load(saved)) == comparable(composed(experiment, seed))
+    then, now = OmegaConf.load(saved), composed(experiment, seed)
+    return agrees(OmegaConf.to_container(then, resolve=False), OmegaConf.to_container(now, resolve=False))
 
 
 def digest(directory: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The seams of R-Zero as Protocols. Anything with the right methods fits; nothing has to be inherited.
 
-    votes     = [vote(group) for group in solver_engine.generate(prompts, sampling)]
-    rewards   = challenger_reward(questions, votes)
-    labelled  = curriculum.select(questions, votes)
-    scores    = suite.evaluate(engine)
+votes     = [vote(group) for group in solver_engine.generate(prompts, sampling)]
+rewards   = challenger_reward(questions, votes)
+labelled  = curriculum.select(questions, votes)
+scores    = suite.evaluate(engine)
 """
 
 from __future__ import annotations
@@ -60,9 +60,7 @@ class ChallengerReward(Protocol):
     the Solver. The result has one breakdown per response, in order.
     """
 
-    def __call__(
-        self, questions: Sequence[Question | None], votes: Sequence[Vote | None]
-    ) -> list[RewardBreakdown]: ...
+    def __call__(self, questions: Sequence[Question | None], votes: Sequence[Vote | None]) -> list[RewardBreakdown]: ...
 
 
 class SolverReward(Protocol):
