@@ -41,15 +41,15 @@ class Size:
 
 SIZES = {
     "qwen3_5.8M": Size(
-        vocabulary=4096, width=256, feed_forward=768, layers=6, prompts=32, samples=8, max_tokens=96, mean_tokens=32
+        vocabulary=4096, width=256, feed_forward=768, layers=6, prompts=16, samples=8, max_tokens=96, mean_tokens=24
     ),
     "qwen3_1M": Size(
-        vocabulary=1024, width=128, feed_forward=384, layers=5, prompts=64, samples=8, max_tokens=96, mean_tokens=32
+        vocabulary=1024, width=128, feed_forward=384, layers=5, prompts=32, samples=8, max_tokens=96, mean_tokens=24
     ),
 }
 
 
-def run(*, repeats: int = 2) -> dict[str, Any]:
+def run(*, repeats: int = 1) -> dict[str, Any]:
     """Ratios per model size and, at the top level, for the larger model (goals: fixed >= 2, spread >= 4).
 
     vs_generate_fixed: every completion has the same length. vs_generate_spread: lengths are geometric. mfu: share of
