@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from evaluation.metrics import Gain, gain, interval, spread
@@ -145,17 +145,8 @@ def _score_table(run: Run, *, columns: Sequence[str], caption: str) -> Table:
     rows = []
     for name in tables[0]:
         values = [[table[name][column] for column in columns] for table in tables]
-        best = [max(turn[position] for turn in values) for position in range(len(columns))]
-        rows.append(
-            [
-                Cell(text=name, model=True),
-                *(
-                    Cell(text=f"{value:.1f}", best=len(tables) > 1 and value == top)
-                    for turn in values
-                    for value, top in zip(turn, best, strict=True)
-                ),
-            ]
-        )
+        by_column = [_marked(column, form=".1f") for column in zip(*values, strict=True)]
+        rows.append([Cell(text=name, model=True), *(cell for turn in zip(*by_column, strict=True) for cell in turn)])
     if "greedy" in columns:
         overall = [turn.scores.overall for turn in run.evaluated if turn.scores]
         rows.append([Cell(text="overall"), *_marked(overall, span=len(columns))])
@@ -166,9 +157,10 @@ def _score_table(run: Run, *, columns: Sequence[str], caption: str) -> Table:
     )
 
 
-def _marked(values: Sequence[float], *, span: int = 1) -> Iterable[Cell]:
-    best = max(values)
-    return [Cell(text=f"{value:.2f}", best=len(values) > 1 and value == best, span=span) for value in values]
+def _marked(values: Sequence[float], *, form: str = ".2f", span: int = 1) -> list[Cell]:
+    """One cell a round; the best is marked unless all are the same."""
+    best = max(values) if len(set(values)) > 1 else None
+    return [Cell(text=f"{value:{form}}", best=value == best, span=span) for value in values]
 
 
 def _gain_table(run: Run) -> Table:
