@@ -1,8 +1,8 @@
 """Scores of one model under one protocol: pure functions from per-item outcomes to averages and intervals.
 
 Names follow the paper: MATH AVG is the mean over the mathematics benchmarks; Overall AVG is the mean of MATH AVG and
-each general benchmark (SPEC section 7). `overall` is the mean of the Overall AVG under greedy decoding and under
-mean@k, the figure that counts for the micro world.
+each general benchmark (SPEC section 7). `overall` is the mean of the Overall AVG over the columns that count: greedy
+decoding and mean@k for the micro world, mean@k alone (k = 1 greedy answer where nothing is sampled) for the paper.
 All scores are percentages in [0, 100].
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 
 PROTOCOLS = ("greedy", "mean@k", "maj@k", "pass@k")
 AVERAGES = ("MATH AVG", "GENERAL AVG", "Overall AVG")
+HEADLINE = ("greedy", "mean@k")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +58,18 @@ class BenchmarkScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Everything measured about one model in one evaluation. `k` is the number of samples behind mean@k."""
+    """Everything measured about one model in one evaluation.
+
+    `k` is the (largest) number of samples behind mean@k; `headline` names the columns whose mean is `overall`.
+    """
 
     k: int
     benchmarks: tuple[BenchmarkScore, ...]
+    headline: tuple[str, ...] = HEADLINE
+
+    def __post_init__(self) -> None:
+        if not self.headline or not set(self.headline) <= set(PROTOCOLS):
+            raise ValueError(f"headline must name some of {', '.join(PROTOCOLS)}, got {self.headline!r}")
 
     def table(self) -> dict[str, dict[str, float]]:
         """Rows: each benchmark and the three averages; columns: the four protocols and `well-formed` shares."""
@@ -71,9 +80,14 @@ class Scores:
 
     @property
     def overall(self) -> float:
-        """Mean of greedy and mean@k Overall AVG, in percent."""
+        """Mean of the headline columns of Overall AVG, in percent."""
         row = self.table()["Overall AVG"]
-        return (row["greedy"] + row["mean@k"]) / 2
+        return sum(row[column] for column in self.headline) / len(self.headline)
+
+    @property
+    def headline_columns(self) -> list[int]:
+        """Where the headline columns are in a benchmark's matrix."""
+        return [PROTOCOLS.index(column) for column in self.headline]
 
     def metrics(self) -> dict[str, float]:
         """Flat metrics for a tracker."""
@@ -88,12 +102,14 @@ class Scores:
             {"name": b.name, "group": b.group, **{f: [_plain(getattr(o, f)) for o in b.outcomes] for f in COLUMNS}}
             for b in self.benchmarks
         ]
-        return {"overall": self.overall, "k": self.k, "table": self.table(), "benchmarks": benchmarks}
+        data = {"overall": self.overall, "k": self.k, "table": self.table(), "benchmarks": benchmarks}
+        return data if self.headline == HEADLINE else {**data, "headline": list(self.headline)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Scores:
         return cls(
             k=data["k"],
+            headline=tuple(data.get("headline", HEADLINE)),
             benchmarks=tuple(
                 BenchmarkScore(
                     name=b["name"],
@@ -141,10 +157,13 @@ def gain(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0)
     rng = np.random.default_rng(seed)
     groups = {score.name: score.group for score in before.benchmarks}
     drawn: dict[str, np.ndarray] = {}
+    columns = after.headline_columns
+    if before.headline != after.headline:
+        raise ValueError(f"headlines differ ({before.headline}, {after.headline}); compare like with like")
     for old, new in zip(before.benchmarks, after.benchmarks, strict=True):
         if [o.id for o in old.outcomes] != [o.id for o in new.outcomes]:
             raise ValueError(f"benchmark {old.name}: the two evaluations hold different items; compare like with like")
-        difference = new.matrix()[:, :2].mean(axis=1) - old.matrix()[:, :2].mean(axis=1)
+        difference = new.matrix()[:, columns].mean(axis=1) - old.matrix()[:, columns].mean(axis=1)
         index = rng.integers(len(difference), size=(resamples, len(difference)))
         drawn[old.name] = difference[index].mean(axis=1)
     low, high = np.quantile(averages(drawn, groups)["Overall AVG"], [0.025, 0.975])
@@ -159,7 +178,7 @@ def _split(before: Scores, after: Scores) -> tuple[float, float]:
     parts: dict[str, np.ndarray] = {}
     for old, new in zip(before.benchmarks, after.benchmarks, strict=True):
         rows = []
-        for accuracy, well_formed in ((0, 4), (1, 5)):
+        for accuracy, well_formed in ((column, 4 if column == 0 else 5) for column in after.headline_columns):
             a0w0, a1w1 = old.matrix()[:, accuracy].mean(), new.matrix()[:, accuracy].mean()
             w0, w1 = old.matrix()[:, well_formed].mean(), new.matrix()[:, well_formed].mean()
             a0, a1 = (a0w0 / w0 if w0 else 0.0), (a1w1 / w1 if w1 else 0.0)
@@ -174,11 +193,35 @@ def interval(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> tuple[f
     rng = np.random.default_rng(seed)
     drawn: dict[str, np.ndarray] = {}
     for score in scores.benchmarks:
-        values = score.matrix()[:, :2].mean(axis=1)
+        values = score.matrix()[:, scores.headline_columns].mean(axis=1)
         drawn[score.name] = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
     groups = {score.name: score.group for score in scores.benchmarks}
     low, high = np.quantile(averages(drawn, groups)["Overall AVG"], [0.025, 0.975])
     return float(low), float(high)
+
+
+def standard_errors(scores: Scores) -> dict[str, dict[str, float]]:
+    """Standard errors over problems of each benchmark's four protocols, in points; 0 for a single problem.
+
+    The k samples of a problem are averaged first: they are no independent evidence about other problems.
+    """
+    rows: dict[str, dict[str, float]] = {}
+    for score in scores.benchmarks:
+        matrix = score.matrix()[:, : len(PROTOCOLS)]
+        errors = matrix.std(axis=0, ddof=1) / len(matrix) ** 0.5 if len(matrix) > 1 else np.zeros(len(PROTOCOLS))
+        rows[score.name] = dict(zip(PROTOCOLS, map(float, errors), strict=True))
+    return rows
+
+
+def pass_at(scores: BenchmarkScore, *, k: int, draws: int) -> float:
+    """pass@draws in percent, estimated without bias from k >= draws samples (Chen et al. 2021, equation 1)."""
+    if not 1 <= draws <= k:
+        raise ValueError(f"pass@{draws} needs at least that many samples, got {k}")
+    rates = []
+    for outcome in scores.outcomes:
+        wrong = k - round(outcome.sampled * k)
+        rates.append(1.0 if wrong < draws else 1.0 - float(np.prod(1.0 - draws / np.arange(wrong + 1, k + 1))))
+    return 100.0 * float(np.mean(rates))
 
 
 def spread(values: Sequence[float]) -> float:

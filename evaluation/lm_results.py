@@ -1,0 +1,65 @@
+"""lm-eval's own result files, so that its tools (tables, comparisons, uploads) work on an evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from evaluation.protocol import Protocol
+from evaluation.store import digest
+
+_BY_TASK = ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "samples")
+
+
+def plain(results: Any) -> dict[str, Any]:
+    """A result dictionary as plain JSON data."""
+    from lm_eval.utils import handle_non_serializable
+
+    data: dict[str, Any] = json.loads(json.dumps(results, default=handle_non_serializable))
+    return data
+
+
+def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The results of several tasks as lm-eval would have returned them from one run."""
+    together: dict[str, Any] = {key: {} for key in _BY_TASK}
+    for part in parts:
+        for key in _BY_TASK:
+            together[key].update(part.get(key, {}))
+    return together
+
+
+def write(results: Mapping[str, Any], *, folder: Path, model: str, protocol: Protocol) -> None:
+    """`<folder>/<model>/results_*.json` and `samples_<task>_*.jsonl`; once for equal results.
+
+    Raises OSError when lm-eval could not write them (it only logs that).
+    """
+    from lm_eval.loggers import EvaluationTracker
+
+    stamp = digest(plain(results))
+    done = folder / model / f".{stamp}"
+    if done.exists():
+        return
+    tracker = EvaluationTracker(output_path=str(folder))
+    tracker.general_config_tracker.log_experiment_args(
+        model_source="rollout engine",
+        model_args={"pretrained": model},
+        system_instruction=None,
+        chat_template=None,
+        fewshot_as_multiturn=False,
+    )
+    content = deepcopy(dict(results))
+    samples = content.pop("samples")
+    content["config"] = {"model": model, "model_args": {"pretrained": model}, "protocol": asdict(protocol)}
+    content["lm_eval_version"] = version("lm_eval")
+    tracker.save_results_aggregated(content, samples=samples)
+    for task, rows in samples.items():
+        tracker.save_results_samples(task, rows)
+    written = folder / model
+    if not list(written.glob("results_*.json")) or any(not list(written.glob(f"samples_{t}_*.jsonl")) for t in samples):
+        raise OSError(f"lm-eval could not write its results into {written}; is the disk full?")
+    done.touch()
