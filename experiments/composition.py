@@ -6,6 +6,7 @@ import functools
 import inspect
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,26 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.resolvers import register_resolvers
 from rzero.bank import JsonlBank
+from rzero.distributed import Ranks, Seat, alone, lead
 from rzero.durable import write_atomically
 from rzero.ledger import Ledger
 from rzero.policy import Policy, load_policy
-from rzero.progress import ConsoleNarrator
+from rzero.progress import ConsoleNarrator, Silent
 from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
-from rzero.tracking import Fanout, JsonlTracker
+from rzero.tracking import Fanout, JsonlTracker, NullTracker
 
 
-def build(cfg: DictConfig, directory: Path) -> SelfPlay:
+def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> SelfPlay:
     """A run of `cfg` in `directory`, with everything that an earlier attempt completed there.
+
+    With `trainer.devices` above 1 the run starts that many processes. `seat` is given in those that it starts: they
+    take part without writing.
 
     Raises ValueError or FileNotFoundError with one clear message when a value or a path is wrong.
     """
     register_resolvers(directory)
     ledger = Ledger.open(directory / "state.json")
-    record = JsonlTracker(directory / "metrics.jsonl")
-    record.rewind(ledger.metrics_bytes)
+    record, tracker = _record(cfg, directory, ledger) if seat is None else (NullTracker(), NullTracker())
     grader = instantiate(cfg.grader)
     prompts = instantiate(cfg.prompts)
     bank = JsonlBank(directory / "questions")
@@ -42,7 +46,7 @@ def build(cfg: DictConfig, directory: Path) -> SelfPlay:
         base=str(cfg.policy.path_or_id),
         load=policy_loader(cfg.policy),
         make_engine=functools.partial(instantiate, cfg.engine),
-        make_trainer=instantiate(cfg.trainer),
+        make_trainer=lambda **more: instantiate(cfg.trainer)(**more),  # each phase needs a strategy of its own
         prompts=prompts,
         challenger=challenger,
         curriculum=_curriculum(cfg.curriculum, grader, bank),
@@ -51,11 +55,42 @@ def build(cfg: DictConfig, directory: Path) -> SelfPlay:
         audit=instantiate(cfg.audit)(grader=grader),
         bank=bank,
         ledger=ledger,
-        tracker=Fanout([record, instantiate(cfg.tracker)]),
+        tracker=tracker,
         record=record,
-        narrator=ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds),
+        narrator=Silent() if seat else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds),
         save_scores=save_scores,
+        launch=seat.join if seat else _launch(cfg, directory),
     )
+
+
+def _record(cfg: DictConfig, directory: Path, ledger: Ledger) -> tuple[JsonlTracker, Fanout]:
+    """The run's own metrics file, rewound to the last complete stage, and everything that metrics are sent to."""
+    record = JsonlTracker(directory / "metrics.jsonl")
+    record.rewind(ledger.metrics_bytes)
+    return record, Fanout([record, instantiate(cfg.tracker)])
+
+
+def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextManager[Ranks]]:
+    devices = cfg.trainer.devices
+    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"trainer.devices must be a whole number of processes, at least 1, got {devices!r}")
+    if devices == 1:
+        return alone
+    follower = functools.partial(follow, OmegaConf.to_yaml(cfg), str(directory))
+    return functools.partial(lead, size=devices, follow=follower)
+
+
+def follow(config: str, directory: str, seat: Seat) -> None:
+    """What another process of a run does: the same, silently and without writing."""
+    import torch
+
+    from experiments.run import quiet_libraries
+
+    quiet_libraries()
+    cfg = OmegaConf.create(config)
+    assert isinstance(cfg, DictConfig)
+    torch.set_num_threads(cfg.threads)
+    build(cfg, Path(directory), seat=seat).run()
 
 
 def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:

@@ -17,11 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rzero.distributed import whole
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_ADAPTERS = "adapter"  # the subfolder of a saved policy that holds its adapters alone
 _EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 
 
@@ -42,19 +47,26 @@ class Policy:
     model: Any
     tokenizer: Any
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, *, write: bool = True) -> None:
         """Writes an ordinary Hugging Face directory (safetensors, tokenizer, config); LoRA is merged into copies.
 
-        Files appear under their final names only when all of them are complete.
+        With LoRA the adapters alone are saved too, in the subfolder `adapter` (PEFT's format, relative to the weights
+        the phase started from). Files appear under their final names only when all of them are complete. When the
+        model is split over ranks every rank calls this, and one of them with `write`.
         """
+        weights, adapters = merged_weights(self.model), _adapter_weights(self.model)
+        if not write:
+            return
         directory = Path(directory)
         partial = directory.with_name(directory.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        skeleton = _without_adapters(self.model)
-        skeleton.save_pretrained(partial, state_dict=merged_weights(self.model))
+        _skeleton(self.model).save_pretrained(partial, state_dict=weights)
         self.tokenizer.save_pretrained(partial)
+        if adapters:
+            _save_adapters(self.model, adapters, partial / _ADAPTERS)
         directory.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(directory / _ADAPTERS, ignore_errors=True)
         for path in sorted(partial.iterdir()):
             os.replace(path, directory / path.name)
         partial.rmdir()
@@ -129,20 +141,32 @@ def load_policy(
 
 @torch.no_grad()
 def merged_weights(model: Any) -> dict[str, Tensor]:
-    """Weights under their Hugging Face names. LoRA deltas are added to copies, the model itself is not touched."""
-    if not hasattr(model, "peft_config"):
-        return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    """Weights under their Hugging Face names. LoRA deltas are added to copies, the model itself is not touched.
+
+    Tensors that are split over ranks are put together; every rank has to call this then.
+    """
     base = unwrap_adapters(model)
     weights = {
-        name.replace(".base_layer.", "."): tensor.detach()
-        for name, tensor in base.state_dict().items()
-        if ".lora_" not in name
+        name.replace(".base_layer.", "."): tensor for name, tensor in _whole_state(base).items() if ".lora_" not in name
     }
     for name, module in base.named_modules():
         if hasattr(module, "lora_A"):
             for adapter in module.active_adapters:
-                weights[f"{name}.weight"] = weights[f"{name}.weight"] + module.get_delta_weight(adapter)
+                weights[f"{name}.weight"] = weights[f"{name}.weight"] + whole(module.get_delta_weight(adapter))
     return weights
+
+
+def _whole_state(model: Any) -> dict[str, Tensor]:
+    """The state dict with split tensors put together, tied ones once: they share memory afterwards as before."""
+    owner = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+    done: dict[int, Tensor] = {}
+    state = {}
+    for name, tensor in model.state_dict().items():
+        key = owner.get(name, id(tensor))
+        if key not in done:
+            done[key] = whole(tensor.detach())
+        state[name] = done[key]
+    return state
 
 
 def unwrap_adapters(model: Any) -> Any:
@@ -150,15 +174,39 @@ def unwrap_adapters(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") else model
 
 
-def _without_adapters(model: Any) -> Any:
-    """An object of the same architecture without LoRA layers, for its config and its `save_pretrained` only."""
-    if not hasattr(model, "peft_config"):
-        return model
+def _skeleton(model: Any) -> Any:
+    """An object of the same architecture without LoRA layers or shards, for its config and `save_pretrained` only."""
     base = unwrap_adapters(model)
+    if base is model and not isinstance(model, FSDPModule):
+        return model
     with torch.device("meta"):
-        skeleton = type(base)(copy.deepcopy(base.config))
+        skeleton = _architecture(base)(copy.deepcopy(base.config))
     skeleton.generation_config = base.generation_config
     return skeleton
+
+
+def _architecture(model: Any) -> type:
+    """The model's class; FSDP2 puts a class of its own in front of it."""
+    return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
+
+
+@torch.no_grad()
+def _adapter_weights(model: Any) -> dict[str, Tensor]:
+    """Adapter tensors alone, whole; empty without LoRA."""
+    if not hasattr(model, "peft_config"):
+        return {}
+    return {name: whole(tensor.detach()) for name, tensor in model.named_parameters() if ".lora_" in name}
+
+
+def _save_adapters(model: Any, adapters: Mapping[str, Tensor], directory: Path) -> None:
+    """In PEFT's own format: its file names no adapter, so that `PeftModel.from_pretrained` can choose one."""
+    directory.mkdir()
+    [adapter] = model.active_adapters
+    tensors = {name.replace(f".{adapter}.", "."): tensor.contiguous() for name, tensor in adapters.items()}
+    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy.deepcopy(model.peft_config[adapter])
+    config.inference_mode = True
+    config.save_pretrained(str(directory))
 
 
 def _add_lora(model: Any, spec: LoraSpec) -> Any:
@@ -174,7 +222,11 @@ def _add_lora(model: Any, spec: LoraSpec) -> Any:
         target_modules=list(spec.target_modules),
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(model, config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(
+            0
+        )  # all ranks, and a resumed run, must draw the same adapters; they start as a sum with nothing
+        return get_peft_model(model, config)
 
 
 def _parse_dtype(name: str) -> torch.dtype:

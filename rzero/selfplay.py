@@ -15,11 +15,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rzero.bank import JsonlBank
+from rzero.distributed import Ranks, alone, sharded
 from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
 from rzero.ledger import Ledger
 from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
@@ -27,6 +29,7 @@ from rzero.phases import fit, question_batches
 from rzero.policy import Policy
 from rzero.progress import Narrator
 from rzero.prompts import Prompts
+from rzero.reference import reference_of
 from rzero.seeding import derive
 from rzero.types import LabelledQuestion, Question, Sampling, Vote
 
@@ -94,7 +97,8 @@ class SelfPlay:
 
     `base` is where S_0 and Q_0 come from; `load` makes a policy of a path. `make_engine` is called twice: the learning
     policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
-    numbers for the tracker; nothing it says is kept for training.
+    numbers for the tracker; nothing it says is kept for training. `launch` is entered for the whole run and says which
+    of several processes this one is: all of them run the same loop, and only the first writes.
     """
 
     directory: Path
@@ -116,23 +120,26 @@ class SelfPlay:
     record: Any
     narrator: Narrator
     save_scores: Callable[[Path, Any], None]
+    launch: Callable[[], AbstractContextManager[Ranks]] = alone
 
     def run(self) -> None:
         """Everything that is not done yet. Raises NothingKept when a round leaves the Solver without questions."""
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
-        self.learning, self.frozen = self.make_engine(), self.make_engine()
-        try:
-            self._stage("0/evaluation", 0, self.evaluate)
-            for iteration in range(1, self.iterations + 1):
-                self._stage(f"{iteration}/challenger", iteration, self.fit_challenger)
-                self._stage(f"{iteration}/questions", iteration, self.build_curriculum)
-                self._stage(f"{iteration}/solver", iteration, self.fit_solver)
-                self._stage(f"{iteration}/evaluation", iteration, self.evaluate)
-        finally:
-            self.learning.close()
-            self.frozen.close()
+        with self.launch() as self.ranks:
+            self.learning, self.frozen = (sharded(self.make_engine(), self.ranks) for _ in range(2))
+            try:
+                self._stage("0/evaluation", 0, self.evaluate)
+                for iteration in range(1, self.iterations + 1):
+                    self._stage(f"{iteration}/challenger", iteration, self.fit_challenger)
+                    self._stage(f"{iteration}/questions", iteration, self.build_curriculum)
+                    self._stage(f"{iteration}/solver", iteration, self.fit_solver)
+                    self._stage(f"{iteration}/evaluation", iteration, self.evaluate)
+            finally:
+                self.learning.close()
+                self.frozen.close()
 
+    ranks: Ranks = Ranks()  # noqa: RUF009 - frozen
     learning: RolloutEngine = None  # type: ignore[assignment]
     frozen: RolloutEngine = None  # type: ignore[assignment]
 
@@ -151,18 +158,19 @@ class SelfPlay:
             request=self.prompts.challenger(),
             parse=phase.parse,
             ask_solver=lambda questions, step: self.poll(phase.polling, questions, derive(seed, "votes", step)),
-            reward=phase.reward(seed),
+            reward=self.ranks.shared(phase.reward(seed)),
             policy=policy,
-            reference=policy.copy() if phase.loss.needs_reference else None,
+            reference=reference_of(policy) if phase.loss.needs_reference else None,
             engine=self.learning,
             settings=phase.settings,
             loss=phase.loss,
             optimizer=phase.optimizer,
             batches=range(phase.settings.steps),
             seed=seed,
+            ranks=self.ranks,
         )
         self._fit(module, iteration)
-        policy.save(self._path(iteration, "challenger"))
+        policy.save(self._path(iteration, "challenger"), write=self.ranks.first)
         return f"reward {module.step_metrics['challenger/reward']:.3f}"
 
     def build_curriculum(self, iteration: int) -> str:
@@ -177,10 +185,10 @@ class SelfPlay:
         self.frozen.sync(self.load(self._solver(iteration - 1)))
         votes = self.poll(phase.polling, questions, derive(seed, "votes"))
         self.narrator.advance("labelled")
-        labelled = phase.rule.select(questions, votes, iteration=iteration)
-        self.bank.put(iteration, labelled)
+        labelled = self.ranks.shared(phase.rule.select)(questions, votes, iteration=iteration)
+        self.ranks.shared(self.bank.put)(iteration, labelled)
         kept = [question for question in labelled if question.kept]
-        self._log(iteration, {**curriculum_metrics(labelled), **self.audit(labelled)})
+        self._log(iteration, {**curriculum_metrics(labelled), **self.ranks.shared(self.audit)(labelled)})
         self.narrator.advance("chosen")
         if not kept:
             raise NothingKept(_explain_nothing_kept(iteration, labelled))
@@ -202,9 +210,9 @@ class SelfPlay:
         policy = self.load(self._solver(iteration - 1))
         module = Solver(
             ask=self.prompts.solver,
-            reward=phase.reward(seed),
+            reward=self.ranks.shared(phase.reward(seed)),
             policy=policy,
-            reference=policy.copy() if phase.loss.needs_reference else None,
+            reference=reference_of(policy) if phase.loss.needs_reference else None,
             engine=self.learning,
             settings=phase.settings,
             loss=phase.loss,
@@ -213,9 +221,10 @@ class SelfPlay:
                 kept, steps=phase.settings.steps, size=phase.settings.prompts_per_step, seed=derive(seed, "order")
             ),
             seed=seed,
+            ranks=self.ranks,
         )
         self._fit(module, iteration)
-        policy.save(self._path(iteration, "solver"))
+        policy.save(self._path(iteration, "solver"), write=self.ranks.first)
         return f"reward {module.step_metrics['solver/reward']:.3f}"
 
     def evaluate(self, iteration: int) -> str:
@@ -223,7 +232,7 @@ class SelfPlay:
         self._title(iteration, "evaluation", len(self.suite.benchmarks))
         self.frozen.sync(self.load(self._solver(iteration)))
         scores = self.suite.evaluate(self.frozen, progress=lambda done, total: self.narrator.advance())
-        self.save_scores(self._path(iteration, "evaluation.json"), scores)
+        self.ranks.shared(self.save_scores)(self._path(iteration, "evaluation.json"), scores)
         self._log(iteration, scores.metrics())
         return f"overall {scores.overall:.2f}"
 
@@ -237,7 +246,7 @@ class SelfPlay:
             prompts = [self.prompts.solver(questions[index].text) for index in asked]  # type: ignore[union-attr]
             groups = self.frozen.generate(prompts, Sampling(n=polling.votes, seed=seed, **polling.sampling))
             texts = [[completion.text for completion in group.completions] for group in groups]
-            for index, vote in zip(asked, polling.rule(texts), strict=True):
+            for index, vote in zip(asked, self.ranks.shared(polling.rule)(texts), strict=True):
                 votes[index] = vote
         return votes
 
@@ -247,13 +256,11 @@ class SelfPlay:
         started = time.monotonic()
         summary = work(iteration)
         seconds = time.monotonic() - started
-        self.ledger.complete(
-            name,
-            {"summary": summary, "seconds": round(seconds, 3)},
-            metrics_bytes=self.record.position(),
-            step=self.ledger.step,
-        )
+        self.ranks.shared(self._commit)(name, {"summary": summary, "seconds": round(seconds, 3)})
         self.narrator.end(summary)
+
+    def _commit(self, name: str, result: dict[str, Any]) -> None:
+        self.ledger.complete(name, result, metrics_bytes=self.record.position(), step=self.ledger.step)
 
     def _fit(self, module: GRPOModule, iteration: int) -> None:
         def after_step(metrics: Mapping[str, float]) -> None:

@@ -19,7 +19,8 @@ LAYERS = (
     {"types", "durable", "escaping", "seeding"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
-    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo", "batching", "logprobs", "policy"},
+    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"}
+    | {"grpo", "batching", "logprobs", "distributed", "policy", "reference"},
     {"modules", "phases", "engines", "curriculum", "bank", "ledger", "tracking", "progress"},
     {"selfplay"},
 )

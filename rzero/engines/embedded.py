@@ -156,8 +156,17 @@ class EmbeddedEngine:
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Progress | None = None) -> list[Group]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        progress: Progress | None = None,
+        *,
+        share: tuple[int, int] = (0, 1),
+    ) -> list[Group]:
         """`sampling.n` completions per prompt, in the order of the prompts. `progress(done, total)` counts completions.
+
+        share: (part, parts) draws only that part of all rows, counted prompt by prompt; groups then lack the others.
 
         Raises RuntimeError before the first sync and ValueError for an empty prompt or one that leaves the model's
         context no room for a response.
@@ -165,7 +174,9 @@ class EmbeddedEngine:
         if self._decoder is None:
             raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
         prompt_ids = [self._encode(prompt, index=index) for index, prompt in enumerate(prompts)]
-        rows = sorted(self._rows(prompt_ids, sampling), key=lambda row: len(prompt_ids[row.prompt]))
+        everything, (part, parts) = list(self._rows(prompt_ids, sampling)), share
+        mine = everything[len(everything) * part // parts : len(everything) * (part + 1) // parts]
+        rows = sorted(mine, key=lambda row: len(prompt_ids[row.prompt]))
         completions: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
         with _torch_threads(self._threads):
             for first in range(0, len(rows), self._max_rows):

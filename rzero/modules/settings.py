@@ -1,0 +1,54 @@
+"""The numbers of GRPO that both roles have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rzero.modules.choices import OverlongPenalty, Refill
+from rzero.types import Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRPOSettings:
+    """What both roles share, in the words of the config.
+
+    prompts_per_step: groups per rollout. samples_per_prompt: completions per group (the group size).
+    updates_per_rollout: optimiser steps per rollout. max_tokens_per_microbatch: padded tokens in memory at once.
+    steps: rollouts in a phase. max_grad_norm: gradient clipping by norm. sampling: temperature, top_p, top_k,
+    max_tokens of the rollouts. chunk_tokens: rows of logits that exist at once. advantage: from rewards (B,) and group
+    numbers (B,) to advantages (B,). refill, overlong: see `rzero.modules.choices`; None: not used.
+    """
+
+    steps: int
+    prompts_per_step: int
+    samples_per_prompt: int
+    updates_per_rollout: int
+    max_tokens_per_microbatch: int
+    chunk_tokens: int
+    max_grad_norm: float
+    sampling: Mapping[str, Any]
+    advantage: Callable[[Tensor, Tensor], Tensor]
+    refill: Refill | None = None
+    overlong: OverlongPenalty | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples_per_prompt < 2:
+            raise ValueError(
+                f"samples_per_prompt (the group size) must be at least 2, got {self.samples_per_prompt}: "
+                "GRPO compares the completions of one prompt with one another"
+            )
+        if self.steps < 0:
+            raise ValueError(f"steps must be 0 (leave the role as it is) or positive, got {self.steps}")
+        if not 1 <= self.updates_per_rollout <= self.prompts_per_step:
+            raise ValueError(
+                f"updates_per_rollout must lie in 1..prompts_per_step ({self.prompts_per_step}), "
+                f"got {self.updates_per_rollout}"
+            )
+        self.rollout_sampling(seed=0)
+
+    def rollout_sampling(self, *, seed: int) -> Sampling:
+        return Sampling(n=self.samples_per_prompt, seed=seed, **self.sampling)
