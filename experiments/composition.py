@@ -17,6 +17,7 @@ from experiments.resolvers import register_resolvers
 from rzero.bank import JsonlBank
 from rzero.distributed import Ranks, Seat, alone, lead
 from rzero.durable import write_atomically
+from rzero.health import GraderHealth
 from rzero.ledger import Ledger
 from rzero.policy import Policy, load_policy
 from rzero.progress import ConsoleNarrator, Silent
@@ -59,6 +60,7 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
         record=record,
         narrator=Silent() if seat else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds),
         save_scores=save_scores,
+        health=GraderHealth(grader, alarm_share=cfg.grader_alarm),
         launch=seat.join if seat else _launch(cfg, directory),
     )
 

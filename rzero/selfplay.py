@@ -22,6 +22,7 @@ from typing import Any
 
 from rzero.bank import JsonlBank
 from rzero.distributed import Ranks, alone, sharded
+from rzero.health import GraderHealth
 from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
 from rzero.ledger import Ledger
 from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
@@ -97,7 +98,7 @@ class SelfPlay:
 
     `base` is where S_0 and Q_0 come from; `load` makes a policy of a path. `make_engine` is called twice: the learning
     policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
-    numbers for the tracker; nothing it says is kept for training. `launch` is entered for the whole run and says which
+    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `launch` is entered for the whole run and says which
     of several processes this one is: all of them run the same loop, and only the first writes.
     """
 
@@ -120,6 +121,7 @@ class SelfPlay:
     record: Any
     narrator: Narrator
     save_scores: Callable[[Path, Any], None]
+    health: GraderHealth
     launch: Callable[[], AbstractContextManager[Ranks]] = alone
 
     def run(self) -> None:
@@ -188,7 +190,8 @@ class SelfPlay:
         labelled = self.ranks.shared(phase.rule.select)(questions, votes, iteration=iteration)
         self.ranks.shared(self.bank.put)(iteration, labelled)
         kept = [question for question in labelled if question.kept]
-        self._log(iteration, {**curriculum_metrics(labelled), **self.ranks.shared(self.audit)(labelled)})
+        audited = self.ranks.shared(self.audit)(labelled)
+        self._log(iteration, {**curriculum_metrics(labelled), **audited, **self.health.look()})
         self.narrator.advance("chosen")
         if not kept:
             raise NothingKept(_explain_nothing_kept(iteration, labelled))
@@ -233,7 +236,7 @@ class SelfPlay:
         self.frozen.sync(self.load(self._solver(iteration)))
         scores = self.suite.evaluate(self.frozen, progress=lambda done, total: self.narrator.advance())
         self.ranks.shared(self.save_scores)(self._path(iteration, "evaluation.json"), scores)
-        self._log(iteration, scores.metrics())
+        self._log(iteration, {**scores.metrics(), **self.health.look()})
         return f"overall {scores.overall:.2f}"
 
     # ------------------------------------------------------------------------------------------------------- machinery
@@ -258,6 +261,8 @@ class SelfPlay:
         seconds = time.monotonic() - started
         self.ranks.shared(self._commit)(name, {"summary": summary, "seconds": round(seconds, 3)})
         self.narrator.end(summary)
+        if warning := self.health.take_warning():
+            self.narrator.say(warning)
 
     def _commit(self, name: str, result: dict[str, Any]) -> None:
         self.ledger.complete(name, result, metrics_bytes=self.record.position(), step=self.ledger.step)

@@ -1,0 +1,69 @@
+"""The README's table is what the committed runs say, and the commands that make it work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from evaluation.metrics import Scores
+from experiments import PROJECT, readme, results
+from tests.experiments.small import SHRUNK, config
+
+SEEDS = [0, 1, 2]
+
+
+def test_the_readme_block_is_regenerated_from_the_committed_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["micro", "--seeds", "0", "1", "2", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert readme.block("micro", figures) == readme.current("micro")
+
+
+def test_the_committed_result_reaches_the_goal_and_beats_every_control(capsys: pytest.CaptureFixture[str]) -> None:
+    results.main(["micro", "--seeds", "0", "1", "2", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["mean_gain"] >= 6.49
+    assert figures["min_gain"] > 0
+    assert figures["gain_among_well_formed"] >= figures["mean_gain"] / 2
+    assert set(figures["controls"]) == {"untrained Challenger", "format reward", "random reward"}
+    assert all(gain < figures["mean_gain"] for gain in figures["controls"].values())
+    assert figures["wall_minutes"] <= 15
+    assert figures["peak_rss_gib"] < 3
+    assert figures["seeds"] == SEEDS
+
+
+def test_stored_scores_are_those_of_the_protocol() -> None:
+    protocol = config().benchmarks
+    folder = results.STORE / "micro" / "micro" / "seed0"
+    base = Scores.from_json(json.loads((folder / "result.json").read_text())["scores"][0])
+    assert protocol.benchmarks.split == "test"
+    assert base.k == protocol.k
+    assert {len(benchmark.outcomes) for benchmark in base.benchmarks} == {protocol.benchmarks.items}
+
+
+def test_a_run_of_another_recipe_does_not_count(tmp_path: Path) -> None:
+    folder = results.STORE / "micro" / "micro" / "seed0"
+    assert results.same_recipe(folder / "config.yaml", "micro", 0)
+    assert not results.same_recipe(folder / "config.yaml", "micro", 1)
+    other = OmegaConf.load(folder / "config.yaml")
+    other.solver.optimizer.lr = 1.0
+    OmegaConf.save(other, tmp_path / "config.yaml")
+    assert not results.same_recipe(tmp_path / "config.yaml", "micro", 0)
+
+
+@pytest.mark.slow
+def test_a_fresh_run_is_executed_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One shrunk run through the real command, from process to digest."""
+    run = results.subprocess.run
+    monkeypatch.setattr(
+        results.subprocess, "run", lambda command, **rest: run([*command, *SHRUNK, "iterations=1"], **rest)
+    )
+    results.execute("micro", 0, tmp_path / "seed0")
+    loaded = results.load(tmp_path / "seed0", 0)
+    assert len(loaded.scores) == 2
+    assert loaded.wall_minutes > 0
+    assert 0 < loaded.peak_rss_gib < 8
+    assert "audit/level" in loaded.rounds[1]
+    assert (PROJECT / "README.md").exists()
