@@ -98,8 +98,9 @@ class SelfPlay:
 
     `base` is where S_0 and Q_0 come from; `load` makes a policy of a path. `make_engine` is called twice: the learning
     policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
-    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `launch` is entered for the whole run and says which
-    of several processes this one is: all of them run the same loop, and only the first writes.
+    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `launch` is entered for
+    the whole run and says which of several processes this one is: all of them run the same loop, and only the first
+    writes.
     """
 
     directory: Path
