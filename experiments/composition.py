@@ -95,9 +95,13 @@ def follow(config: str, directory: str, seat: Seat) -> None:
     build(cfg, Path(directory), seat=seat).run()
 
 
+NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture")
+"""Keys of a policy that say which one it is; its shape is for `experiments.plan`."""
+
+
 def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:
     """`load(path)` for the configured dtype, attention and adapters."""
-    options: dict[str, Any] = {key: value for key, value in cfg.items() if key not in ("_target_", "path_or_id")}  # type: ignore[misc]
+    options: dict[str, Any] = {key: value for key, value in cfg.items() if key not in NOT_FOR_LOADING}  # type: ignore[misc]
     return functools.partial(load_policy, **options)
 
 

@@ -1,0 +1,196 @@
+"""What a run will take: parameters, memory per device, tokens, operations and hours, without loading any weights.
+
+    python -m experiments.plan experiment=paper_qwen3_4b trainer.devices=8
+    python -m experiments.plan experiment=paper_qwen3_8b policy=qwen3_8b_base_lora hardware=a100 --json
+
+Takes the same overrides as experiments.run, and `hardware=` (a file of conf/hardware: the device and what is assumed).
+Evaluation is left out: it depends on data sets that need not be here.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import PROJECT
+from experiments.planning import Architecture, Hardware, Memory, Setting, Work, memory_of, work_of
+from experiments.resolvers import register_resolvers
+
+WRONG = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & set(given):
+        print(__doc__)
+        return 0
+    try:
+        figures = plan([text for text in given if text != "--json"])
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    print(json.dumps(figures) if "--json" in given else text_of(figures))
+    return 0
+
+
+def plan(overrides: Sequence[str]) -> dict[str, Any]:
+    """The figures of the run that `overrides` compose; sizes in bytes, times in hours."""
+    register_resolvers()
+    chosen = [f"+{text}" if text.startswith("hardware") else text for text in overrides]
+    if not any(text.startswith("+hardware=") for text in chosen):
+        chosen.insert(0, "+hardware=h100")
+    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
+        composed = compose("config", overrides=chosen)
+    hardware: Hardware = instantiate(composed.hardware)
+    cfg = _resolved(composed)
+    model, setting = Architecture.of(cfg["policy"]), Setting.of(cfg)
+    phases = {
+        "challenger": _role(cfg["challenger"], model, setting, hardware, answers=cfg["challenger"]["polling"]["votes"]),
+        "questions": _questions(cfg["curriculum"], model, setting, hardware),
+        "solver": _role(cfg["solver"], model, setting, hardware, answers=0),
+    }
+    hours = cfg["iterations"] * sum(phase["hours"] for phase in phases.values())
+    return {
+        "experiment": cfg["name"],
+        "hardware": asdict(hardware),
+        "devices": setting.devices,
+        "iterations": cfg["iterations"],
+        "parameters": model.parameters,
+        "trained_parameters": setting.trained_parameters(model),
+        "phases": phases,
+        "hours": hours,
+        "device_hours": hours * setting.devices,
+        "fits": all(phase["fits"] for phase in phases.values()),
+        "advice": list(dict.fromkeys(advice for phase in phases.values() for advice in phase["advice"])),
+    }
+
+
+def _resolved(composed: Any) -> dict[str, Any]:
+    """The parts of the configuration that say something about size, with interpolations resolved."""
+    parts = ("policy", "engine", "trainer", "challenger", "curriculum", "solver")
+    return {
+        **{part: OmegaConf.to_container(composed[part], resolve=True) for part in parts},
+        **{name: composed[name] for name in ("name", "iterations", "response_tokens")},
+    }
+
+
+def _role(
+    phase: Mapping[str, Any], model: Architecture, setting: Setting, hardware: Hardware, *, answers: int
+) -> dict[str, Any]:
+    """A training phase. Each of a step's completions is a question that `answers` completions of the Solver answer."""
+    settings, loss = phase["settings"], phase["loss"]
+    needs_reference = loss["kl_coefficient"] > 0
+    memory = memory_of(
+        model,
+        setting,
+        prompt_tokens=hardware.prompt_tokens,
+        microbatch_tokens=settings["max_tokens_per_microbatch"],
+        chunk_tokens=settings["chunk_tokens"],
+        needs_reference=needs_reference,
+        engines=2,
+    )
+    learned = settings["prompts_per_step"] * settings["samples_per_prompt"]
+    passes = (settings["updates_per_rollout"] > 1) + needs_reference
+    step = work_of(model, setting, hardware, drawn=learned * (1 + answers), learned=learned, passes=passes)
+    advice = _advice(memory, model, setting, hardware, microbatch_tokens=settings["max_tokens_per_microbatch"])
+    return _phase(step * settings["steps"], memory=memory, hardware=hardware, advice=advice)
+
+
+def _questions(phase: Mapping[str, Any], model: Architecture, setting: Setting, hardware: Hardware) -> dict[str, Any]:
+    """Candidates and the Solver's answers to them: rollouts only."""
+    memory = Memory(
+        weights=0, reference=0, gradients=0, optimiser=0,
+        engines=2 * model.parameters * setting.weight_bytes,
+        activations=0,
+        kv_cache=memory_of(
+            model, setting, prompt_tokens=hardware.prompt_tokens, microbatch_tokens=0, chunk_tokens=0,
+            needs_reference=False, engines=2,
+        ).kv_cache,
+    )  # fmt: skip
+    work = work_of(model, setting, hardware, drawn=phase["candidates"] * (1 + phase["votes"]))
+    advice = _advice(memory, model, setting, hardware, microbatch_tokens=0)
+    return _phase(work, memory=memory, hardware=hardware, advice=advice)
+
+
+def _phase(work: Work, *, memory: Memory, hardware: Hardware, advice: Sequence[str]) -> dict[str, Any]:
+    return {
+        "memory": {**asdict(memory), "peak": memory.peak},
+        "tokens": work.tokens,
+        "flops": work.flops,
+        "hours": work.hours,
+        "fits": memory.peak <= hardware.usable_bytes,
+        "advice": list(advice),
+    }
+
+
+def _advice(
+    memory: Memory, model: Architecture, setting: Setting, hardware: Hardware, *, microbatch_tokens: int
+) -> list[str]:
+    """What to change, for each thing that does not fit; numbers where a number would do."""
+    room = hardware.usable_bytes - memory.standing
+    if room <= 0:
+        return [_make_room(memory, setting, short=-room)]
+    advice = []
+    if memory.kv_cache > room:
+        rows = int(setting.rows_at_once * room / memory.kv_cache)
+        advice.append(f"the KV cache: engine.max_rows={rows} (now {setting.rows_at_once}), or fewer response_tokens")
+    if memory.activations > room:
+        tokens = int(microbatch_tokens * room / memory.activations)
+        fewer = f"settings.max_tokens_per_microbatch of about {tokens} (now {microbatch_tokens})"
+        advice.append(
+            f"activations: {fewer}"
+            if setting.checkpointing
+            else f"activations: policy.gradient_checkpointing=true, or {fewer}"
+        )
+    return advice
+
+
+def _make_room(memory: Memory, setting: Setting, *, short: float) -> str:
+    ways = []
+    if not setting.sharded:
+        ways.append("trainer=fsdp with several devices (weights, gradients and optimiser are then shared out)")
+    elif memory.engines < memory.standing - memory.engines:
+        ways.append(f"more devices than trainer.devices={setting.devices}")
+    if setting.lora is None:
+        ways.append("a *_lora policy (no gradients, optimiser or reference for frozen weights)")
+    elif setting.weight_bytes == 4:
+        ways.append("policy.dtype=bfloat16 (the weights are frozen, adapters matter)")
+    return f"{short / 2**30:.0f} GiB too much before any work: " + "; ".join(ways or ["a larger device"])
+
+
+def text_of(figures: Mapping[str, Any]) -> str:
+    """The plan for people."""
+    hardware = figures["hardware"]
+    lines = [
+        f"{figures['experiment']} on {figures['devices']} x {hardware['name']}, {figures['iterations']} iterations",
+        f"parameters {figures['parameters'] / 1e9:.2f} G, trained {figures['trained_parameters'] / 1e9:.3f} G",
+        f"assumed: responses {hardware['response_fraction']:.0%} of the limit on average, "
+        f"{hardware['training_utilisation']:.0%} of {hardware['peak_tflops']} Tflop/s in passes, "
+        f"{hardware['decoding_utilisation']:.0%} of {hardware['bandwidth_gb_s']} GB/s in rollouts",
+    ]
+    for name, phase in figures["phases"].items():
+        lines += [
+            "",
+            f"{name}: {phase['tokens'] / 1e6:.1f} M tokens, {phase['flops']:.2e} operations, {phase['hours']:.2f} h",
+        ]
+        lines += [f"  {kind:<12} {size / 2**30:8.1f} GiB" for kind, size in phase["memory"].items() if size]
+        lines.append(f"  {'fits' if phase['fits'] else 'DOES NOT FIT'} ({hardware['memory_gib']} GiB per device)")
+        lines += [f"    change {advice}" for advice in phase["advice"]]
+    lines += [
+        "",
+        f"whole run, evaluation not counted: {figures['hours']:.1f} h ({figures['device_hours']:.0f} device hours)",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

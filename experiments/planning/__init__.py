@@ -1,0 +1,8 @@
+"""What a run will take, from its configuration alone. Read in this order: `architecture`, `memory`, `work`."""
+
+from experiments.planning.architecture import Architecture
+from experiments.planning.hardware import Hardware
+from experiments.planning.memory import Memory, Setting, memory_of
+from experiments.planning.work import Work, work_of
+
+__all__ = ["Architecture", "Hardware", "Memory", "Setting", "Work", "memory_of", "work_of"]

@@ -1,0 +1,119 @@
+"""Bytes per device in a training phase, kind by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.planning.architecture import Architecture
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_ADAM = 8  # two float32 moments per trained parameter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What the configuration says about where things are kept."""
+
+    devices: int
+    sharded: bool  # FSDP2
+    weight_bytes: int
+    mixed: bool  # products in bf16 from float32 weights
+    lora: Mapping[str, Any] | None
+    checkpointing: bool
+    rows_at_once: int
+    response_tokens: int
+
+    @classmethod
+    def of(cls, cfg: Mapping[str, Any]) -> Setting:
+        """From a resolved run configuration."""
+        trainer, policy = cfg["trainer"], cfg["policy"]
+        strategy = trainer.get("strategy") or {}
+        return cls(
+            devices=trainer["devices"],
+            sharded=isinstance(strategy, Mapping) and strategy.get("_target_", "").endswith("ModelParallelStrategy"),
+            weight_bytes=2
+            if trainer["precision"].endswith("-true") and "16" in trainer["precision"]
+            else _BYTES[policy["dtype"]],
+            mixed="mixed" in trainer["precision"],
+            lora=policy["lora"],
+            checkpointing=policy["gradient_checkpointing"],
+            rows_at_once=cfg["engine"]["max_rows"],
+            response_tokens=cfg["response_tokens"],
+        )
+
+    def trained_parameters(self, model: Architecture) -> int:
+        if self.lora is None:
+            return model.parameters
+        return model.adapter_parameters(rank=self.lora["rank"], target_modules=list(self.lora["target_modules"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one device. Rollouts and updates take turns: the peak has the larger of cache and activations."""
+
+    weights: float
+    reference: float
+    gradients: float
+    optimiser: float
+    engines: float
+    activations: float
+    kv_cache: float
+
+    @property
+    def standing(self) -> float:
+        """What is there all the time."""
+        return self.weights + self.reference + self.gradients + self.optimiser + self.engines
+
+    @property
+    def peak(self) -> float:
+        return self.standing + max(self.activations, self.kv_cache)
+
+
+def memory_of(
+    model: Architecture,
+    setting: Setting,
+    *,
+    prompt_tokens: int,
+    microbatch_tokens: int,
+    chunk_tokens: int,
+    needs_reference: bool,
+    engines: int,
+) -> Memory:
+    """Memory of one role's phase. `engines`: how many copies of the weights rollouts come from."""
+    parts = setting.devices if setting.sharded else 1
+    trained = setting.trained_parameters(model)
+    all_weights = model.parameters * setting.weight_bytes
+    number = 2 if setting.mixed or setting.weight_bytes == 2 else 4
+    gathered = (model.layer_parameters + model.embedding_parameters) * setting.weight_bytes if setting.sharded else 0
+    return Memory(
+        weights=all_weights / parts + gathered + _cast_bytes(model, setting),
+        reference=all_weights / parts if needs_reference and setting.lora is None else 0,
+        gradients=trained * setting.weight_bytes / parts,
+        optimiser=trained * _ADAM / parts,
+        engines=engines * all_weights,  # the embedded engine keeps the policy's dtype, whole on every device
+        activations=_activation_bytes(model, setting, tokens=microbatch_tokens, number=number)
+        + 3 * 4 * chunk_tokens * model.vocab_size,  # logits, their softmax, its gradient
+        kv_cache=setting.rows_at_once
+        * (prompt_tokens + setting.response_tokens)
+        * model.cache_bytes_per_token
+        * number
+        / 2,
+    )
+
+
+def _cast_bytes(model: Architecture, setting: Setting) -> float:
+    """Autocast keeps a bf16 copy of every weight for the length of a pass; under FSDP2 of a layer."""
+    if not setting.mixed:
+        return 0
+    return 2 * (model.layer_parameters + model.embedding_parameters if setting.sharded else model.parameters)
+
+
+def _activation_bytes(model: Architecture, setting: Setting, *, tokens: int, number: int) -> float:
+    """Inputs of every matrix product, norms and the gate of a layer; with checkpointing of one layer at a time."""
+    heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
+    layer = tokens * number * (6 * model.hidden_size + heads + 4 * model.intermediate_size)
+    if not setting.checkpointing:
+        return model.num_hidden_layers * layer
+    return model.num_hidden_layers * tokens * model.hidden_size * number + layer

@@ -1,0 +1,67 @@
+"""Tokens, operations and hours of a phase: decoding is bound by memory traffic, passes over sequences by arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from experiments.planning.architecture import Architecture
+from experiments.planning.hardware import Hardware
+from experiments.planning.memory import Setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """Totals over all devices; hours are wall time with the devices working side by side."""
+
+    tokens: float = 0.0
+    flops: float = 0.0
+    hours: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(tokens=self.tokens + other.tokens, flops=self.flops + other.flops, hours=self.hours + other.hours)
+
+    def __mul__(self, times: int) -> Work:
+        return Work(tokens=self.tokens * times, flops=self.flops * times, hours=self.hours * times)
+
+
+def work_of(
+    model: Architecture,
+    setting: Setting,
+    hardware: Hardware,
+    *,
+    drawn: int,
+    learned: int = 0,
+    passes: int = 0,
+) -> Work:
+    """One step: `drawn` completions, `learned` of them updated on after `passes` more passes (old, reference)."""
+    work = decoding(model, setting, hardware, completions=drawn)
+    return work + update(model, setting, hardware, completions=learned, passes=passes) if learned else work
+
+
+def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, completions: int) -> Work:
+    """Each token step reads all weights once and each row's cache; waves of at most `rows_at_once` rows per device."""
+    mean = setting.response_tokens * hardware.response_fraction
+    context = hardware.prompt_tokens + mean / 2
+    tokens = completions * mean
+    flops = model.forward_flops(tokens=tokens, scored=tokens, context=context)
+    rows = math.ceil(completions / setting.devices)
+    # in every wave some response runs to the limit, while finished rows are taken out
+    steps = math.ceil(rows / setting.rows_at_once) * setting.response_tokens
+    traffic = steps * model.parameters * setting.weight_bytes + rows * mean * context * model.cache_bytes_per_token
+    seconds = max(
+        traffic / (hardware.bandwidth_gb_s * 1e9),
+        flops / setting.devices / (hardware.peak_tflops * 1e12),
+    )
+    return Work(tokens=tokens, flops=flops, hours=seconds / hardware.decoding_utilisation / 3600)
+
+
+def update(model: Architecture, setting: Setting, hardware: Hardware, *, completions: int, passes: int) -> Work:
+    """Forward and backward over every sequence once, plus the extra passes; checkpointing adds a forward pass."""
+    mean = setting.response_tokens * hardware.response_fraction
+    length = hardware.prompt_tokens + mean
+    forward = model.forward_flops(tokens=completions * length, scored=completions * mean, context=length / 2)
+    backward = 1 if setting.lora is not None else 2  # frozen weights need no gradient of their own
+    flops = forward * (passes + 1 + backward + setting.checkpointing)
+    seconds = flops / setting.devices / (hardware.peak_tflops * 1e12 * hardware.training_utilisation)
+    return Work(tokens=completions * length, flops=flops, hours=seconds / 3600)
