@@ -1,0 +1,88 @@
+"""Every choice that the configuration offers composes and builds; the presets hold the numbers they promise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiments import PROJECT, composition
+from rzero.rewards import OfficialChallengerReward, PaperChallengerReward
+from rzero.selfplay import SelfPlay
+from tests.experiments.small import config
+
+
+def options(group: str) -> list[str]:
+    names = (path.stem for path in (PROJECT / "conf" / group).glob("*.yaml"))
+    return sorted(name for name in names if not name.startswith("_"))
+
+
+def built(directory: Path, *overrides: str) -> SelfPlay:
+    """Everything a run needs, from the configuration, without weights."""
+    return composition.build(config("grader=exact", "benchmarks=micro", *overrides), directory)
+
+
+CHOICES = [
+    *(f"{group}={name}" for group in ("challenger", "curriculum", "solver", "engine") for name in options(group)),
+    *(f"loss@solver.loss={name}" for name in options("loss") if name != "dr_grpo"),
+    "loss@solver.loss=dr_grpo solver.loss.aggregation.max_tokens=160",
+    *(f"challenger_reward@challenger.reward={name}" for name in options("challenger_reward")),
+    *(f"solver_reward@solver.reward={name}" for name in options("solver_reward")),
+    *(f"advantage@solver.settings.advantage={name}" for name in options("advantage")),
+    "curriculum/rule=closed",
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_builds(choice: str, tmp_path: Path) -> None:
+    selfplay = built(tmp_path, *choice.split())
+    selfplay.challenger.reward(0)
+    selfplay.solver.reward(0)
+    selfplay.tracker.close()
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
+    selfplay = built(tmp_path, f"experiment={experiment}")
+    assert selfplay.iterations >= 1
+    selfplay.tracker.close()
+
+
+@pytest.mark.parametrize("sweep", sorted(path.stem for path in (PROJECT / "sweeps").glob("*.yaml")))
+def test_every_sweep_names_keys_that_exist(sweep: str) -> None:
+    """Each value of each parameter composes."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
+        node = compose("config", overrides=[f"sweeps={sweep}"], return_hydra_config=True).hydra
+    assert node.mode.name == "MULTIRUN"
+    for key, values in node.sweeper.params.items():
+        for value in str(values).split(","):
+            config(f"{key}={value}")
+
+
+def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
+    paper = built(tmp_path, "challenger=paper", "curriculum=paper", "solver=paper")
+    assert (paper.challenger.settings.steps, paper.solver.settings.steps) == (5, 15)
+    assert paper.challenger.settings.prompts_per_step * paper.challenger.settings.samples_per_prompt == 2048
+    assert (paper.solver.settings.prompts_per_step, paper.solver.settings.samples_per_prompt) == (512, 5)
+    assert (paper.challenger.polling.votes, paper.curriculum.polling.votes) == (10, 10)
+    assert paper.curriculum.candidates == 8000
+    assert paper.curriculum.rule.band(0.75) is None
+    assert paper.curriculum.rule.band(0.8) is not None
+    assert isinstance(paper.challenger.reward(0), PaperChallengerReward)
+    assert (paper.solver.loss.clip_low, paper.solver.loss.clip_high, paper.solver.loss.dual_clip) == (0.2, 0.3, None)
+    assert paper.solver.loss.kl_coefficient == 0.01
+    paper.tracker.close()
+
+
+def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
+    official = built(tmp_path, "challenger=official", "curriculum=official", "solver=official")
+    assert official.curriculum.polling.votes == 9
+    assert official.curriculum.rule.band(0.8) is None
+    assert official.curriculum.rule.band(0.25) is not None
+    assert isinstance(official.challenger.reward(0), OfficialChallengerReward)
+    assert official.solver.loss.dual_clip == 3.0
+    assert official.challenger.loss.aggregation.size == 2
+    assert official.challenger.settings.updates_per_rollout == 32
+    official.tracker.close()
