@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class HarnessSuite:
         manager = TaskManager(include_path=str(TASKS), include_defaults=False)
         if unknown := [name for name in (*names, *self.protocol.samples) if name not in manager.all_subtasks]:
             raise ValueError(f"no task {', '.join(unknown)}; there is {', '.join(manager.all_subtasks)}")
-        with evaluating(source=self.source, judge=self.judge):
+        with evaluating(source=self.source, judge=self.judge), _undisturbed():
             return {name: manager.load([name])["tasks"][name] for name in names}
 
     def evaluate(
@@ -162,7 +163,7 @@ class HarnessSuite:
         task = self.tasks[name]
         task.set_config("repeats", self.protocol.repeats(name, decoding))
         task.set_config("generation_kwargs", dict(self._options(name, decoding)))
-        with evaluating(source=self.source, judge=self.judge) as judged, _without_bars():
+        with evaluating(source=self.source, judge=self.judge) as judged, _undisturbed():
             results = evaluate(lm=lm, task_dict={"tasks": {name: task}})
         return dict(judged), lm_results.plain(results)
 
@@ -207,16 +208,19 @@ class HarnessSuite:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
-    """lm-eval draws a bar for every task across our own progress, and has no switch for it."""
+def _undisturbed() -> Iterator[None]:
+    """Keep two side effects of lm-eval in: it draws from Python's global generator (a random task name each time one is
+    asked for), and it draws a progress bar for every task across our own. It has a switch for neither.
+    """
     from lm_eval.api import task as module
 
-    bar = module.tqdm
+    bar, state = module.tqdm, random.getstate()
     module.tqdm = functools.partial(bar, disable=True)
     try:
         yield
     finally:
         module.tqdm = bar
+        random.setstate(state)
 
 
 def _benchmark(task: Any) -> Benchmark:
@@ -225,8 +229,8 @@ def _benchmark(task: Any) -> Benchmark:
         for row in task.eval_docs
     )
     if len({item.id for item in items}) != len(items):
-        raise ValueError(f"benchmark {task.task_name}: two questions have one id")
-    return Benchmark(name=task.task_name, group=_group(task), items=items)
+        raise ValueError(f"benchmark {task.config.task}: two questions have one id")
+    return Benchmark(name=task.config.task, group=_group(task), items=items)
 
 
 def _group(task: Any) -> Any:

@@ -31,6 +31,8 @@ class Protocol:
         for benchmark, count in self.samples.items():
             if count < 1:
                 raise ValueError(f"benchmarks.protocol.samples.{benchmark} must be at least 1, got {count}")
+        if len(set(self.samples.values())) > 1:
+            raise ValueError(f"benchmarks.protocol.samples must be one number for all, got {dict(self.samples)}")
 
     def decodings(self, benchmark: str) -> tuple[Decoding, ...]:
         return ("greedy", "sampled") if benchmark in self.samples else ("greedy",)

@@ -149,10 +149,10 @@ def table_of_one(result: Evaluated) -> tuple[list[str], list[list[str]]]:
     errors = standard_errors(result.scores)
     rows = []
     for name, row in result.scores.table().items():
-        cells = [f"{row[p]:.2f} ± {errors[name][p]:.2f}" if name in errors else f"{row[p]:.2f}" for p in PROTOCOLS]
+        cells = [f"{row[p]:.2f} ±{errors[name][p]:.1f}" if name in errors else f"{row[p]:.2f}" for p in PROTOCOLS]
         rows.append([name, *cells, f"{row['greedy well-formed']:.1f}"])
     k = result.scores.k
-    return ["benchmark", "greedy", f"mean@{k}", f"maj@{k}", f"pass@{k}", "well-formed"], rows
+    return ["benchmark", "greedy", f"mean@{k}", f"maj@{k}", f"pass@{k}", "boxed"], rows
 
 
 def table_of_several(results: Sequence[Evaluated]) -> tuple[list[str], list[list[str]]]:
