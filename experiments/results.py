@@ -44,7 +44,8 @@ ARMS = {
         "random reward": "micro_random_reward",
     }
 }
-PLACES = ("directory", "resume", "log_seconds")  # say nothing about the result
+NOT_THE_RECIPE = ("directory", "resume", "log_seconds", "grader_alarm", "grader")
+"""Where a run was written, what it said meanwhile, and the limits of the grader's processes."""
 ROUND_METRICS = ("audit/", "curriculum/")
 
 
@@ -79,7 +80,7 @@ def same_recipe(saved: Path, experiment: str, seed: int) -> bool:
     def agrees(then: Any, now: Any) -> bool:
         """Keys that did not exist then do not count: a new choice's default has to leave old results as they were."""
         if isinstance(then, dict) and isinstance(now, dict):
-            return all(key in now and agrees(value, now[key]) for key, value in then.items() if key not in PLACES)
+            return all(key in now and agrees(value, now[key]) for key, value in then.items() if key not in NOT_THE_RECIPE)
         return bool(then == now)
 
     then, now = OmegaConf.load(saved), composed(experiment, seed)
