@@ -80,7 +80,8 @@ def same_recipe(saved: Path, experiment: str, seed: int) -> bool:
     def agrees(then: Any, now: Any) -> bool:
         """Keys that did not exist then do not count: a new choice's default has to leave old results as they were."""
         if isinstance(then, dict) and isinstance(now, dict):
-            return all(key in now and agrees(value, now[key]) for key, value in then.items() if key not in NOT_THE_RECIPE)
+            kept = then.keys() - set(NOT_THE_RECIPE)
+            return all(key in now and agrees(then[key], now[key]) for key in kept)
         return bool(then == now)
 
     then, now = OmegaConf.load(saved), composed(experiment, seed)
