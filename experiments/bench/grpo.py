@@ -1,0 +1,120 @@
+"""A whole GRPO step (rollout, reward, update) against TRL's GRPOTrainer, and the share of peak that an update reaches.
+
+Both sides train the committed micro model on the same prompts with the same group size, limits, KL and AdamW, each in
+its own process on one thread; the parent lets them take steps in turn, so that both see the same machine. Seconds
+are CPU seconds. Lengths are drawn, so times are divided by the completion tokens of the step. TRL is installed apart:
+
+    .venv/bin/pip install --no-deps --target .venv-trl trl==1.16.0
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from experiments import PROJECT
+from experiments.bench.rollout import measure_peak
+from experiments.planning import Architecture
+
+TRL = PROJECT / ".venv-trl"
+MODEL = PROJECT / "experiments" / "models" / "micro"
+SIDES = {"ours": "experiments.bench.grpo_ours", "trl": "experiments.bench.grpo_trl"}
+WORK = {
+    "prompts": 32, "samples": 8, "max_tokens": 96, "learning_rate": 1e-6, "kl_coefficient": 0.01, "clip": 0.2,
+    "max_tokens_per_microbatch": 8192,
+}  # fmt: skip
+"""What a step is, for both sides. TRL takes the whole step as one batch, which is its fastest way at this size."""
+
+
+class NotInstalled(ModuleNotFoundError):
+    """TRL is not there; the command that installs it is the message."""
+
+
+def run(*, steps: int = 3) -> dict[str, Any]:
+    """Ratios above 1 mean that TRL takes longer (goals: whole step 3, update 1.3) or, for memory, that we take more.
+
+    step_speedup_vs_trl, update_speedup_vs_trl: medians of seconds per completion token. peak_rss_ratio_vs_trl: ours by
+    TRL's. mfu: operations of the update (one forward and backward, one reference pass; padding not counted) by what
+    one thread's best matrix product does in that time. update_profile: shares of the update's CPU time by operation.
+    """
+    if not (TRL / "trl").is_dir():
+        raise NotInstalled(
+            f"TRL is not installed; run: {sys.executable} -m pip install --no-deps --target {TRL} trl==1.16.0"
+        )
+    sides = {name: _Side(name) for name in SIDES}
+    try:
+        for side in sides.values():
+            side.step("warm up")
+        taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+        for _ in range(steps):
+            for name, side in sides.items():
+                taken[name].append(side.step("go"))
+        profile = sides["ours"].step("profile")["profile"]
+        rss = {name: side.step("rss")["peak_rss_mib"] for name, side in sides.items()}
+    finally:
+        for side in sides.values():
+            side.close()
+    peak = measure_peak()
+    per_token = {
+        name: {part: statistics.median(step[part] / step["tokens"] for step in steps_) for part in ("step", "update")}
+        for name, steps_ in taken.items()
+    }
+    return {
+        "step_speedup_vs_trl": per_token["trl"]["step"] / per_token["ours"]["step"],
+        "update_speedup_vs_trl": per_token["trl"]["update"] / per_token["ours"]["update"],
+        "peak_rss_ratio_vs_trl": rss["ours"] / rss["trl"],
+        "mfu": statistics.median(_flops(step) / step["update"] for step in taken["ours"]) / peak,
+        "peak_gflops": peak / 1e9,
+        **{f"{name}_{part}_us_per_token": 1e6 * per_token[name][part] for name in sides for part in ("step", "update")},
+        **{f"{name}_mean_length": statistics.mean(s["tokens"] for s in taken[name]) / _rows() for name in sides},
+        **{f"{name}_peak_rss_mib": rss[name] for name in sides},
+        "update_profile": profile,
+    }
+
+
+def _rows() -> int:
+    return int(WORK["prompts"] * WORK["samples"])
+
+
+def _flops(step: dict[str, Any]) -> float:
+    """Operations of one update: forward, twice that backward, and the reference's forward pass."""
+    model = Architecture.of({"path_or_id": str(MODEL)})
+    context = step["sequence_tokens"] / _rows() / 2
+    return 4 * model.forward_flops(tokens=step["sequence_tokens"], scored=step["tokens"], context=context)
+
+
+class _Side:
+    """A process that takes a step whenever it is told to, and answers with one JSON object."""
+
+    def __init__(self, name: str) -> None:
+        paths = [str(PROJECT), *([str(TRL)] if name == "trl" else [])]
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", SIDES[name], json.dumps(WORK)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
+        )
+
+    def step(self, command: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        for line in self._process.stdout:
+            if line.startswith('{"bench"'):  # libraries print to stdout, too
+                answer: dict[str, Any] = json.loads(line)["bench"]
+                return answer
+        raise RuntimeError(
+            f"the {self.name} side ended; see: {sys.executable} -m {SIDES[self.name]} '{json.dumps(WORK)}'"
+        )
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()

@@ -1,0 +1,117 @@
+"""Our side of the GRPO benchmark: the Solver's LightningModule on the embedded engine, as a run uses them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from experiments.bench.grpo import MODEL
+from experiments.bench.grpo_worker import Clock, answer, questions, rewards, wait_for_step, work
+from rzero.engines.embedded import EmbeddedEngine
+from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
+from rzero.modules import GRPOSettings, Solver
+from rzero.phases import fit
+from rzero.policy import load_policy
+from rzero.reference import reference_of
+from rzero.types import LabelledQuestion, Prompt, RewardBreakdown, Vote
+
+_VOTE = Vote(label="1", count=1, divisor=1, counts=(("1", 1),), answers=("1",))
+
+
+class _OnCommand(list[Any]):
+    """Batches that are handed out when the parent asks for a step."""
+
+    clock = Clock()
+    command = ""
+
+    def __getitem__(self, index: Any) -> Any:
+        self.command = wait_for_step()
+        self.clock.start()
+        return super().__getitem__(index)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    settings = work()
+    policy = load_policy(MODEL, dtype="float32", attn_implementation="sdpa")
+    batch = [
+        LabelledQuestion(iteration=1, index=i, question=text, challenger_answer=None, vote=_VOTE, drop_reason=None)
+        for i, text in enumerate(questions(settings["prompts"]))
+    ]
+    steps = _OnCommand([batch] * 1000)
+    module = Solver(
+        ask=lambda text: Prompt(user=text),
+        reward=_pay,
+        policy=policy,
+        reference=reference_of(policy),
+        engine=EmbeddedEngine(
+            max_rows=512, threads=1, compact_below=0.85, prefill_tokens=16384, first_capacity=64, verify_sync=True,
+            decoder="auto",
+        ),
+        settings=GRPOSettings(
+            steps=len(steps), prompts_per_step=settings["prompts"], samples_per_prompt=settings["samples"],
+            updates_per_rollout=1, max_tokens_per_microbatch=settings["max_tokens_per_microbatch"], chunk_tokens=2048,
+            max_grad_norm=1.0, sampling={"temperature": 1.0, "max_tokens": settings["max_tokens"]},
+            advantage=group_advantages,
+        ),
+        loss=PolicyLoss(
+            clip_low=settings["clip"], clip_high=settings["clip"], aggregation=SequenceMean(),
+            kl_coefficient=settings["kl_coefficient"],
+        ),
+        optimizer=functools.partial(torch.optim.AdamW, lr=settings["learning_rate"]),
+        batches=steps,
+        seed=0,
+    )  # fmt: skip
+    figures: dict[str, Any] = {}
+    _watch_update(module, steps, figures)
+
+    def after_step(metrics: Mapping[str, float]) -> None:
+        answer({"step": steps.clock.seconds(), **figures})
+
+    trainer = functools.partial(
+        pl.Trainer, accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    fit(module, make_trainer=trainer, after_step=after_step, directory=Path("."))
+
+
+def _pay(responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
+    return [RewardBreakdown(total=total) for total in rewards(responses)]
+
+
+def _watch_update(module: Solver, steps: _OnCommand, figures: dict[str, Any]) -> None:
+    """Leaves the update's CPU seconds, its tokens and, on command, its profile in `figures`."""
+    learn = module._learn
+
+    def watched(groups: Any, paid: Any) -> dict[str, float]:
+        lengths = [(len(group.prompt_ids), len(c.token_ids)) for group in groups for c in group.completions]
+        figures.clear()
+        figures.update(tokens=sum(own for _, own in lengths), sequence_tokens=sum(map(sum, lengths)))
+        clock = Clock()
+        if steps.command == "profile":
+            with profile(activities=[ProfilerActivity.CPU]) as recorded:
+                metrics = learn(groups, paid)
+            figures["profile"] = _shares(recorded)
+        else:
+            metrics = learn(groups, paid)
+        figures["update"] = clock.seconds()
+        return metrics
+
+    module._learn = watched  # type: ignore[method-assign, assignment]
+
+
+def _shares(recorded: Any, *, most: int = 10) -> dict[str, float]:
+    """Operation -> share of the recorded self time, largest first."""
+    events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    return {event.key: round(event.self_cpu_time_total / total, 3) for event in events[:most]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What both sides of the GRPO benchmark share: the prompts, the reward, and taking steps on command."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+PROMPT = "Compute {left} + {right} - {third}."
+
+
+def work() -> dict[str, Any]:
+    """The work, from the command line of this process."""
+    settings: dict[str, Any] = json.loads(sys.argv[1])
+    return settings
+
+
+def questions(count: int) -> list[str]:
+    rng = random.Random(0)
+    return [
+        PROMPT.format(left=rng.randint(2, 99), right=rng.randint(2, 99), third=rng.randint(2, 9)) for _ in range(count)
+    ]
+
+
+def rewards(texts: Sequence[str]) -> list[float]:
+    """Cheap, and different within a group: how many sevens a response has."""
+    return [text.count("7") / (1 + len(text)) for text in texts]
+
+
+def wait_for_step() -> str:
+    """The parent's next command that asks for a step; others are answered here."""
+    for line in sys.stdin:
+        if line.strip() != "rss":
+            return line.strip()
+        answer({"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+    sys.exit(0)
+
+
+def answer(figures: dict[str, Any]) -> None:
+    print(json.dumps({"bench": figures}), flush=True)
+
+
+class Clock:
+    """CPU seconds of this process since `start`."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self._started = time.process_time()
+
+    def seconds(self) -> float:
+        return time.process_time() - self._started

@@ -1,0 +1,122 @@
+"""Two gloo processes against one: the same losses, gradients and weights, for DDP and FSDP2, full and LoRA."""
+
+from __future__ import annotations
+
+import functools
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from rzero.distributed import Ranks, deal, lead
+from rzero.tracking import is_timing
+from rzero.types import Prompt, Sampling
+from tests.rzero import two_processes
+from tests.rzero.two_processes import CASES, SIZE, make_engine, train
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lightning and torch warn about their own internals when processes start."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, make_policy) -> Path:
+    path = tmp_path_factory.mktemp("base") / "model"
+    make_policy("qwen3_tied").save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory) -> Path:
+    """Every case in one process and in two; the two are started once."""
+    folder = tmp_path_factory.mktemp("trained")
+    with quiet():
+        for role, tuning, _ in CASES:
+            train(base, folder / f"{role}_{tuning}_one", role=role, tuning=tuning, strategy="one", ranks=Ranks())
+        follow = functools.partial(two_processes.follow_training, str(base), str(folder))
+        with lead(size=SIZE, follow=follow) as ranks:
+            two_processes.train_all(base, folder, ranks)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "tuning", "strategy"), CASES)
+def test_two_processes_train_as_one_does(trained: Path, base: Path, role: str, tuning: str, strategy: str) -> None:
+    expected_steps = json.loads((trained / f"{role}_{tuning}_one.json").read_text())
+    steps = json.loads((trained / f"{role}_{tuning}_{strategy}.json").read_text())
+    assert len(steps) == len(expected_steps) == 2
+    for step, expected in zip(steps, expected_steps, strict=True):
+        assert step.keys() == expected.keys()
+        for name, value in expected.items():
+            if not is_timing(name):
+                assert step[name] == pytest.approx(value, abs=1e-5, rel=1e-5), name
+        assert expected[f"{role}/grad_norm"] > 0
+    start = load_file(base / "model.safetensors")
+    expected_weights = load_file(trained / f"{role}_{tuning}_one" / "model.safetensors")
+    weights = load_file(trained / f"{role}_{tuning}_{strategy}" / "model.safetensors")
+    assert weights.keys() == expected_weights.keys() == start.keys()
+    for name, tensor in weights.items():
+        torch.testing.assert_close(tensor, expected_weights[name], atol=1e-5, rtol=0)
+    moved = max(float((expected_weights[name] - start[name]).abs().max()) for name in start)
+    assert moved > 1e-3, "nothing was learned, so nothing was compared"
+
+
+@pytest.mark.slow
+def test_what_several_processes_save_is_an_ordinary_directory(trained: Path, base: Path) -> None:
+    """Merged weights load as they are, and the adapters alone give the same model on top of the start."""
+    merged = AutoModelForCausalLM.from_pretrained(trained / "solver_lora_fsdp")
+    start = AutoModelForCausalLM.from_pretrained(base)
+    with quiet():
+        adapted = PeftModel.from_pretrained(start, trained / "solver_lora_fsdp" / "adapter")
+    ids = torch.arange(10)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-4, rtol=1e-4)
+    assert not (trained / "challenger_full_fsdp" / "adapter").exists()
+
+
+def test_a_process_that_fails_ends_the_run_with_its_reason() -> None:
+    reason = "another process of the run failed: ValueError: out of paper"
+    follow = two_processes.follow_and_fail
+    with quiet(), pytest.raises(RuntimeError, match=reason), lead(size=2, follow=follow) as ranks:
+        ranks.gather("anybody there?")
+
+
+def test_shares_of_a_rollout_make_up_the_whole(make_policy) -> None:
+    """Any number of parts, also more than rows, draws what one process draws."""
+    engine = make_engine(Ranks())
+    engine.sync(make_policy("qwen3"))
+    prompts = [Prompt(user=f"{number}?") for number in (1, 22, 333)]
+    sampling = Sampling(n=3, max_tokens=10, seed=4)
+    expected = engine.generate(prompts, sampling)
+    for parts in (2, 4, 11):
+        shares = [engine.generate(prompts, sampling, share=(part, parts)) for part in range(parts)]
+        for index, group in enumerate(expected):
+            drawn = [completion for share in shares for completion in share[index].completions]
+            assert [c.token_ids for c in drawn] == [c.token_ids for c in group.completions]
+
+
+def test_rows_are_dealt_evenly() -> None:
+    lengths = [5, 90, 7, 60, 8, 30, 9]
+    hands = deal(lengths, size=2)
+    assert sorted(hands[0] + hands[1]) == list(range(7))
+    assert abs(sum(lengths[i] for i in hands[0]) - sum(lengths[i] for i in hands[1])) <= 40
+    assert deal(lengths, size=1) == [list(range(7))]
+    assert deal([3], size=3) == [[0], [], []]
+
+
+def test_one_process_calls_things_directly() -> None:
+    ranks = Ranks()
+    assert ranks.first
+    assert ranks.shared(sorted) is sorted
+    assert ranks.gather(3) == [3]

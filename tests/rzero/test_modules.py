@@ -1,0 +1,226 @@
+"""A phase of training as a whole, on a tiny model: what is learned from, what is left out, what is reported."""
+
+from __future__ import annotations
+
+import functools
+import math
+import warnings
+
+import pytest
+import torch
+
+from rzero.batching import Row
+from rzero.distributed import Ranks
+from rzero.modules import OverlongPenalty, Refill
+from rzero.phases import fit
+from rzero.reference import AdaptersOff, FrozenCopy, reference_of
+from rzero.types import Completion, Group, Prompt, RewardBreakdown
+from tests.rzero.two_processes import load, make_loss, make_module, make_trainer, pay_solver, settings
+
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+ids = torch.arange(12)[None]
+
+
+def train(module, tmp_path):
+    """The metrics of every step, without the role's name."""
+    steps = []
+
+    def after_step(metrics):
+        steps.append({name.removeprefix(f"{module.stage}/"): value for name, value in metrics.items()})
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(module, make_trainer=make_trainer, after_step=after_step, directory=tmp_path)
+    return steps
+
+
+def make(policy, role="solver", **changes):
+    return make_module(policy, role=role, ranks=Ranks(), **{"optimizer": SGD, **changes})
+
+
+def test_metrics_have_the_names_of_the_field(make_policy, tmp_path):
+    first, second = train(make(make_policy("qwen3")), tmp_path)
+    assert {
+        "reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio",
+        "completions/mean_terminated_length", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean",
+        "kl", "entropy", "grad_norm", "loss", "learning_rate", "num_tokens", "skipped_steps",
+        "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max",
+        "timing_s/rollout", "timing_s/reward", "timing_s/update", "timing_s/step",
+        "perf/tokens_per_second", "perf/update_tflops",
+    } <= first.keys()  # fmt: skip
+    assert first.keys() == second.keys()
+    assert second["kl"] > 0
+    assert 0 < first["sampling/sampling_logp_difference/mean"] <= first["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_the_first_step_is_on_policy_and_without_learning_the_mismatch_stays_flat(make_policy, tmp_path):
+    frozen = functools.partial(torch.optim.SGD, lr=0.0)
+    for step in train(make(make_policy("qwen3"), optimizer=frozen), tmp_path):  # temperature 0.9
+        assert step["ratio"] == pytest.approx(1.0, abs=1e-5)
+        assert step["kl"] == pytest.approx(0.0, abs=1e-8)
+        assert step["clip_ratio/region_mean"] == 0
+        assert step["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_how_a_step_is_cut_changes_nothing(make_policy, tmp_path):
+    trained = []
+    for budget in (40, 90, 100_000):
+        policy = make_policy("qwen3")
+        train(make(policy, settings=settings(max_tokens_per_microbatch=budget)), tmp_path)
+        trained.append(policy.model.state_dict())
+    for other in trained[1:]:
+        for name, tensor in other.items():
+            torch.testing.assert_close(tensor, trained[0][name], atol=1e-5, rtol=0)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_and_counted(make_policy, tmp_path):
+    policy = make_policy("qwen3")
+    before = policy.weights_hash()
+    policy.model.lm_head.weight.register_hook(lambda gradient: gradient * math.inf)
+    for step in train(make(policy), tmp_path):
+        assert step["skipped_steps"] == 1.0
+        assert step["grad_norm"] == 0.0
+    assert policy.weights_hash() == before
+
+
+def test_a_reward_that_is_not_finite_teaches_nothing(make_policy, tmp_path):
+    policy = make_policy("qwen3")
+    before = policy.weights_hash()
+
+    def broken(responses, labels):
+        return [RewardBreakdown(total=math.nan) for _ in responses]
+
+    first, _ = train(make(policy, reward=broken, loss=make_loss(kl_coefficient=0.0)), tmp_path)
+    assert first["non_finite_rewards"] == 9
+    assert first["skipped_steps"] == 0
+    assert policy.weights_hash() == before
+
+
+def test_truncated_completions_can_be_left_out(make_policy, tmp_path):
+    """The tiny model practically never stops by itself, so nothing is left to learn from."""
+    kept, masked = make_policy("qwen3"), make_policy("qwen3")
+    before = kept.weights_hash()
+    train(make(kept, loss=make_loss(truncated="keep")), tmp_path)
+    first, _ = train(make(masked, loss=make_loss(truncated="mask")), tmp_path)
+    assert first["completions/clipped_ratio"] == 1.0
+    assert first["grad_norm"] == 0.0
+    assert kept.weights_hash() != before
+    assert masked.weights_hash() == before
+
+
+def test_kl_in_the_reward_lowers_it_by_the_summed_estimate(make_policy):
+    """Per completion coefficient x sum of k1 under the old policy; the loss itself then has no KL term."""
+    policy, other = make_policy("qwen3"), make_policy("qwen3", seed=1)
+    loss = make_loss(kl_placement="reward", kl_estimator="k1", kl_coefficient=0.3)
+    module = make(policy, loss=loss, reference=FrozenCopy(model=other.model))
+    rows = [Row(prompt_ids=(5, 6), completion_ids=tuple(range(9, 9 + n)), group=n, counted=n != 3) for n in (3, 7, 4)]
+    parts = module._prepare(rows, [0, 1, 2], old=True)
+    penalty_N = module._kl_penalty(parts, rows=3)
+    for row, penalty in zip(rows, penalty_N.tolist(), strict=True):
+        sequence = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
+        with torch.no_grad():
+            own, reference = (
+                (model(input_ids=sequence).logits / 0.9)
+                .log_softmax(-1)[0, 1:-1]
+                .gather(1, sequence[0, 2:, None])
+                .sum()
+                .item()
+                for model in (policy.model, other.model)
+            )
+        assert penalty == pytest.approx(0.3 * (own - reference), rel=1e-4)
+
+
+def test_kl_in_the_reward_steers_training(make_policy, tmp_path):
+    free, held = make_policy("qwen3"), make_policy("qwen3")
+    train(make(free, loss=make_loss(kl_placement="reward", kl_coefficient=1e-9)), tmp_path)
+    steps = train(make(held, loss=make_loss(kl_placement="reward", kl_coefficient=5.0)), tmp_path)
+    assert steps[1]["kl"] > 0
+    assert free.weights_hash() != held.weights_hash()
+
+
+def test_groups_that_teach_nothing_are_replaced_within_the_bound(make_policy, tmp_path):
+    def even_only(responses, labels):
+        paid = pay_solver(responses, labels)
+        dull = RewardBreakdown(total=1.0)
+        return [reward if int(label) % 2 else dull for reward, label in zip(paid, labels, strict=True)]
+
+    plain, _ = train(make(make_policy("qwen3"), reward=even_only), tmp_path)
+    assert plain["frac_reward_zero_std"] == pytest.approx(2 / 3)  # questions 0 and 2 of 0, 1, 2
+    refill = Refill(tolerance=1e-9, max_rounds=2)
+    module = make(make_policy("qwen3"), reward=even_only, settings=settings(refill=refill))
+    calls = []
+    generate = module.engine.generate
+    module.engine.generate = lambda prompts, sampling: (
+        calls.append((len(prompts), sampling.seed)) or generate(prompts, sampling)
+    )
+    refilled, _ = train(module, tmp_path)
+    assert refilled["refill/replaced_groups"] == 2.0  # by questions 3 and 5 of the other step
+    assert refilled["frac_reward_zero_std"] == 0
+    assert len({seed for _, seed in calls}) == len(calls), "every extra rollout has random numbers of its own"
+    assert all(prompts <= 3 for prompts, _ in calls)
+    assert len(calls) <= 2 * (1 + refill.max_rounds)
+
+
+def test_the_challenger_asks_its_request_again_to_refill(make_policy, tmp_path):
+    module = make(
+        make_policy("qwen3"), role="challenger",
+        reward=lambda questions, votes: [RewardBreakdown(total=0.0) for _ in questions],
+        settings=settings(refill=Refill(tolerance=0.0, max_rounds=2)),
+    )  # fmt: skip
+    for step in train(module, tmp_path):
+        assert step["refill/replaced_groups"] == 0
+        assert step["frac_reward_zero_std"] == 1
+
+
+def test_wrong_refills_are_refused():
+    with pytest.raises(ValueError, match=r"max_rounds >= 1, got 0\.0 and 0"):
+        Refill(tolerance=0.0, max_rounds=0)
+
+
+def test_the_penalty_for_length_is_added_and_named():
+    def completion(length):
+        return Completion(text="", token_ids=(1,) * length, logprobs=(0.0,) * length, finish_reason="stop")
+
+    group = Group(prompt=Prompt(user="x"), prompt_ids=(1,), completions=tuple(completion(n) for n in (60, 90, 100)))
+    rewards = [[RewardBreakdown(total=1.0, parts={"correct": 1.0}) for _ in range(3)]]
+    [paid] = OverlongPenalty(buffer_tokens=20, factor=0.5)([group], rewards, max_tokens=100)
+    assert [reward.total for reward in paid] == pytest.approx([1.0, 0.75, 0.5])
+    assert paid[1].parts == {"correct": 1.0, "overlong": -0.25}
+
+
+def test_the_reference_of_adapters_is_the_start_and_no_second_model(make_policy, tmp_path, monkeypatch):
+    make_policy("qwen3").save(tmp_path / "base")
+    start = load(tmp_path / "base", tuning="full")
+    policy = load(tmp_path / "base", tuning="lora")
+    monkeypatch.setattr("copy.deepcopy", lambda *_: pytest.fail("a second model was made"))
+    reference = reference_of(policy)
+    monkeypatch.undo()
+    assert isinstance(reference, AdaptersOff)
+    train(make(policy, reference=reference), tmp_path)
+    with torch.no_grad():
+        expected = start.model.eval()(input_ids=ids).logits
+        with reference.active() as model:
+            torch.testing.assert_close(model.eval()(input_ids=ids).logits, expected)
+        moved = policy.model(input_ids=ids).logits
+    assert float((moved - expected).abs().max()) > 1e-4
+    trainable = [name for name, p in policy.model.named_parameters() if p.requires_grad]
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+    with pytest.raises(ValueError, match="have been trained"):
+        reference_of(policy)
+
+
+def test_the_reference_of_all_weights_is_a_frozen_copy(make_policy, tmp_path):
+    policy = make_policy("qwen3")
+    before = policy.model.eval()(input_ids=ids).logits.detach()
+    module = make(policy)
+    train(module, tmp_path)
+    with torch.no_grad(), module.reference.active() as model:
+        torch.testing.assert_close(model(input_ids=ids).logits, before)
+        assert float((policy.model(input_ids=ids).logits - before).abs().max()) > 1e-4
+
+
+def test_without_kl_no_reference_is_needed(make_policy):
+    assert make(make_policy("qwen3"), loss=make_loss(kl_coefficient=0.0)).reference is None
+    with pytest.raises(ValueError, match="needs a reference"):
+        make(make_policy("qwen3"), reference=None)

@@ -1,0 +1,170 @@
+"""A phase of either role on a tiny model, in one process or in several: what `test_distributed.py` compares."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+
+from rzero.distributed import Ranks, Seat, sharded
+from rzero.engines.embedded import EmbeddedEngine
+from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
+from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
+from rzero.phases import fit
+from rzero.policy import Policy, load_policy
+from rzero.reference import reference_of
+from rzero.types import LabelledQuestion, Prompt, Question, RewardBreakdown, Vote
+
+LORA = {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"]}
+SIZE = 2
+
+
+CASES = (
+    ("solver", "full", "ddp"),
+    ("challenger", "lora", "ddp"),
+    ("challenger", "full", "fsdp"),
+    ("solver", "lora", "fsdp"),
+)
+"""(role, how it is fine-tuned, strategy): every strategy with every tuning, and each of these with both roles."""
+
+
+def settings(**changes: Any) -> GRPOSettings:
+    values: dict[str, Any] = {
+        "steps": 2,
+        "prompts_per_step": 3,  # x 3 samples in 2 windows: uneven windows, and hands of unequal size
+        "samples_per_prompt": 3,
+        "updates_per_rollout": 2,
+        "max_tokens_per_microbatch": 70,
+        "chunk_tokens": 16,
+        "max_grad_norm": 0.5,
+        "sampling": {"temperature": 0.9, "max_tokens": 12},
+        "advantage": group_advantages,
+    }
+    return GRPOSettings(**{**values, **changes})
+
+
+def make_loss(**changes: Any) -> PolicyLoss:
+    values: dict[str, Any] = {
+        "clip_low": 0.2, "clip_high": 0.3, "aggregation": SequenceMean(), "kl_coefficient": 0.1,
+    }  # fmt: skip
+    return PolicyLoss(**{**values, **changes})
+
+
+def make_engine(ranks: Ranks) -> Any:
+    engine = EmbeddedEngine(
+        max_rows=64, threads=1, compact_below=0.85, prefill_tokens=4096, first_capacity=16, verify_sync=True,
+        decoder="auto",
+    )  # fmt: skip
+    return sharded(engine, ranks)
+
+
+def question(index: int) -> LabelledQuestion:
+    vote = Vote(label=str(index), count=1, divisor=1, counts=((str(index), 1),), answers=(str(index),))
+    return LabelledQuestion(
+        iteration=1, index=index, question=f"What is {index}?", challenger_answer=None, vote=vote, drop_reason=None
+    )
+
+
+def pay_solver(responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
+    return [
+        RewardBreakdown(total=sum(text.encode()) % 7 / 7 + int(label) / 100)
+        for text, label in zip(responses, labels, strict=True)
+    ]
+
+
+def pay_challenger(questions: Sequence[Question | None], votes: Sequence[Vote | None]) -> list[RewardBreakdown]:
+    """Every reward depends on all questions of the step, as with the repetition penalty."""
+    texts = [item.text if item else "" for item in questions]
+    return [RewardBreakdown(total=sum(text > other for other in texts) / len(texts)) for text in texts]
+
+
+def make_module(policy: Policy, *, role: str, ranks: Ranks, **changes: Any) -> GRPOModule:
+    """A phase of two steps; `changes` replace arguments of the module."""
+    grpo: dict[str, Any] = {
+        "policy": policy,
+        "engine": make_engine(ranks),
+        "settings": settings(),
+        "loss": make_loss(),
+        # a large eps: without it Adam turns rounding errors of vanishing gradients into steps of full size
+        "optimizer": functools.partial(torch.optim.AdamW, lr=1e-2, eps=1e-3),
+        "seed": 5,
+        "ranks": ranks,
+        **changes,
+    }
+    if "reference" not in grpo:
+        grpo["reference"] = reference_of(policy) if grpo["loss"].needs_reference else None
+    if role == "solver":
+        batches = [[question(3 * step + item) for item in range(3)] for step in range(2)]
+        grpo = {"batches": batches, "reward": pay_solver, **grpo}
+        return Solver(ask=lambda text: Prompt(user=text), **grpo)
+    grpo = {"batches": range(2), "reward": pay_challenger, **grpo}
+    return Challenger(
+        request=Prompt(user="Pose a question."),
+        parse=lambda text: Question(text=text, answer=None) if text else None,
+        ask_solver=lambda questions, step: [None] * len(questions),
+        **grpo,
+    )
+
+
+def make_trainer(*, devices: int = 1, strategy: Any = "auto", **options: Any) -> pl.Trainer:
+    """As conf/trainer/{cpu,ddp_cpu,fsdp_cpu}.yaml have it."""
+    return pl.Trainer(
+        accelerator="cpu", devices=devices, strategy=strategy, precision="32-true", max_epochs=1, logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, **options,
+    )  # fmt: skip
+
+
+def strategy_of(name: str, *, size: int) -> dict[str, Any]:
+    if name == "one":
+        return {}
+    if name == "ddp":
+        return {"strategy": DDPStrategy(), "devices": size}
+    strategy = ModelParallelStrategy(data_parallel_size=size, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    return {"strategy": strategy, "devices": size}
+
+
+def load(base: Path, *, tuning: str) -> Policy:
+    lora = LORA if tuning == "lora" else None
+    return load_policy(base, dtype="float32", attn_implementation="sdpa", lora=lora)
+
+
+def train(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ranks: Ranks) -> None:
+    """Trains a phase and leaves the weights (`target`) and the metrics of its steps (`target.json`)."""
+    policy = load(base, tuning=tuning)
+    module = make_module(policy, role=role, ranks=ranks)
+    steps: list[dict[str, float]] = []
+    fit(
+        module,
+        make_trainer=functools.partial(make_trainer, **strategy_of(strategy, size=ranks.size)),
+        after_step=lambda metrics: steps.append(dict(metrics)),
+        directory=target.parent,
+    )
+    policy.save(target, write=ranks.first)
+    if ranks.first:
+        target.with_suffix(".json").write_text(json.dumps(steps))
+
+
+def train_all(base: Path, folder: Path, ranks: Ranks) -> None:
+    for role, tuning, strategy in CASES:
+        target = folder / f"{role}_{tuning}_{strategy}"
+        train(base, target, role=role, tuning=tuning, strategy=strategy, ranks=ranks)
+
+
+def follow_training(base: str, folder: str, seat: Seat) -> None:
+    torch.set_num_threads(1)
+    logging.disable()
+    with seat.join() as ranks:
+        train_all(Path(base), Path(folder), ranks)
+
+
+def follow_and_fail(seat: Seat) -> None:
+    with seat.join():
+        raise ValueError("out of paper")
