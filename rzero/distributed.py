@@ -37,7 +37,7 @@ from rzero.types import Group, Prompt, Sampling
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_PATIENCE_S = 5.0  # how long a process that failed is given to say why
+_PATIENCE_S = 30.0  # how long a process that failed is given to say why, and one that is ended to end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,8 +143,8 @@ def _follow(index: int, follow: Callable[[Seat], None], leader: Seat) -> None:
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    """Whether an error may be all that is seen here of a failure elsewhere: torch then raises plain RuntimeErrors."""
-    return type(error) is RuntimeError or isinstance(error, dist.DistError | ProcessException)
+    """Whether an error is what is seen here of a failure elsewhere (gloo then raises a plain RuntimeError)."""
+    return isinstance(error, dist.DistError | ProcessException) or "gloo" in str(error)
 
 
 def _end(processes: Sequence[Any]) -> None:

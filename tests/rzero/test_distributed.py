@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rzero.distributed import Ranks, deal, lead
-from rzero.tracking import is_timing
+from rzero.selfplay import SelfPlay
+from rzero.tracking import is_timing, read_metrics
 from rzero.types import Prompt, Sampling
+from tests.experiments.small import small_run
 from tests.rzero import two_processes
 from tests.rzero.two_processes import CASES, SIZE, make_engine, train
 
@@ -83,6 +86,42 @@ def test_what_several_processes_save_is_an_ordinary_directory(trained: Path, bas
     with torch.no_grad():
         torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-4, rtol=1e-4)
     assert not (trained / "challenger_full_fsdp" / "adapter").exists()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun by one process, ended by one and by two: the same questions, metrics and weights. Only rank 0 writes."""
+    small = (
+        "iterations=1", "challenger.settings.steps=1", "solver.settings.steps=1", "curriculum.candidates=16",
+        "curriculum.votes=3", "benchmarks.benchmarks.items=1", "response_tokens=32",
+    )  # fmt: skip
+    begun = small_run(tmp_path / "one", *small)
+    monkeypatch.setattr(SelfPlay, "build_curriculum", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        begun.run()
+    begun.tracker.close()
+    monkeypatch.undo()
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    for name, more in (("one", ()), ("two", ("trainer=ddp_cpu",))):
+        with quiet():
+            going_on = small_run(tmp_path / name, *small, *more)
+            assert going_on.ledger.done("1/challenger")
+            going_on.run()
+            going_on.tracker.close()
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert (one / "questions" / "questions_1.jsonl").read_text() == (
+        two / "questions" / "questions_1.jsonl"
+    ).read_text()
+    rows, expected_rows = (read_metrics(path / "metrics.jsonl") for path in (two, one))
+    assert len(rows) == len(expected_rows)
+    for row, expected in zip(rows, expected_rows, strict=True):
+        same = {name: value for name, value in expected.items() if not is_timing(name)}
+        assert {name: row[name] for name in same} == pytest.approx(same, abs=1e-5)
+    weights, expected_weights = (
+        load_file(path / "iteration_1" / "solver" / "model.safetensors") for path in (two, one)
+    )
+    for name, tensor in expected_weights.items():
+        torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0)
 
 
 def test_a_process_that_fails_ends_the_run_with_its_reason() -> None:

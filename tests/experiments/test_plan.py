@@ -1,0 +1,121 @@
+"""Plans: numbers worked out by hand, every experiment of the paper, and what to do when a run is too large."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from experiments import PROJECT
+from experiments.plan import main, plan
+from experiments.planning import Architecture, Setting, memory_of
+from experiments.planning.work import decoding, update
+
+EXPERIMENTS = sorted(
+    path.stem for kind in ("paper", "official") for path in (PROJECT / "conf" / "experiment").glob(f"{kind}_*.yaml")
+)
+PUBLISHED = {"qwen3_4b": 4.02e9, "qwen3_8b": 8.19e9, "octothinker_3b": 3.21e9, "octothinker_8b": 8.03e9}
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_of_the_paper_has_a_plan(experiment: str) -> None:
+    figures = plan([f"experiment={experiment}", "trainer.devices=8"])
+    published = PUBLISHED[experiment.partition("_")[2]]
+    assert figures["parameters"] == pytest.approx(published, rel=0.005)
+    assert figures["devices"] == 8
+    assert set(figures["phases"]) == {"challenger", "questions", "solver"}
+    for phase in figures["phases"].values():
+        assert phase["fits"] == (not phase["advice"])
+        assert min(phase["tokens"], phase["flops"], phase["hours"], phase["memory"]["peak"]) > 0
+    assert figures["hours"] == pytest.approx(
+        figures["iterations"] * sum(phase["hours"] for phase in figures["phases"].values())
+    )
+
+
+def test_the_shape_of_a_local_model_is_read_from_its_config() -> None:
+    path = PROJECT / "experiments" / "models" / "micro"
+    shape = Architecture.of({"path_or_id": str(path)})
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path))
+    matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim == 2)
+    assert shape.parameters == matrices
+    with pytest.raises(ValueError, match=r"nothing is known about the shape of some/model.*architecture"):
+        Architecture.of({"path_or_id": "some/model"})
+
+
+TINY = Architecture(
+    hidden_size=10, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=5, intermediate_size=20,
+    vocab_size=100, tie_word_embeddings=True,
+)  # fmt: skip
+SETTING = Setting(
+    devices=4, sharded=True, weight_bytes=4, mixed=False, lora=None, checkpointing=False, rows_at_once=8,
+    response_tokens=50,
+)  # fmt: skip
+
+
+def tiny_memory(setting: Setting):  # type: ignore[no-untyped-def]
+    return memory_of(
+        TINY, setting, prompt_tokens=10, microbatch_tokens=64, chunk_tokens=16, needs_reference=True, engines=2
+    )
+
+
+def test_parameters_and_memory_by_hand() -> None:
+    layer = 10 * 10 + 2 * 10 * 5 + 10 * 10 + 3 * 10 * 20  # q, k and v, o, feed-forward
+    assert TINY.layer_parameters == layer == 900
+    assert TINY.parameters == 2 * layer + 1000
+    memory = tiny_memory(SETTING)
+    assert memory.gradients == 4 * 2800 / 4
+    assert memory.optimiser == 8 * 2800 / 4
+    assert memory.reference == 4 * 2800 / 4
+    assert memory.engines == 2 * 4 * 2800
+    assert memory.kv_cache == 8 * (10 + 50) * (2 * 2 * 1 * 5) * 4
+    alone = tiny_memory(replace(SETTING, sharded=False))
+    assert (alone.weights, alone.optimiser) == (4 * 2800, 8 * 2800)
+    lora = tiny_memory(replace(SETTING, sharded=False, lora={"rank": 2, "target_modules": ["q_proj", "down_proj"]}))
+    assert lora.reference == 0
+    assert lora.optimiser == 8 * 2 * 2 * (10 + 10 + 20 + 10)
+    assert tiny_memory(replace(SETTING, checkpointing=True)).activations < memory.activations
+
+
+def test_operations_by_hand() -> None:
+    """2 per weight and token, 4 x heads x width x context for attention, the head where tokens are scored."""
+    assert TINY.forward_flops(tokens=7, scored=3, context=5) == 2 * 1800 * 7 + 4 * 2 * 10 * 5 * 7 + 2 * 1000 * 3
+
+
+def test_work_scales_as_it_should() -> None:
+    from experiments.planning import Hardware
+
+    device = Hardware(
+        name="x", peak_tflops=1.0, bandwidth_gb_s=1.0, memory_gib=1.0, training_utilisation=0.5,
+        decoding_utilisation=0.5, usable_memory=0.9, prompt_tokens=10, response_fraction=0.5,
+    )  # fmt: skip
+    once = update(TINY, SETTING, device, completions=16, passes=0)
+    twice = update(TINY, SETTING, device, completions=32, passes=0)
+    assert twice.hours == pytest.approx(2 * once.hours)
+    assert update(TINY, SETTING, device, completions=16, passes=3).flops == pytest.approx(2 * once.flops)
+    assert once.hours * 3600 == pytest.approx(once.flops / 4 / 0.5e12)
+    drawn = decoding(TINY, SETTING, device, completions=32)
+    assert drawn.tokens == 32 * 25
+    assert decoding(TINY, replace(SETTING, devices=1), device, completions=32).hours > 3 * drawn.hours
+
+
+def test_what_does_not_fit_is_said_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=paper_qwen3_4b", "engine.max_rows=512"]) == 0
+    text = capsys.readouterr().out
+    assert "DOES NOT FIT (79 GiB per device)" in text
+    assert "engine.max_rows=" in text
+    rows = text.partition("engine.max_rows=")[2].split()[0]
+    assert main(["experiment=paper_qwen3_4b", f"engine.max_rows={rows}"]) == 0
+    assert "DOES NOT FIT" not in capsys.readouterr().out
+    whole = plan(["experiment=paper_qwen3_8b", "trainer=ddp"])
+    assert "trainer=fsdp" in whole["advice"][0]
+    assert not whole["fits"]
+
+
+def test_json_other_hardware_and_wrong_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment=paper_qwen3_4b", "hardware=a100", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["hardware"]["name"] == "A100 80 GB"
+    assert main(["experiment=paper_qwen3_5b"]) == 2
+    assert "paper_qwen3_5b" in capsys.readouterr().err
