@@ -80,7 +80,7 @@ class HarnessSuite:
         from lm_eval.tasks import TaskManager
 
         manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-        if unknown := [name for name in (*names, *self.protocol.samples) if name not in manager.all_subtasks]:
+        if unknown := [name for name in (*names, *self.protocol.sampled) if name not in manager.all_subtasks]:
             raise ValueError(f"no task {', '.join(unknown)}; there is {', '.join(manager.all_subtasks)}")
         with evaluating(source=self.source, judge=self.judge), _undisturbed():
             return {name: manager.load([name])["tasks"][name] for name in names}
@@ -113,7 +113,7 @@ class HarnessSuite:
             reviews={name: Review(**n["review"]) for name, n in zip(self.tasks, reports, strict=True) if n["review"]},
         )
         self._write_lm_results(weights, reports)
-        k = max([1, *(count for name, count in self.protocol.samples.items() if name in self.tasks)])
+        k = self.protocol.k if set(self.protocol.sampled) & set(self.tasks) else 1
         return Scores(k=k, headline=tuple(self.protocol.headline), benchmarks=tuple(found))
 
     # ---------------------------------------------------------------------------------------------------- one benchmark
@@ -161,7 +161,7 @@ class HarnessSuite:
         from lm_eval.evaluator import evaluate
 
         task = self.tasks[name]
-        task.set_config("repeats", self.protocol.repeats(name, decoding))
+        task.set_config("repeats", self.protocol.repeats(decoding))
         task.set_config("generation_kwargs", dict(self._options(name, decoding)))
         with evaluating(source=self.source, judge=self.judge) as judged, _undisturbed():
             results = evaluate(lm=lm, task_dict={"tasks": {name: task}})
@@ -176,7 +176,7 @@ class HarnessSuite:
         documents = [[row["id"], row["question"], list(row["answers"])] for row in self.tasks[name].eval_docs]
         decodings = self.protocol.decodings(name) if decoding is None else (decoding,)
         probe = self.prompts.solver("{question}")
-        drawn = [[self.protocol.repeats(name, d), self._options(name, d), self.protocol.seed] for d in decodings]
+        drawn = [[self.protocol.repeats(d), self._options(name, d), self.protocol.seed] for d in decodings]
         return digest([documents, probe.system, probe.user, drawn, self.completions_per_call])
 
     def _combine(self, name: str, judged: Mapping[Decoding, Mapping[str, Judged]]) -> BenchmarkScore:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Decoding = Literal["greedy", "sampled"]
@@ -11,7 +11,7 @@ Decoding = Literal["greedy", "sampled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """Everything is asked once greedily; `samples` names the benchmarks that are also sampled, and how often.
+    """Everything is asked once greedily; the benchmarks in `sampled` are also asked `k` times by sampling.
 
     A benchmark that is not sampled counts its greedy answer as mean@1. `temperature=0` with several samples is the
     authors' way: one greedy answer, repeated. max_tokens lowers the limit of a task's definition (None leaves it); it
@@ -19,7 +19,8 @@ class Protocol:
     headline: the columns of the result table whose mean is the score (`evaluation.metrics.Scores`).
     """
 
-    samples: Mapping[str, int] = field(default_factory=dict)
+    sampled: Sequence[str] = ()
+    k: int = 1
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -28,17 +29,14 @@ class Protocol:
     headline: tuple[str, ...] = ("mean@k",)
 
     def __post_init__(self) -> None:
-        for benchmark, count in self.samples.items():
-            if count < 1:
-                raise ValueError(f"benchmarks.protocol.samples.{benchmark} must be at least 1, got {count}")
-        if len(set(self.samples.values())) > 1:
-            raise ValueError(f"benchmarks.protocol.samples must be one number for all, got {dict(self.samples)}")
+        if self.k < 1:
+            raise ValueError(f"benchmarks.protocol.k must be at least 1, got {self.k}")
 
     def decodings(self, benchmark: str) -> tuple[Decoding, ...]:
-        return ("greedy", "sampled") if benchmark in self.samples else ("greedy",)
+        return ("greedy", "sampled") if benchmark in self.sampled else ("greedy",)
 
-    def repeats(self, benchmark: str, decoding: Decoding) -> int:
-        return self.samples[benchmark] if decoding == "sampled" else 1
+    def repeats(self, decoding: Decoding) -> int:
+        return self.k if decoding == "sampled" else 1
 
     def options(self, decoding: Decoding) -> dict[str, Any]:
         """lm-eval's generation_kwargs, as far as the protocol decides them."""

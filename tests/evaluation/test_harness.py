@@ -39,7 +39,7 @@ def suite(folder: Path | None, **changes: Any) -> HarnessSuite:
     parts: dict[str, Any] = {
         "tasks": ["sum", "order"],
         "source": SOURCE,
-        "protocol": Protocol(samples={"sum": 4}, temperature=1.0, max_tokens=64),
+        "protocol": Protocol(sampled=["sum"], k=4, temperature=1.0, max_tokens=64),
         "reading": "boxed",
         "fallback": NoFallback(),
         "prompts": PROMPTS,
@@ -124,7 +124,7 @@ def test_nothing_is_evaluated_twice_and_other_weights_or_protocols_are_evaluated
     assert suite(tmp_path).evaluate(again, weights="w") == scores
     assert again.calls == []
     for weights, protocol in (
-        ("other", Protocol(samples={"sum": 4}, temperature=1.0, max_tokens=64)),
+        ("other", Protocol(sampled=["sum"], k=4, temperature=1.0, max_tokens=64)),
         ("w", Protocol()),
     ):
         engine = ScriptedEngine(reply)
@@ -177,7 +177,7 @@ def test_prompts_over_the_context_are_wrong_and_reported() -> None:
 
 
 def test_the_authors_mean_is_one_greedy_answer_repeated() -> None:
-    protocol = Protocol(samples={"sum": 32}, temperature=0.0)
+    protocol = Protocol(sampled=["sum"], k=32, temperature=0.0)
     engine = ScriptedEngine(lambda prompt, sample: reply(prompt, 0))
     scores = suite(None, tasks=["sum"], protocol=protocol).evaluate(engine, weights="w")
     assert scores.table()["sum"]["mean@k"] == scores.table()["sum"]["greedy"] == 100
