@@ -35,11 +35,15 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
     """
     register_resolvers(directory)
     ledger = Ledger.open(directory / "state.json")
-    record, tracker = _record(cfg, directory, ledger) if seat is None else (NullTracker(), NullTracker())
     grader = instantiate(cfg.grader)
     prompts = instantiate(cfg.prompts)
     bank = JsonlBank(directory / "questions")
     challenger, solver = _challenger(cfg.challenger, grader, bank), _solver(cfg.solver, grader, bank)
+    suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
+    curriculum, launch = _curriculum(cfg.curriculum, grader, bank), seat.join if seat else _launch(cfg, directory)
+    health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
+    # last, because it opens files: whatever is wrong with the configuration has been said by now
+    record, tracker = _record(cfg, directory, ledger) if seat is None else (NullTracker(), NullTracker())
     return SelfPlay(
         directory=directory,
         seed=cfg.seed,
@@ -50,9 +54,9 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
         make_trainer=lambda **more: instantiate(cfg.trainer)(**more),  # each phase needs a strategy of its own
         prompts=prompts,
         challenger=challenger,
-        curriculum=_curriculum(cfg.curriculum, grader, bank),
+        curriculum=curriculum,
         solver=solver,
-        suite=instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))(),
+        suite=suite,
         audit=instantiate(cfg.audit)(grader=grader),
         bank=bank,
         ledger=ledger,
@@ -60,8 +64,8 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
         record=record,
         narrator=Silent() if seat else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds),
         save_scores=save_scores,
-        health=GraderHealth(grader, alarm_share=cfg.grader_alarm),
-        launch=seat.join if seat else _launch(cfg, directory),
+        health=health,
+        launch=launch,
     )
 
 

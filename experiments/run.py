@@ -150,7 +150,7 @@ def report(directory: Path, console: Console) -> None:
     console.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+@hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="config")
 def main(cfg: DictConfig) -> None:
     register_resolvers()
     code = execute(cfg)
@@ -158,6 +158,11 @@ def main(cfg: DictConfig) -> None:
         sys.exit(code)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """`python -m experiments.run`, with `policy=DIR` understood."""
     sys.argv[1:] = expand_policy(sys.argv[1:])
     main()
+
+
+if __name__ == "__main__":
+    command()
