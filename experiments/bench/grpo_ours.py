@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from experiments.bench.grpo import MODEL
-from experiments.bench.grpo_worker import Clock, answer, questions, rewards, wait_for_step, work
+from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step, work
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
 from rzero.modules import GRPOSettings, Solver
@@ -46,7 +46,7 @@ def main() -> None:
     ]
     steps = _OnCommand([batch] * 1000)
     module = Solver(
-        ask=lambda text: Prompt(user=text),
+        ask=lambda text: Prompt(system=SYSTEM, user=text),
         reward=_pay,
         policy=policy,
         reference=reference_of(policy),

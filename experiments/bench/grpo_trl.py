@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from experiments.bench.grpo import MODEL
-from experiments.bench.grpo_worker import Clock, answer, questions, rewards, wait_for_step, work
+from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step, work
 
 
 class _OnCommand(TrainerCallback):
@@ -50,7 +50,10 @@ def main() -> None:
         processing_class=AutoTokenizer.from_pretrained(MODEL, padding_side="left"),
         args=config,
         train_dataset=Dataset.from_list(
-            [{"prompt": [{"role": "user", "content": text}]} for text in questions(settings["prompts"])]
+            [
+                {"prompt": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]}
+                for text in questions(settings["prompts"])
+            ]
         ),
         reward_funcs=lambda completions, **_: rewards([completion[0]["content"] for completion in completions]),
         callbacks=[callback],
@@ -60,17 +63,29 @@ def main() -> None:
 
 
 def _watch_rollout(trainer: Any, callback: _OnCommand) -> None:
-    """Leaves CPU seconds of rollout and reward, and the tokens drawn, with the callback."""
-    score = trainer._generate_and_score_completions
+    """Leaves CPU seconds of rollout and reward, and the tokens drawn, with the callback.
+
+    The reference's pass, which TRL makes before the reward, belongs to the update, as on our side.
+    """
+    score, logprobs = trainer._generate_and_score_completions, trainer._get_per_token_logps_and_entropies
+    passes: list[float] = []
+
+    def watched_logprobs(*args: Any, **kwargs: Any) -> Any:
+        clock = Clock()
+        values = logprobs(*args, **kwargs)
+        passes.append(clock.seconds())
+        return values
 
     def watched(inputs: Any) -> Any:
         clock = Clock()
+        passes.clear()
         batch = score(inputs)
-        callback.rollout = clock.seconds()
+        callback.rollout = clock.seconds() - sum(passes)
         callback.tokens = int(batch["completion_mask"].sum())
         return batch
 
     trainer._generate_and_score_completions = watched
+    trainer._get_per_token_logps_and_entropies = watched_logprobs
 
 
 if __name__ == "__main__":

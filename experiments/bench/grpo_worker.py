@@ -10,7 +10,10 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-PROMPT = "Compute {left} + {right} - {third}."
+from evaluation.micro.world import FAMILIES
+
+SYSTEM = "Think, then give \\boxed{}."  # as conf/prompts/micro.yaml has it
+LEVEL = 6
 
 
 def work() -> dict[str, Any]:
@@ -20,10 +23,9 @@ def work() -> dict[str, Any]:
 
 
 def questions(count: int) -> list[str]:
-    rng = random.Random(0)
-    return [
-        PROMPT.format(left=rng.randint(2, 99), right=rng.randint(2, 99), third=rng.randint(2, 9)) for _ in range(count)
-    ]
+    """Sums of the micro world whose worked answers are of middling length."""
+    rng, family = random.Random(0), FAMILIES["sum"]
+    return [family.write(family.make(rng, LEVEL)) for _ in range(count)]
 
 
 def rewards(texts: Sequence[str]) -> list[float]:
