@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,10 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        trainer.fit(module, loader)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        on_interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            trainer.fit(module, loader)
+        except SystemExit as stop:
+            # Lightning turns Ctrl-C into a silent exit and leaves SIGINT ignored; the caller has something to say first
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from stop

@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of a phase leaves a run that can be resumed, through the real command."""
+"""Ctrl-C in the middle of a phase leaves a run that can be resumed; one process at a time holds a run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import PROJECT
+from experiments import PROJECT, rundir
+from rzero.ledger import Ledger
 from rzero.tracking import read_metrics
 from tests.experiments.small import SHRUNK
 
@@ -28,7 +29,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_with_a_hint_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
+def test_ctrl_c_stops_with_a_hint_and_keeps_the_complete_stages(tmp_path: Path) -> None:
     directory = tmp_path / "run"
     arguments = [*SHRUNK, "iterations=1", "solver.settings.steps=200", f"directory={directory}"]
     process = start(*arguments)
@@ -45,17 +46,13 @@ def test_ctrl_c_stops_with_a_hint_and_the_run_goes_on_from_there(tmp_path: Path)
     assert "stopped by the user" in errors
     assert f"resume={directory}" in errors
 
-    # a second start of the same run while nobody holds it goes on behind the last complete stage
-    resumed = start(f"resume={directory}")
-    resumed.send_signal(0)
-    while not any("solver/reward" in row for row in read_metrics(metrics)[-1:]) and time.monotonic() < deadline:
-        assert resumed.poll() is None, resumed.stderr.read() if resumed.stderr else ""
-        time.sleep(0.2)
-    second = start(f"resume={directory}")
-    _, refusal = second.communicate(timeout=120)
-    assert second.returncode == 2
-    assert f"in use by pid {resumed.pid}" in refusal
-    resumed.send_signal(signal.SIGINT)
-    resumed.communicate(timeout=60)
-    stages = [row for row in read_metrics(metrics) if "challenger/reward" in row]
-    assert len(stages) == 2, "the Challenger's phase was complete and must not be repeated"
+    ledger = Ledger.open(directory / "state.json")
+    assert list(ledger.stages) == ["0/evaluation", "1/challenger", "1/questions"]
+
+
+def test_a_directory_is_held_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with rundir.locked(tmp_path), pytest.raises(RuntimeError, match=f"in use by pid {os.getpid()}"):  # noqa: SIM117
+        with rundir.locked(tmp_path):
+            pass
+    with rundir.locked(tmp_path):
+        pass
