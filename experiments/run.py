@@ -51,21 +51,26 @@ def expand_policy(arguments: list[str]) -> list[str]:
     return expanded
 
 
+MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds")
+"""What a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
+
+
 def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
-    """The configuration a run was started with. Only `iterations` may change, so that the past stays what it was."""
+    """The configuration a run was started with, apart from `MAY_CHANGE`, and its directory."""
     directory = Path(cfg.resume)
     saved = directory / "config.yaml"
     if not saved.is_file():
         raise FileNotFoundError(f"resume={directory}: there is no run (no {saved}); give the directory of a run")
-    other = [text for text in overrides if text.partition("=")[0] not in ("resume", "iterations")]
+    keys = {text: text.partition("=")[0].partition(".")[0] for text in overrides}
+    other = [text for text, key in keys.items() if key != "resume" and key not in MAY_CHANGE]
     if other:
         raise ValueError(
-            f"a resumed run keeps its configuration; remove {', '.join(other)} (only iterations may change)"
+            f"a resumed run keeps its configuration; remove {', '.join(other)} (only {', '.join(MAY_CHANGE)} may change)"
         )
     config = OmegaConf.load(saved)
     assert isinstance(config, DictConfig)
-    if any(text.startswith("iterations=") for text in overrides):
-        config.iterations = cfg.iterations
+    for key in set(MAY_CHANGE) & set(keys.values()):
+        config[key] = cfg[key]
     return config, directory
 
 
