@@ -65,7 +65,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
     other = [text for text, key in keys.items() if key != "resume" and key not in MAY_CHANGE]
     if other:
         raise ValueError(
-            f"a resumed run keeps its configuration; remove {', '.join(other)} (only {', '.join(MAY_CHANGE)} may change)"
+            f"a resumed run keeps its past; remove {', '.join(other)} (only {', '.join(MAY_CHANGE)} may change)"
         )
     config = OmegaConf.load(saved)
     assert isinstance(config, DictConfig)
