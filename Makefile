@@ -59,7 +59,7 @@ test: $(VENV)/.requirements-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu and not vllm" $(ARGS)
+	$(BIN)/python -m pytest -m "not gpu and not vllm" -n 2 --dist loadfile $(ARGS)
 
 report: which-run $(VENV)/.requirements
 	$(BIN)/python -m experiments.report $(RUN) $(ARGS)
