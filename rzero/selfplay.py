@@ -26,11 +26,13 @@ from rzero.health import GraderHealth
 from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
 from rzero.ledger import Ledger
 from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
+from rzero.modules.solver import voted_label
 from rzero.phases import fit, question_batches
 from rzero.policy import Policy
 from rzero.progress import Narrator
 from rzero.prompts import Prompts
 from rzero.reference import reference_of
+from rzero.roles import TWO_MODELS, Role, Roles
 from rzero.seeding import derive
 from rzero.types import LabelledQuestion, Question, Sampling, Vote
 
@@ -90,6 +92,8 @@ class SolverPhase:
     loss: Any
     optimizer: Callable[..., Any]
     reward: Callable[[int], SolverReward]
+    label: Callable[[LabelledQuestion], str] = voted_label
+    """What a question's responses are compared with."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,9 +102,9 @@ class SelfPlay:
 
     `base` is where S_0 and Q_0 come from; `load` makes a policy of a path. `make_engine` is called twice: the learning
     policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
-    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `launch` is entered for
-    the whole run and says which of several processes this one is: all of them run the same loop, and only the first
-    writes.
+    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `roles` says whose
+    weights a role starts from in a round. `launch` is entered for the whole run and says which of several processes
+    this one is: all of them run the same loop, and only the first writes.
     """
 
     directory: Path
@@ -123,6 +127,7 @@ class SelfPlay:
     narrator: Narrator
     save_scores: Callable[[Path, Any], None]
     health: GraderHealth
+    roles: Roles = TWO_MODELS
     launch: Callable[[], AbstractContextManager[Ranks]] = alone
 
     def run(self) -> None:
@@ -149,14 +154,14 @@ class SelfPlay:
     # -------------------------------------------------------------------------------------------------------- stages
 
     def fit_challenger(self, iteration: int) -> str:
-        """Q_i from Q_{i-1}, against the frozen S_{i-1}. With zero steps the Challenger stays untrained."""
+        """Q_i from its predecessor, against the frozen S_{i-1}. With zero steps the Challenger stays untrained."""
         phase, seed = self.challenger, derive(self.seed, iteration, "challenger")
         if phase.settings.steps == 0:
             self._title(iteration, "Challenger", 1)
             return "not trained (steps=0)"
         self._title(iteration, "Challenger", phase.settings.steps)
-        self.frozen.sync(self.load(self._solver(iteration - 1)))
-        policy = self.load(self._challenger(iteration - 1))
+        self.frozen.sync(self.load(self._weights("solver", iteration - 1)))
+        policy = self.load(self._start("challenger", iteration))
         module = Challenger(
             request=self.prompts.challenger(),
             parse=phase.parse,
@@ -180,12 +185,12 @@ class SelfPlay:
         """D_i: candidates of Q_i, labelled by S_{i-1}, every one of them kept or dropped for a reason."""
         phase, seed = self.curriculum, derive(self.seed, iteration, "questions")
         self._title(iteration, "questions", 3)
-        self.learning.sync(self.load(self._challenger(iteration)))
+        self.learning.sync(self.load(self._weights("challenger", iteration)))
         sampling = Sampling(n=phase.candidates, seed=derive(seed, "candidates"), **phase.sampling)
         [posed] = self.learning.generate([self.prompts.challenger()], sampling)
         self.narrator.advance("posed")
         questions = [phase.parse(completion.text) for completion in posed.completions]
-        self.frozen.sync(self.load(self._solver(iteration - 1)))
+        self.frozen.sync(self.load(self._weights("solver", iteration - 1)))
         votes = self.poll(phase.polling, questions, derive(seed, "votes"))
         self.narrator.advance("labelled")
         labelled = self.ranks.shared(phase.rule.select)(questions, votes, iteration=iteration)
@@ -204,17 +209,18 @@ class SelfPlay:
         return f"kept {len(kept)} of {len(labelled)}"
 
     def fit_solver(self, iteration: int) -> str:
-        """S_i from S_{i-1} on the kept questions and their labels."""
+        """S_i from its predecessor on the kept questions and their labels."""
         phase, seed = self.solver, derive(self.seed, iteration, "solver")
         if phase.settings.steps == 0:
             self._title(iteration, "Solver", 1)
             return "not trained (steps=0)"
         kept = [question for question in self.bank.get(iteration) if question.kept]
         self._title(iteration, "Solver", phase.settings.steps)
-        policy = self.load(self._solver(iteration - 1))
+        policy = self.load(self._start("solver", iteration))
         module = Solver(
             ask=self.prompts.solver,
             reward=self.ranks.shared(phase.reward(seed)),
+            label=phase.label,
             policy=policy,
             reference=reference_of(policy) if phase.loss.needs_reference else None,
             engine=self.learning,
@@ -234,7 +240,7 @@ class SelfPlay:
     def evaluate(self, iteration: int) -> str:
         """S_i under the protocol; iteration 0 is the base model."""
         self._title(iteration, "evaluation", len(self.suite.benchmarks))
-        self.frozen.sync(self.load(self._solver(iteration)))
+        self.frozen.sync(self.load(self._weights("solver", iteration)))
         scores = self.suite.evaluate(self.frozen, progress=lambda done, total: self.narrator.advance())
         self.ranks.shared(self.save_scores)(self._path(iteration, "evaluation.json"), scores)
         self._log(iteration, {**scores.metrics(), **self.health.look()})
@@ -289,18 +295,15 @@ class SelfPlay:
     def _path(self, iteration: int, name: str) -> Path:
         return self.directory / f"iteration_{iteration}" / name
 
-    def _solver(self, iteration: int) -> str:
-        return self._newest("solver", iteration)
+    def _weights(self, role: Role, iteration: int) -> str:
+        """Where the role's weights after `iteration` are: a role that was not trained has those it started from."""
+        if iteration == 0:
+            return self.base
+        own = self._path(iteration, role)
+        return str(own) if own.is_dir() else self._start(role, iteration)
 
-    def _challenger(self, iteration: int) -> str:
-        return self._newest("challenger", iteration)
-
-    def _newest(self, role: str, iteration: int) -> str:
-        """Where the role's weights after `iteration` are: an untrained role has none of its own."""
-        for earlier in range(iteration, 0, -1):
-            if (path := self._path(earlier, role)).is_dir():
-                return str(path)
-        return self.base
+    def _start(self, role: Role, iteration: int) -> str:
+        return self._weights(*self.roles.predecessor(role, iteration))
 
 
 def curriculum_metrics(labelled: Sequence[LabelledQuestion]) -> dict[str, float]:
