@@ -8,8 +8,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-NOT_THE_RECIPE = ("directory", "resume", "log_seconds", "grader_alarm", "grader", "tracker")
-"""Where a run was written, whom it told, and the limits of the grader's processes."""
+NOT_THE_RECIPE = ("name", "directory", "resume", "log_seconds", "grader_alarm", "grader", "tracker")
+"""What a run is called, where it was written, whom it told, and the limits of the grader's processes."""
 
 
 def recipe(cfg: DictConfig) -> dict[str, Any]:

@@ -87,17 +87,20 @@ def arms(jobs: Sequence[Job]) -> list[Arm]:
         if job.done:
             run = read_run(Path(job.directory))
             if run.base is not None and run.done:
-                name = ", ".join(f"{key}={value}" for key, value in _values(job).items() if key in varying)
+                name = ", ".join(f"{varying[key]}={value}" for key, value in _values(job).items() if key in varying)
                 grouped.setdefault(name or run.name, []).append(run)
     return [Arm(name=name, runs=tuple(runs)) for name, runs in grouped.items()]
 
 
-def _varying(jobs: Sequence[Job]) -> set[str]:
+def _varying(jobs: Sequence[Job]) -> dict[str, str]:
+    """Keys whose value is not the same in all jobs, and what to call them: their last part where that is enough."""
     values: dict[str, set[str]] = {}
     for job in jobs:
         for key, value in _values(job).items():
             values.setdefault(key, set()).add(value)
-    return {key for key, found in values.items() if len(found) > 1 and key != "seed"}
+    keys = [key for key, found in values.items() if len(found) > 1 and key != "seed"]
+    tails = [key.rpartition(".")[2] for key in keys]
+    return {key: tail if tails.count(tail) == 1 else key for key, tail in zip(keys, tails, strict=True)}
 
 
 def _values(job: Job) -> dict[str, str]:
