@@ -13,7 +13,17 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from experiments.reproduce.command import NAMES, USAGE, Options, command_line, read_options, run, state, studies, verdicts
+from experiments.reproduce.command import (
+    NAMES,
+    USAGE,
+    Options,
+    command_line,
+    read_options,
+    run,
+    state,
+    studies,
+    verdicts,
+)
 
 
 def show(options: Options, console: Console) -> None:

@@ -44,7 +44,7 @@ STUDY = Study(
     claims=(
         Claim(
             text="posed questions become harder from round to round",
-            paper="the base model's accuracy on them falls",
+            paper="yes, by how often a fixed Solver is right",
             measure=rise(RZERO, "audit/level"),
         ),
         Claim(

@@ -56,10 +56,10 @@ STUDY = Study(
     models={"micro": micro_sizes(), "paper": PAPER},
     treatments=(TEN_ROUNDS,),
     claims=(
-        Claim(text="the first round improves on the base", paper="true of all models", measure=early_gain),
+        Claim(text="the first round improves on the base", paper="true of all four models", measure=early_gain),
         Claim(
             text="with more rounds the model declines again",
-            paper="small models from round 2 on, larger ones later",
+            paper="small models peak at round 1 and then decline",
             measure=decline,
         ),
     ),
