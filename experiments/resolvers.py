@@ -18,8 +18,13 @@ def register_resolvers(run_directory: Path | None = None) -> None:
     OmegaConf.register_new_resolver("run_directory", lambda: str(run_directory or "."), replace=True)
 
 
-def jobs_at_once(threads: int, gib: float) -> int:
-    """How many jobs of `threads` threads and `gib` GiB our cores and the free memory have room for, at least one."""
+def jobs_at_once(threads: int, gib: float, accelerator: str) -> int:
+    """How many jobs of `threads` threads and `gib` GiB our cores and the free memory have room for, at least one.
+
+    A job on a GPU has the machine to itself.
+    """
+    if accelerator != "cpu":
+        return 1
     cores = len(os.sched_getaffinity(0))
     free_gib = psutil.virtual_memory().available / 2**30
     return max(1, min(cores // threads, int(free_gib // gib)))

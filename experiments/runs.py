@@ -32,25 +32,36 @@ from rzero.tracking import read_metrics
 STORE = PROJECT / "experiments" / "results"
 WORK = PROJECT / "outputs" / "results"
 ROUND_METRICS = ("audit/", "curriculum/")
+ANALYSES = "analyses.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
-    """A recipe of the store. after: the arm whose last Solver this one starts from, seed by seed."""
+    """A recipe of the store. after: the arm whose last Solver this one starts from, seed by seed.
+
+    analysed: `experiments.analyse` is wanted too. It needs the weights, which the store does not hold: a kept run whose
+    working directory is gone is run once more.
+    """
 
     folder: str
     overrides: tuple[str, ...]
     after: Arm | None = None
+    analysed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One finished run: scores of the base model and of every round, metrics by round, manifest."""
+    """One finished run: scores of the base model and of every round, metrics by round, manifest.
+
+    matrix[i][j]: how hard the questions of round i + 1 are for Solver j (0: the base model); empty where it was not
+    analysed.
+    """
 
     seed: int
     scores: tuple[Scores, ...]
     rounds: tuple[dict[str, float], ...]
     manifest: dict[str, Any]
+    matrix: tuple[tuple[dict[str, Any], ...], ...] = ()
 
     @property
     def wall_minutes(self) -> float:
@@ -92,7 +103,10 @@ class Store:
     def has(self, arm: Arm, seed: int) -> bool:
         """Whether the run is kept and of today's recipe."""
         folder = self.folder(arm, seed)
-        return (folder / "result.json").exists() and same_recipe(folder / "config.yaml", self.config(arm, seed))
+        wanted = ["result.json", *([ANALYSES] if arm.analysed else [])]
+        return all((folder / name).exists() for name in wanted) and same_recipe(
+            folder / "config.yaml", self.config(arm, seed)
+        )
 
     def load(self, arm: Arm, seed: int) -> Run:
         return load(self.folder(arm, seed), seed)
@@ -142,20 +156,27 @@ def digest(directory: Path) -> dict[str, Any]:
 def load(folder: Path, seed: int) -> Run:
     """A run from a folder of the store."""
     record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    analyses = folder / ANALYSES
+    matrix = json.loads(analyses.read_text(encoding="utf-8"))["matrix"] if analyses.exists() else []
     return Run(
         seed=seed,
         scores=tuple(map(Scores.from_json, record["scores"])),
         rounds=tuple(record["rounds"]),
         manifest=json.loads((folder / "run.json").read_text(encoding="utf-8")),
+        matrix=tuple(map(tuple, matrix)),
     )
 
 
 def keep(directory: Path, folder: Path) -> None:
-    """Copy the small files of a finished run into the store."""
+    """Copy the small files of a finished run into the store; what is there already and the same stays as it is."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("config.yaml", "run.json"):
-        shutil.copyfile(directory / name, folder / name)
-    write_atomically(folder / "result.json", json.dumps(digest(directory)).encode())
+    result = json.dumps(digest(directory)).encode()
+    if not (folder / "result.json").exists() or (folder / "result.json").read_bytes() != result:
+        for name in ("config.yaml", "run.json"):
+            shutil.copyfile(directory / name, folder / name)
+        write_atomically(folder / "result.json", result)
+    if (directory / ANALYSES).exists():
+        shutil.copyfile(directory / ANALYSES, folder / ANALYSES)
 
 
 def execute(arm: Arm, seed: int, store: Store) -> None:
@@ -170,6 +191,8 @@ def execute(arm: Arm, seed: int, store: Store) -> None:
         finish(store.directory(arm.after, seed), store.overrides(arm.after, seed))
     if not finish(directory, store.overrides(arm, seed)):
         raise RuntimeError(f"{directory} is not finished; see its metrics.jsonl and start again")
+    if arm.analysed and not (directory / ANALYSES).exists():
+        _command("experiments.analyse", str(directory))
     keep(directory, store.folder(arm, seed))
 
 
@@ -180,11 +203,16 @@ def finish(directory: Path, overrides: Sequence[str]) -> bool:
         shutil.rmtree(directory)
     if not finished(directory):
         where = [f"resume={directory}"] if saved.exists() else [*overrides, f"directory={directory}"]
-        command = [sys.executable, "-m", "experiments.run", *where]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
+        _command("experiments.run", *where)
     return finished(directory)
+
+
+def _command(module: str, *arguments: str) -> None:
+    """A command in a process of its own; RuntimeError with the end of its error output when it fails."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
 
 
 def complete(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store, jobs: int, console: Console) -> None:

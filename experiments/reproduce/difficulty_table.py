@@ -6,11 +6,13 @@ python -m experiments.reproduce.difficulty_table scale=micro
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from experiments.reproduce.arms import MICRO, RZERO
 from experiments.reproduce.command import main
 from experiments.reproduce.pictures import curves
-from experiments.reproduce.study import Claim, Grid, Runs, Study, fall, mean_text, rise
+from experiments.reproduce.study import Claim, Grid, Group, Runs, Study, fall, mean_text, rise
+from experiments.runs import Run
 
 MEASURED = {
     "steps a posed question takes": "audit/level",
@@ -19,6 +21,38 @@ MEASURED = {
     "label right, all posed": "audit/label_accuracy",
     "label right, kept": "audit/label_accuracy_kept",
 }
+
+
+def harder_for_the_base(runs: Group) -> list[float]:
+    """Share of answers of the base model that are right, questions of the first round minus those of the last."""
+    return [right(run, 0, 0) - right(run, -1, 0) for run in runs[RZERO.name]]
+
+
+def right(run: Run, i: int, j: int) -> float:
+    """Share of right answers of Solver j on questions of row i. ValueError where the oracle knows none of them."""
+    share: float | None = run.matrix[i][j]["accuracy"]
+    if share is None:
+        raise ValueError(
+            f"seed {run.seed}: the oracle knows none of the questions in row {i}, so nothing is right there"
+        )
+    return share
+
+
+def matrix(model: str, own: Sequence[Run]) -> Grid:
+    """How often Solver j is right about the questions of round i."""
+    solvers = range(len(own[0].matrix[0]))
+    return Grid(
+        title=f"{model}, right answers of each Solver on kept questions, share, mean over seeds ± half of the 95 % "
+        "interval",
+        header=("", *(f"S{j}" if j else "base" for j in solvers)),
+        rows=[
+            [
+                f"questions of round {i + 1}",
+                *(mean_text([right(run, i, j) for run in own], ".2f") for j in solvers),
+            ]
+            for i in range(len(own[0].matrix))
+        ],
+    )
 
 
 def tabulate(runs: Runs) -> list[Grid]:
@@ -32,6 +66,7 @@ def tabulate(runs: Runs) -> list[Grid]:
         ]
         title = f"{model}, questions of each round by the oracle, mean over seeds ± half of the 95 % interval"
         grids.append(Grid(title=title, header=("", *(f"round {i}" for i in rounds)), rows=rows))
+        grids.append(matrix(model, own))
     return grids
 
 
@@ -41,10 +76,16 @@ STUDY = Study(
     source="analysis of question difficulty and pseudo-labels (SPEC section 7)",
     models={"micro": (MICRO,)},
     treatments=(RZERO,),
+    analysed=True,
     claims=(
         Claim(
             text="posed questions become harder from round to round",
             paper="yes, by how often a fixed Solver is right",
+            measure=harder_for_the_base,
+        ),
+        Claim(
+            text="posed questions take more steps from round to round",
+            paper="not measured: it needs an oracle",
             measure=rise(RZERO, "audit/level"),
         ),
         Claim(

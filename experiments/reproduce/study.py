@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -69,12 +69,13 @@ class Study:
     claims: Sequence[Claim]
     tabulate: Callable[[Runs], Sequence[Grid]]
     draw: Callable[[Runs], Figure]
+    analysed: bool = False
     seeds: Mapping[str, Sequence[int]] = field(default_factory=lambda: {"micro": (0, 1, 2), "paper": (0, 1, 2)})
     missing: Mapping[str, str] = field(default_factory=dict)
 
     def arms(self, scale: str) -> list[tuple[Model, Treatment, Arm]]:
         return [
-            (model, treatment, arm_of(model, treatment))
+            (model, treatment, replace(arm_of(model, treatment), analysed=self.analysed))
             for model in self.models.get(scale, ())
             for treatment in self.treatments
         ]

@@ -37,6 +37,10 @@ def invent(store: Store, arm: Arm, seed: int, *, last: float, rounds: int) -> No
         | {"audit/label_accuracy": 0.8 - 0.1 * i, "audit/label_accuracy_kept": 0.9 - 0.1 * i}
         for i in range(rounds + 1)
     ]
+    cells = [
+        [{"agreement": 0.5, "accuracy": 0.9 - 0.1 * i + 0.05 * j} for j in range(rounds + 1)] for i in range(rounds)
+    ]
+    (folder / "analyses.json").write_text(json.dumps({"matrix": cells}))
     record = {"rounds": audits, "scores": [score.to_json() for score in scores]}
     (folder / "result.json").write_text(json.dumps(record))
     attempt = {"started_unix_s": 0.0, "finished_unix_s": 60.0, "peak_rss_gib": 1.0, "commit": "c0ffee"}

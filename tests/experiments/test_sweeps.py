@@ -115,7 +115,8 @@ def test_a_sweep_is_where_it_was_the_last_time_whatever_the_order_and_the_launch
 def test_jobs_at_once_are_bounded_by_cores_and_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 6 * 2**30}))
-    assert jobs_at_once(1, 1.0) == 6
-    assert jobs_at_once(2, 1.0) == 4
-    assert jobs_at_once(1, 4.0) == 1
-    assert jobs_at_once(16, 64.0) == 1, "a job that fits nowhere is still tried"
+    assert jobs_at_once(1, 1.0, "cpu") == 6
+    assert jobs_at_once(2, 1.0, "cpu") == 4
+    assert jobs_at_once(1, 4.0, "cpu") == 1
+    assert jobs_at_once(16, 64.0, "cpu") == 1, "a job that fits nowhere is still tried"
+    assert jobs_at_once(1, 1.0, "gpu") == 1
