@@ -40,7 +40,7 @@ def test_stored_scores_are_those_of_the_protocol() -> None:
     base = Scores.from_json(json.loads((folder / "result.json").read_text())["scores"][0])
     assert protocol.benchmarks.split == "test"
     assert base.k == protocol.k
-    assert {len(benchmark.outcomes) for benchmark in base.benchmarks} == {protocol.benchmarks.items}
+    assert {len(benchmark.outcomes) for benchmark in base.benchmarks} == {protocol.benchmarks["items"]}
 
 
 def test_a_run_of_another_recipe_does_not_count(tmp_path: Path) -> None:
