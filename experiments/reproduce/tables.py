@@ -31,7 +31,7 @@ def _by_round(model: str, treatments: Mapping[str, Sequence[Run]], *, group: str
 
     return Grid(
         title=f"{model}, percent, mean over seeds ± half of the 95 % interval",
-        header=("", "base", *others, *(f"round {i}" for i in rounds)),
+        header=("", "base", *(f"{name}, last round" for name in others), *(f"round {i}" for i in rounds)),
         rows=[[row, *cells(row)] for row in (*names, *averages)],
     )
 

@@ -105,18 +105,19 @@ def markdown(study: Study, grids: Sequence[Grid], claims: Sequence[dict[str, Any
         "sure that it is above 0",
         "seeds",
     )
-    blocks += ["## Claims", table(header, [_claim(entry) for entry in claims])]
+    blocks += ["## Claims", table(header, [_claim(entry) for entry in claims], mark="---")]
     blocks.append("A claim holds, or does not, where the interval over seeds (Student's t) leaves 0 out.")
     return "\n\n".join([*blocks, "![figure](figure.png)"]) + "\n"
 
 
 def _claim(entry: dict[str, Any]) -> list[str]:
     interval = "" if entry["low"] is None else f" [{entry['low']:+.2f}, {entry['high']:+.2f}]"
-    sure = "one seed says nothing" if entry["confidence"] is None else f"{entry['confidence']:.1%}"
+    sure = "one seed says nothing" if entry["confidence"] is None else f"{100 * entry['confidence']:.1f} %"
     measured = f"{entry['mean']:+.2f}{interval}"
     return [entry["model"], entry["claim"], entry["paper"], entry["verdict"], measured, sure, str(entry["seeds"])]
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, mark: str = "---:") -> str:
+    """`mark` sets every column but the first."""
+    lines = [header, ["---", *[mark] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

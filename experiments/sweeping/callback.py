@@ -7,6 +7,8 @@ into a warning; what must stop the command leaves as SystemExit.
 from __future__ import annotations
 
 import ctypes
+import json
+import math
 import os
 import signal
 import sys
@@ -56,7 +58,7 @@ class SweepCallback(Callback):
         jobs.write(_sweep(config), job)
         _say(f"job {job.number}: {job.state} {job.message}".rstrip())
         # the sweeper would raise what a job raised and leave the report unwritten; the record has it
-        job_return.status, job_return.return_value = JobStatus.COMPLETED, None
+        job_return.status, job_return.return_value = JobStatus.COMPLETED, objective(job)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         # after the jobs and not at the start: pictures and tables take a second to import
@@ -105,6 +107,16 @@ def ended(job: Job, job_return: JobReturn) -> Job:
         directory=str(ending.directory or ""),
         message=ending.message,
     )
+
+
+def objective(job: Job) -> float:
+    """What a sweeper that searches would maximise: `overall` after the last round; not a number for a failed job."""
+    found = sorted(Path(job.directory).glob("iteration_*/evaluation.json"), key=_iteration) if job.done else []
+    return float(json.loads(found[-1].read_text(encoding="utf-8"))["overall"]) if found else math.nan
+
+
+def _iteration(path: Path) -> int:
+    return int(path.parent.name.removeprefix("iteration_"))
 
 
 def _job(config: DictConfig) -> Job:
