@@ -25,7 +25,7 @@ from evaluation.metrics import Scores
 from experiments import PROJECT
 from experiments.recipe import agrees
 from experiments.resolvers import register_resolvers
-from experiments.rundir import finished
+from experiments.rundir import finished, locked
 from rzero.durable import write_atomically
 from rzero.tracking import read_metrics
 
@@ -199,8 +199,11 @@ def execute(arm: Arm, seed: int, store: Store) -> None:
 def finish(directory: Path, overrides: Sequence[str]) -> bool:
     """Bring a run directory to its end: a finished one is left alone, one of another recipe is removed first."""
     saved = directory / "config.yaml"
-    if directory.exists() and not (saved.exists() and same_recipe(saved, composed(overrides))):
-        shutil.rmtree(directory)
+    if directory.exists():
+        with locked(directory, wait=True):
+            pass  # a run of an earlier command that was killed may still be at it; what it finishes is not done twice
+        if not (saved.exists() and same_recipe(saved, composed(overrides))):
+            shutil.rmtree(directory)
     if not finished(directory):
         where = [f"resume={directory}"] if saved.exists() else [*overrides, f"directory={directory}"]
         _command("experiments.run", *where)
@@ -223,10 +226,13 @@ def complete(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store, jobs: i
             f"{len(todo)} runs are missing or of another recipe; running them, {jobs} at a time", style="bold"
         )
     for later in (False, True):  # an arm that starts from another one's Solver comes after it
+        wave = [(arm, seed) for arm, seed in todo if bool(arm.after) == later]
         with ThreadPoolExecutor(jobs) as pool:
-            started = [
-                (arm, seed, pool.submit(execute, arm, seed, store)) for arm, seed in todo if bool(arm.after) == later
-            ]
-            for arm, seed, future in started:
-                future.result()
-                console.print(f"{arm.folder}, seed {seed}: done", highlight=False)
+            started = [(arm, seed, pool.submit(execute, arm, seed, store)) for arm, seed in wave]
+            try:
+                for arm, seed, future in started:
+                    future.result()
+                    console.print(f"{arm.folder}, seed {seed}: done", highlight=False)
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
