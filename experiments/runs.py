@@ -7,6 +7,7 @@ run that was stopped goes on.
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -120,9 +121,17 @@ class Store:
 
 
 def composed(overrides: Sequence[str]) -> DictConfig:
+    """The configuration of these overrides. It is kept for the next who asks, and therefore only to be read."""
+    return _composed(tuple(overrides))
+
+
+@functools.cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     register_resolvers()
     with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+        config = compose("config", overrides=list(overrides))
+    OmegaConf.set_readonly(config, True)
+    return config
 
 
 def same_recipe(saved: Path, now: DictConfig) -> bool:
