@@ -32,7 +32,7 @@ from rzero.progress import Narrator
 from rzero.prompts import Prompts
 from rzero.reference import reference_of
 from rzero.seeding import derive
-from rzero.types import LabelledQuestion, Question, Sampling, Vote
+from rzero.types import Artifact, LabelledQuestion, Question, Sampling, Vote
 
 VoteMany = Callable[[Sequence[Sequence[str]]], list[Vote]]
 
@@ -173,7 +173,10 @@ class SelfPlay:
             ranks=self.ranks,
         )
         self._fit(module, iteration)
-        policy.save(self._path(iteration, "challenger"), write=self.ranks.first)
+        path = self._path(iteration, "challenger")
+        policy.save(path, write=self.ranks.first)
+        made_of = self._origin("challenger", iteration - 1), self._origin("solver", iteration - 1)
+        self.tracker.artifact(Artifact(kind="challenger", iteration=iteration, path=path, made_of=made_of))
         return f"reward {module.step_metrics['challenger/reward']:.3f}"
 
     def build_curriculum(self, iteration: int) -> str:
@@ -193,6 +196,10 @@ class SelfPlay:
         kept = [question for question in labelled if question.kept]
         audited = self.ranks.shared(self.audit)(labelled)
         self._log(iteration, {**curriculum_metrics(labelled), **audited, **self.health.look()})
+        self.tracker.questions(labelled, step=self.ledger.step)
+        made_of = self._origin("challenger", iteration), self._origin("solver", iteration - 1)
+        bank = self.bank.path(iteration)
+        self.tracker.artifact(Artifact(kind="questions", iteration=iteration, path=bank, made_of=made_of))
         self.narrator.advance("chosen")
         if not kept:
             raise NothingKept(_explain_nothing_kept(iteration, labelled))
@@ -228,7 +235,10 @@ class SelfPlay:
             ranks=self.ranks,
         )
         self._fit(module, iteration)
-        policy.save(self._path(iteration, "solver"), write=self.ranks.first)
+        path = self._path(iteration, "solver")
+        policy.save(path, write=self.ranks.first)
+        made_of = f"questions_{iteration}", self._origin("solver", iteration - 1)
+        self.tracker.artifact(Artifact(kind="solver", iteration=iteration, path=path, made_of=made_of))
         return f"reward {module.step_metrics['solver/reward']:.3f}"
 
     def evaluate(self, iteration: int) -> str:
@@ -297,10 +307,17 @@ class SelfPlay:
 
     def _newest(self, role: str, iteration: int) -> str:
         """Where the role's weights after `iteration` are: an untrained role has none of its own."""
-        for earlier in range(iteration, 0, -1):
-            if (path := self._path(earlier, role)).is_dir():
-                return str(path)
-        return self.base
+        trained = self._trained(role, iteration)
+        return str(self._path(trained, role)) if trained else self.base
+
+    def _origin(self, role: str, iteration: int) -> str:
+        """The same weights as the name of an artifact."""
+        trained = self._trained(role, iteration)
+        return f"{role}_{trained}" if trained else "base"
+
+    def _trained(self, role: str, iteration: int) -> int:
+        """The last iteration up to `iteration` in which the role was trained; 0 when it is still the base model."""
+        return next((i for i in range(iteration, 0, -1) if self._path(i, role).is_dir()), 0)
 
 
 def curriculum_metrics(labelled: Sequence[LabelledQuestion]) -> dict[str, float]:

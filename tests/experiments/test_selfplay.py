@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from evaluation.micro.audit import OracleAudit
 from evaluation.micro.world import Problem
 from rzero.policy import load_policy
 from rzero.selfplay import NothingKept, SelfPlay
-from rzero.tracking import is_timing, read_metrics
+from rzero.tracking import Fanout, NullTracker, is_timing, read_metrics
+from rzero.types import Artifact, LabelledQuestion
 from tests.experiments.small import small_run
 
 
@@ -41,9 +43,44 @@ def execute(selfplay: SelfPlay) -> Path:
     return selfplay.directory
 
 
+class Recorder(NullTracker):
+    """A tracker that remembers what it was told besides metrics."""
+
+    def __init__(self) -> None:
+        self.posed: list[tuple[int, int]] = []
+        self.made: list[Artifact] = []
+
+    def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None:
+        self.posed.append((step, len(labelled)))
+
+    def artifact(self, made: Artifact) -> None:
+        assert made.path.exists()
+        self.made.append(made)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return execute(small_run(tmp_path_factory.mktemp("run")))
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, recorder: Recorder) -> Path:
+    selfplay = small_run(tmp_path_factory.mktemp("run"))
+    selfplay.tracker = Fanout([selfplay.tracker, recorder])
+    return execute(selfplay)
+
+
+def test_a_tracker_is_told_what_was_made_of_what(finished: Path, recorder: Recorder) -> None:
+    steps = [row["step"] for row in without_times(finished) if "curriculum/kept" in row]
+    assert recorder.posed == [(step, 32) for step in steps]
+    assert {made.name: made.made_of for made in recorder.made} == {
+        "challenger_1": ("base", "base"),
+        "questions_1": ("challenger_1", "base"),
+        "solver_1": ("questions_1", "base"),
+        "challenger_2": ("challenger_1", "solver_1"),
+        "questions_2": ("challenger_2", "solver_1"),
+        "solver_2": ("questions_2", "solver_1"),
+    }
 
 
 def test_a_run_trains_both_roles_and_evaluates_every_round(finished: Path) -> None:
