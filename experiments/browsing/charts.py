@@ -93,7 +93,7 @@ def agreement(questions: Sequence[LabelledQuestion], *, title: str, run: Run) ->
     }
     places = sorted({*counts[True], *counts[False]})
     xs = _Scale(low=-0.06, high=1.06, start=LEFT, end=WIDTH - RIGHT)
-    ys, y_ticks = _vertical(0, max(counts[True][x] + counts[False][x] for x in places))
+    ys, y_ticks = _vertical(0, max(counts[True][x] + counts[False][x] for x in places), whole=True)
     width = 0.8 * (xs(1) - xs(0)) / max(max(q.vote.divisor for q in voted if q.vote), 1)
     bars = []
     for x in places:
@@ -184,13 +184,14 @@ class _Scale:
         return _round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start))
 
 
-def _vertical(low: float, high: float) -> tuple[_Scale, list[tuple[float, str]]]:
+def _vertical(low: float, high: float, *, whole: bool = False) -> tuple[_Scale, list[tuple[float, str]]]:
     """A scale with round numbers at both ends, and its ticks."""
     if low == high:
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    ticks = [float(value) for value in MaxNLocator(nbins=4).tick_values(low, high)]
+    ticks = [float(value) for value in MaxNLocator(nbins=4, integer=whole).tick_values(low, high)]
     scale = _Scale(low=ticks[0], high=ticks[-1], start=HEIGHT - BOTTOM, end=TOP)
-    return scale, [(scale(value), f"{value:g}") for value in ticks]
+    digits = max(len(f"{value:g}".partition(".")[2]) for value in ticks)
+    return scale, [(scale(value), f"{value:.{digits}f}" if digits else f"{value:g}") for value in ticks]
 
 
 def _line(series: Series, xs: _Scale, ys: _Scale) -> Line:

@@ -24,15 +24,35 @@ class Measure:
         return None if self.left is None or self.right is None else self.right - self.left
 
 
+PROTOCOLS = ("greedy", "mean@k", "maj@k", "pass@k")
+
+
+def scores(left: Round, right: Round) -> dict[str, Sequence[Measure]]:
+    """Each benchmark and average under each of `PROTOCOLS`; empty when neither round was evaluated."""
+    ours, theirs = ({} if turn.scores is None else turn.scores.table() for turn in (left, right))
+    return {
+        name: [
+            Measure(name=column, left=ours.get(name, {}).get(column), right=theirs.get(name, {}).get(column))
+            for column in PROTOCOLS
+        ]
+        for name in dict.fromkeys([*ours, *theirs])
+    }
+
+
+def overall(left: Round, right: Round) -> Measure:
+    values = [None if turn.scores is None else turn.scores.overall for turn in (left, right)]
+    return Measure(name="overall", left=values[0], right=values[1])
+
+
 def measures(left: Round, right: Round) -> dict[str, Sequence[Measure]]:
-    """Measures by stage (evaluation, curriculum, audit, challenger, solver); of training, the last step's."""
+    """Measures by stage (curriculum, audit, then the others); of training, the last step's."""
     ours, theirs = _last_values(left), _last_values(right)
     stages: dict[str, list[Measure]] = {}
     for name in dict.fromkeys([*ours, *theirs]):
         stage, _, rest = name.partition("/")
         measure = Measure(name=rest or name, left=ours.get(name), right=theirs.get(name))
         stages.setdefault(stage, []).append(measure)
-    order = ("evaluation", "curriculum", "audit")
+    order = ("curriculum", "audit")
     return {stage: stages[stage] for stage in (*order, *sorted(stages.keys() - set(order))) if stage in stages}
 
 

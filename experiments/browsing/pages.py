@@ -71,8 +71,7 @@ def overview(request: Request) -> HTMLResponse:
     if len(shelved) == 1:
         return run(request, 0)
     runs = [one.run for one in shelved]
-    varied = outline.differences(runs)
-    labels = [f"{outline.label(run, varied=varied)}, seed {run.seed}" for run in runs]
+    labels = _labels(shelved)
     chart = charts.overall(list(zip(labels, runs, strict=True)))
     return _page(request, "overview.html.j2", runs=shelved, labels=labels, chart=chart)
 
@@ -154,24 +153,35 @@ def question(request: Request, number: int, round: int, index: int) -> HTMLRespo
 
 @router.get("/compare")
 def compare(request: Request, left: str = "", right: str = "") -> HTMLResponse:
-    """Two rounds, of one run or of two, side by side; `run.round`, both numbers."""
-    places = [(one, turn) for one in _shelf(request) for turn in one.run.rounds]
-    names = {f"{one.number}.{turn.iteration}": (one, turn) for one, turn in places}
-    keys = list(names)
-    first, last = left or keys[0], right or keys[-1]
-    for key in (first, last):
-        if key not in names:
-            raise HTTPException(404, "there is no such round")
-    sides = [names[first], names[last]]
+    """Two rounds, of one run or of two, side by side; each is written `run.round`, both by number."""
+    shelved = list(_shelf(request))
+    there = {f"{one.number}.{turn.iteration}": (one, turn) for one in shelved for turn in one.run.rounds}
+    chosen = left or _first_choice(shelved), right or list(there)[-1]
+    if not there.keys() >= set(chosen):
+        raise HTTPException(404, "there is no such round")
+    labels = _labels(shelved)
+    sides = [there[key] for key in chosen]
+    (first, ours), (second, theirs) = sides
+    curves = charts.overall([(labels[one.number], one.run) for one in dict.fromkeys((first, second))])
     return _page(
         request,
         "compare.html.j2",
-        names={key: f"{one.run.name}, seed {one.run.seed}, {turn.name}" for key, (one, turn) in names.items()},
-        chosen=(first, last),
+        names={key: f"{labels[one.number]}, {turn.name}" for key, (one, turn) in there.items()},
+        chosen=chosen,
         sides=sides,
-        stages=comparison.measures(sides[0][1], sides[1][1]),
-        charts=[charts.agreement(turn.questions, title=turn.name, run=one.run) for one, turn in sides],
+        curves=curves,
+        protocols=comparison.PROTOCOLS,
+        overall=comparison.overall(ours, theirs),
+        scores=comparison.scores(ours, theirs),
+        stages=comparison.measures(ours, theirs),
+        histograms=[charts.agreement(turn.questions, title="Agreement", run=one.run) for one, turn in sides],
     )
+
+
+def _first_choice(shelved: Sequence[Shelved]) -> str:
+    """Of a single run its first round after the base model, of several the last round of the first."""
+    last = len(shelved[0].run.rounds) - 1
+    return f"0.{last if len(shelved) > 1 else min(1, last)}"
 
 
 @router.get("/browse.css")
@@ -248,6 +258,11 @@ def _round(one: Shelved, iteration: int) -> Round:
     if turn is None:
         raise HTTPException(404, f"there is no round {iteration} in this run (yet)")
     return turn
+
+
+def _labels(shelved: Sequence[Shelved]) -> list[str]:
+    runs = [one.run for one in shelved]
+    return [f"{label}, seed {run.seed}" for label, run in zip(outline.labels(runs), runs, strict=True)]
 
 
 def _page(request: Request, name: str, *, status: int = 200, **context: Any) -> HTMLResponse:

@@ -17,7 +17,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 _FILES = ("config.yaml", "run.json", "state.json", "metrics.jsonl", "questions/*.jsonl", "iteration_*/evaluation.json")
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Shelved:
     """A run as it was read, with what is slow to work out about it (bootstrapped intervals)."""
 

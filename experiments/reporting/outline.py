@@ -39,11 +39,31 @@ def differences(runs: Sequence[Run]) -> list[str]:
     return [key for key in keys if any(leaves.get(key) != flat[0].get(key) for leaves in flat)]
 
 
-def label(run: Run, *, varied: Sequence[str]) -> str:
-    """`half_width=0.1, votes=4`: what sets a run apart, or its name where nothing does."""
-    leaves = _leaves(run.settings)
-    told = [f"{key.rpartition('.')[2].lstrip('_')}={leaves.get(key, 'none')}" for key in varied if key != "name"]
-    return run.name if "name" in varied or not told else ", ".join(told)
+def labels(runs: Sequence[Run]) -> list[str]:
+    """What tells each run from the others, seed apart: its name, and the settings in which runs of that name differ.
+
+    `half_width=0.1`, `grpo, votes=4`, `random_reward`.
+    """
+    several_names = len({run.name for run in runs}) > 1
+    result = []
+    for run in runs:
+        varied = differences([other for other in runs if other.name == run.name])
+        own = _leaves(run.settings)
+        told = [_told(key, own.get(key)) for key in varied[:LABEL_KEYS]]
+        result.append(", ".join([run.name] * (several_names or not told) + told))
+    return result
+
+
+LABEL_KEYS = 3
+"""Settings that a label names at most."""
+
+
+def _told(key: str, value: object) -> str:
+    """`half_width=0.1`; of a class its name, under the key of the part that it makes."""
+    path, _, last = key.rpartition(".")
+    if last == "_target_":
+        return f"{path.rpartition('.')[2]}={str(value).rpartition('.')[2]}"
+    return f"{last}={'none' if value is None else value}"
 
 
 def _leaves(node: object, path: str = "") -> dict[str, object]:

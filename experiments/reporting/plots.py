@@ -147,7 +147,7 @@ def comparison(runs: Sequence[Run]) -> Figure | None:
 def ablation(runs: Sequence[Run]) -> Figure | None:
     """`overall` after the last evaluated round, one bar a recipe, a dot a seed; None when all are of one recipe."""
     shown = [run for run in runs if run.done]
-    varied = outline.differences(shown) if shown else []
+    names = dict(zip((run.recipe for run in shown), outline.labels(shown), strict=True))
     recipes: dict[str, list[Run]] = {}
     for run in shown:
         recipes.setdefault(run.recipe, []).append(run)
@@ -159,8 +159,7 @@ def ablation(runs: Sequence[Run]) -> Figure | None:
         values = [run.evaluated[-1].scores.overall for run in group]  # type: ignore[union-attr]
         axes.barh(place, fmean(values), color=COLOURS[place % len(COLOURS)], alpha=0.75, height=0.6)
         axes.plot(values, [place] * len(values), "o", color="#1d2430", ms=4)
-    names = [cut_name(terminal_text(outline.label(group[0], varied=varied))) for group in recipes.values()]
-    axes.set_yticks(range(len(recipes)), names)
+    axes.set_yticks(range(len(recipes)), [_beside_a_bar(names[recipe]) for recipe in recipes])
     axes.invert_yaxis()
     axes.set_title("Overall of the last round: mean of the runs of a recipe, a dot a run")
     axes.set_xlabel("right answers (%)")
@@ -168,12 +167,9 @@ def ablation(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-def cut_name(text: str) -> str:
-    """Short enough to stand beside a bar."""
-    return text if len(text) <= NAME_CHARS else text[: NAME_CHARS - 1] + "…"
-
-
-NAME_CHARS = 48
+def _beside_a_bar(name: str, *, chars: int = 48) -> str:
+    shown = terminal_text(name)
+    return shown if len(shown) <= chars else shown[: chars - 1] + "…"
 
 
 # ------------------------------------------------------------------------------------------------------------ training

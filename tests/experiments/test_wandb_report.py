@@ -71,7 +71,8 @@ def test_training_is_drawn_over_steps_and_rounds_over_iterations(runs: list[Run]
 def test_an_ablation_is_grouped_by_what_it_varies(runs: list[Run]) -> None:
     [bars] = [panel for panel in blocks(runs)[0].panels if isinstance(panel, Bars)]
     assert bars.by == "curriculum.rule.band.half_width"
-    assert [outline.label(run, varied=[str(bars.by)]) for run in runs[1:]] == ["half_width=0.25", "half_width=0.1"]
+    assert outline.labels(runs) == ["half_width=0.25", "half_width=0.25", "half_width=0.1"]
+    assert outline.labels(runs[:2]) == ["micro", "micro"]
     [bars] = [panel for panel in blocks(runs[:2])[0].panels if isinstance(panel, Bars)]
     assert bars.by is None
     assert named(blocks(runs))["solver/reward"] == (2,)
