@@ -67,8 +67,13 @@ def blocks(runs: Sequence[Run], *, sections: Callable[[Run], list[Section]] = ou
 def _block(section: Section, runs: Sequence[Run], *, shown: tuple[int, ...]) -> Block:
     mine = [runs[number] for number in shown]
     logged = {name for run in mine for name in run.logged}
-    wanted = _PANELS[section.title](mine) if section.title in _PANELS else []
-    return Block(section=section, panels=tuple(filter(None, (_only(panel, logged) for panel in wanted))), runs=shown)
+    panels = (_only(panel, logged) for panel in wanted(section.title, runs=mine))
+    return Block(section=section, panels=tuple(filter(None, panels)), runs=shown)
+
+
+def wanted(title: str, *, runs: Sequence[Run]) -> list[Panel]:
+    """The panels under a section with this title, if the runs have logged everything."""
+    return _PANELS[title](runs) if title in _PANELS else []
 
 
 def _only(panel: Panel, logged: Collection[str]) -> Panel | None:

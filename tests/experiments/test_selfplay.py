@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from evaluation.micro.audit import OracleAudit
 from evaluation.micro.world import Problem
+from experiments.reporting import outline, panels
+from experiments.reporting.data import read_run
 from rzero.policy import load_policy
 from rzero.selfplay import NothingKept, SelfPlay
 from rzero.tracking import Fanout, NullTracker, is_timing, read_metrics
 from rzero.types import Artifact, LabelledQuestion
-from tests.experiments.small import small_run
+from tests.experiments.small import SHRUNK, config, small_run
 
 
 def without_times(directory: Path) -> list[dict[str, Any]]:
@@ -95,6 +98,15 @@ def test_a_run_trains_both_roles_and_evaluates_every_round(finished: Path) -> No
     bank = [row for row in rows if "curriculum/kept" in row]
     assert all(row["curriculum/candidates"] == 32 for row in bank)
     assert all(row["curriculum/kept"] > 0 for row in bank)
+
+
+def test_a_real_run_has_every_metric_that_a_report_at_wandb_draws(finished: Path) -> None:
+    (finished / "config.yaml").write_text(OmegaConf.to_yaml(config(*SHRUNK)), encoding="utf-8")
+    run = read_run(finished)
+    drawn = [panel for section in outline.of_run(run) for panel in panels.wanted(section.title, runs=[run])]
+    named = {metric for panel in drawn if isinstance(panel, panels.Curves) for metric in panel.metrics}
+    assert {"evaluation/overall", "solver/reward", "challenger/kl"} <= named
+    assert named <= run.logged
 
 
 def test_the_same_seed_gives_the_same_run(finished: Path, tmp_path: Path) -> None:
