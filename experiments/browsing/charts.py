@@ -16,6 +16,9 @@ WIDTH, HEIGHT = 480, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 12, 28
 """Margins of the canvas, in its own units."""
 
+FEW_VOTES = 8
+"""With fewer votes than this the bars of a histogram grow no wider."""
+
 MANY = 60
 """Lines with more points than this are drawn without dots."""
 
@@ -94,7 +97,8 @@ def agreement(questions: Sequence[LabelledQuestion], *, title: str, run: Run) ->
     places = sorted({*counts[True], *counts[False]})
     xs = _Scale(low=-0.06, high=1.06, start=LEFT, end=WIDTH - RIGHT)
     ys, y_ticks = _vertical(0, max(counts[True][x] + counts[False][x] for x in places), whole=True)
-    width = 0.8 * (xs(1) - xs(0)) / max(max(q.vote.divisor for q in voted if q.vote), 1)
+    votes = max(q.vote.divisor for q in voted if q.vote)
+    width = 0.8 * (xs(1) - xs(0)) / max(votes, FEW_VOTES)
     bars = []
     for x in places:
         height = 0

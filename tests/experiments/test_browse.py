@@ -275,6 +275,7 @@ def test_the_histogram_holds_every_vote(paths: list[Path]) -> None:
     told = [re.match(r"(\d+) (kept|dropped) at", bar[-1]) for bar in chart.bars]
     assert sum(int(match[1]) for match in told if match) == sum(q.vote is not None for q in run.rounds[1].questions)
     assert len(chart.shades) == 1
+    assert all(x >= charts.LEFT and x + width <= charts.WIDTH for x, _, width, *_ in chart.bars)
 
 
 def test_a_run_that_goes_on_is_read_again(tmp_path: Path) -> None:
