@@ -99,7 +99,8 @@ def execute(cfg: DictConfig) -> int:
     def complain(text: object, code: int) -> int:
         complaints.print(f"error: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         if directory is not None and (directory / "state.json").exists():
-            complaints.print(f"nothing is lost; go on with: python -m experiments.run resume={directory}", markup=False)
+            hint = f"nothing is lost; go on with: python -m experiments.run resume={directory}"
+            complaints.print(hint, highlight=False, markup=False, soft_wrap=True)
         return code
 
     try:
