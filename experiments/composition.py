@@ -66,6 +66,7 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
         narrator=Silent() if seat else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds),
         save_scores=save_scores,
         health=health,
+        roles=instantiate(cfg.roles),
         launch=launch,
     )
 
@@ -146,6 +147,7 @@ def _solver(cfg: DictConfig, grader: Any, bank: JsonlBank) -> SolverPhase:
         loss=instantiate(cfg.loss),
         optimizer=instantiate(cfg.optimizer),
         reward=_reward(cfg.reward, grader, bank),
+        label=instantiate(cfg.label),
     )
 
 

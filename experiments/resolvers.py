@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -12,10 +14,11 @@ from experiments import PROJECT
 
 
 def register_resolvers(run_directory: Path | None = None) -> None:
-    """`${project:}` is the repository; `${run_directory:}` the folder of this run; `${group:x}` its sweep, else x."""
+    """`${project:}` is the repository; `${run_directory:}` the folder of this run; the others are the functions below."""
     OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
     OmegaConf.register_new_resolver("run_directory", lambda: str(run_directory or "."), replace=True)
     OmegaConf.register_new_resolver("group", group, replace=True)
+    OmegaConf.register_new_resolver("jobs_at_once", jobs_at_once, replace=True)
 
 
 def group(alone: str) -> str:
@@ -26,3 +29,15 @@ def group(alone: str) -> str:
     if hydra.mode != RunMode.MULTIRUN:
         return alone
     return f"{hydra.runtime.choices.get('sweeps') or alone}_{Path(hydra.sweep.dir).name}"
+
+
+def jobs_at_once(threads: int, gib: float, accelerator: str) -> int:
+    """How many jobs of `threads` threads and `gib` GiB our cores and the free memory have room for, at least one.
+
+    A job on a GPU has the machine to itself.
+    """
+    if accelerator != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0))
+    free_gib = psutil.virtual_memory().available / 2**30
+    return max(1, min(cores // threads, int(free_gib // gib)))

@@ -3,14 +3,18 @@
     python -m experiments.run                       # the micro experiment
     python -m experiments.run --help                # groups, configuration, examples
     python -m experiments.run resume=<run directory>
+    python -m experiments.run sweeps=band           # a multirun; the same command goes on where it was stopped
 
-Exit codes: 0 finished; 1 stopped by the user (resumable); 2 a wrong value, path or place; 3 nothing was kept.
+Exit codes: 0 finished; 1 stopped by the user (resumable), or some jobs of a multirun failed; 2 a wrong value, path or
+place; 3 nothing was kept.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import hydra
@@ -23,8 +27,20 @@ from rich.console import Console
 
 from experiments import PROJECT, rundir
 from experiments.resolvers import register_resolvers
+from experiments.sweeping import jobs
+from experiments.sweeping.places import expand_sweep, job_directory
 
 STOPPED, WRONG, NOTHING_KEPT = 1, 2, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a run ended. skipped: a job of a multirun that an earlier attempt had finished."""
+
+    code: int = 0
+    message: str = ""
+    directory: Path | None = None
+    skipped: bool = False
 
 
 WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1}
@@ -80,32 +96,38 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
     if cfg.resume:
         return resumed(cfg, list(job.overrides.task))
     check(cfg)
-    if cfg.directory:
-        path = Path(cfg.directory)
-    elif job.mode == RunMode.MULTIRUN:
-        path = Path(job.runtime.output_dir) / "run"
+    if job.mode == RunMode.MULTIRUN:
+        if cfg.directory:
+            raise ValueError(
+                f"directory={cfg.directory} would be that of every job; give a multirun hydra.sweep.dir=DIR"
+            )
+        directory = job_directory(cfg, job)
+        directory.mkdir(parents=True, exist_ok=True)
     else:
-        path = rundir.default_path(cfg.name, cfg.seed)
-    directory = rundir.create(path)
+        directory = rundir.create(Path(cfg.directory) if cfg.directory else rundir.default_path(cfg.name, cfg.seed))
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
     return cfg, directory
 
 
-def execute(cfg: DictConfig) -> int:
-    """One run from configuration to report; returns the exit code and prints one message for what went wrong."""
+def execute(cfg: DictConfig) -> Ending:
+    """One run from configuration to report; prints one message for what went wrong."""
     console, complaints = Console(), Console(stderr=True)
     directory: Path | None = None
 
-    def complain(text: object, code: int) -> int:
+    def complain(text: object, code: int) -> Ending:
         complaints.print(f"error: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
         if directory is not None and (directory / "state.json").exists():
             hint = f"nothing is lost; go on with: python -m experiments.run resume={directory}"
             complaints.print(hint, highlight=False, markup=False, soft_wrap=True)
-        return code
+        return Ending(code=code, message=str(text), directory=directory)
 
     try:
         cfg, directory = prepare(cfg)
-        with rundir.locked(directory):
+        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+        # a job of a killed sweep may still be running, on another machine for instance: its work is not done twice
+        with rundir.locked(directory, wait=sweep):
+            if sweep and rundir.finished(directory):
+                return Ending(directory=directory, skipped=True)
             from rzero.selfplay import NothingKept
 
             try:
@@ -118,7 +140,7 @@ def execute(cfg: DictConfig) -> int:
     except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
         return complain(cause, WRONG)
-    return 0
+    return Ending(directory=directory)
 
 
 def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
@@ -156,18 +178,40 @@ def report(directory: Path, console: Console) -> None:
     console.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
 
 
+def execute_job(cfg: DictConfig) -> Ending:
+    """A job of a multirun: what it prints goes to its own file, because several may be running at once.
+
+    Raises KeyboardInterrupt when the user stopped it: the jobs behind it are not to start.
+    """
+    job = HydraConfig.get()
+    log = jobs.log_path(Path(job.runtime.output_dir), job.job.num)
+    with open(log, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        ending = execute(cfg)
+    if ending.code == STOPPED:
+        raise KeyboardInterrupt
+    return ending
+
+
 @hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="config")
-def main(cfg: DictConfig) -> None:
+def main(cfg: DictConfig) -> Ending:
     register_resolvers()
-    code = execute(cfg)
-    if code:
-        sys.exit(code)
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return execute_job(cfg)
+    ending = execute(cfg)
+    if ending.code:
+        sys.exit(ending.code)
+    return ending
 
 
 def command() -> None:
-    """`python -m experiments.run`, with `policy=DIR` understood."""
-    sys.argv[1:] = expand_policy(sys.argv[1:])
-    main()
+    """`python -m experiments.run`, with `policy=DIR` understood and a multirun where it was the last time."""
+    register_resolvers()
+    sys.argv[1:] = expand_sweep(expand_policy(sys.argv[1:]))
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("error: stopped by the user; nothing is lost, the same command goes on", file=sys.stderr)
+        sys.exit(STOPPED)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import socket
 import time
@@ -27,12 +28,18 @@ def default_path(name: str, seed: int) -> Path:
     return Path("outputs") / name / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_seed{seed}"
 
 
+def finished(directory: Path) -> bool:
+    """Whether a run there came to its end (`run.json` says so)."""
+    path = directory / "run.json"
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["finished"])
+
+
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the directory. Raises RuntimeError naming pid and host when another process does."""
+def locked(directory: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the directory. Raises RuntimeError naming pid and host when another process does, unless told to `wait`."""
     with open(directory / ".lock", "a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
             raise RuntimeError(f"{directory} is in use by {file.read().strip() or 'another process'}") from None

@@ -26,11 +26,13 @@ from rzero.health import GraderHealth
 from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
 from rzero.ledger import Ledger
 from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
+from rzero.modules.solver import voted_label
 from rzero.phases import fit, question_batches
 from rzero.policy import Policy
 from rzero.progress import Narrator
 from rzero.prompts import Prompts
 from rzero.reference import reference_of
+from rzero.roles import TWO_MODELS, Role, Roles
 from rzero.seeding import derive
 from rzero.types import Artifact, LabelledQuestion, Question, Sampling, Vote
 
@@ -90,6 +92,8 @@ class SolverPhase:
     loss: Any
     optimizer: Callable[..., Any]
     reward: Callable[[int], SolverReward]
+    label: Callable[[LabelledQuestion], str] = voted_label
+    """What a question's responses are compared with."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,9 +102,9 @@ class SelfPlay:
 
     `base` is where S_0 and Q_0 come from; `load` makes a policy of a path. `make_engine` is called twice: the learning
     policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
-    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `launch` is entered for
-    the whole run and says which of several processes this one is: all of them run the same loop, and only the first
-    writes.
+    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `roles` says whose
+    weights a role starts from in a round. `launch` is entered for the whole run and says which of several processes
+    this one is: all of them run the same loop, and only the first writes.
     """
 
     directory: Path
@@ -123,6 +127,7 @@ class SelfPlay:
     narrator: Narrator
     save_scores: Callable[[Path, Any], None]
     health: GraderHealth
+    roles: Roles = TWO_MODELS
     launch: Callable[[], AbstractContextManager[Ranks]] = alone
 
     def run(self) -> None:
@@ -149,14 +154,14 @@ class SelfPlay:
     # -------------------------------------------------------------------------------------------------------- stages
 
     def fit_challenger(self, iteration: int) -> str:
-        """Q_i from Q_{i-1}, against the frozen S_{i-1}. With zero steps the Challenger stays untrained."""
+        """Q_i from its predecessor, against the frozen S_{i-1}. With zero steps the Challenger stays untrained."""
         phase, seed = self.challenger, derive(self.seed, iteration, "challenger")
         if phase.settings.steps == 0:
             self._title(iteration, "Challenger", 1)
             return "not trained (steps=0)"
         self._title(iteration, "Challenger", phase.settings.steps)
-        self.frozen.sync(self.load(self._solver(iteration - 1)))
-        policy = self.load(self._challenger(iteration - 1))
+        self.frozen.sync(self.load(self._weights("solver", iteration - 1)))
+        policy = self.load(self._start("challenger", iteration))
         module = Challenger(
             request=self.prompts.challenger(),
             parse=phase.parse,
@@ -175,7 +180,7 @@ class SelfPlay:
         self._fit(module, iteration)
         path = self._path(iteration, "challenger")
         policy.save(path, write=self.ranks.first)
-        made_of = self._origin("challenger", iteration - 1), self._origin("solver", iteration - 1)
+        made_of = self._origin(*self.roles.predecessor("challenger", iteration)), self._origin("solver", iteration - 1)
         self.tracker.artifact(Artifact(kind="challenger", iteration=iteration, path=path, made_of=made_of))
         return f"reward {module.step_metrics['challenger/reward']:.3f}"
 
@@ -183,12 +188,12 @@ class SelfPlay:
         """D_i: candidates of Q_i, labelled by S_{i-1}, every one of them kept or dropped for a reason."""
         phase, seed = self.curriculum, derive(self.seed, iteration, "questions")
         self._title(iteration, "questions", 3)
-        self.learning.sync(self.load(self._challenger(iteration)))
+        self.learning.sync(self.load(self._weights("challenger", iteration)))
         sampling = Sampling(n=phase.candidates, seed=derive(seed, "candidates"), **phase.sampling)
         [posed] = self.learning.generate([self.prompts.challenger()], sampling)
         self.narrator.advance("posed")
         questions = [phase.parse(completion.text) for completion in posed.completions]
-        self.frozen.sync(self.load(self._solver(iteration - 1)))
+        self.frozen.sync(self.load(self._weights("solver", iteration - 1)))
         votes = self.poll(phase.polling, questions, derive(seed, "votes"))
         self.narrator.advance("labelled")
         labelled = self.ranks.shared(phase.rule.select)(questions, votes, iteration=iteration)
@@ -211,17 +216,18 @@ class SelfPlay:
         return f"kept {len(kept)} of {len(labelled)}"
 
     def fit_solver(self, iteration: int) -> str:
-        """S_i from S_{i-1} on the kept questions and their labels."""
+        """S_i from its predecessor on the kept questions and their labels."""
         phase, seed = self.solver, derive(self.seed, iteration, "solver")
         if phase.settings.steps == 0:
             self._title(iteration, "Solver", 1)
             return "not trained (steps=0)"
         kept = [question for question in self.bank.get(iteration) if question.kept]
         self._title(iteration, "Solver", phase.settings.steps)
-        policy = self.load(self._solver(iteration - 1))
+        policy = self.load(self._start("solver", iteration))
         module = Solver(
             ask=self.prompts.solver,
             reward=self.ranks.shared(phase.reward(seed)),
+            label=phase.label,
             policy=policy,
             reference=reference_of(policy) if phase.loss.needs_reference else None,
             engine=self.learning,
@@ -237,14 +243,14 @@ class SelfPlay:
         self._fit(module, iteration)
         path = self._path(iteration, "solver")
         policy.save(path, write=self.ranks.first)
-        made_of = f"questions_{iteration}", self._origin("solver", iteration - 1)
+        made_of = f"questions_{iteration}", self._origin(*self.roles.predecessor("solver", iteration))
         self.tracker.artifact(Artifact(kind="solver", iteration=iteration, path=path, made_of=made_of))
         return f"reward {module.step_metrics['solver/reward']:.3f}"
 
     def evaluate(self, iteration: int) -> str:
         """S_i under the protocol; iteration 0 is the base model."""
         self._title(iteration, "evaluation", len(self.suite.benchmarks))
-        self.frozen.sync(self.load(self._solver(iteration)))
+        self.frozen.sync(self.load(self._weights("solver", iteration)))
         scores = self.suite.evaluate(self.frozen, progress=lambda done, total: self.narrator.advance())
         self.ranks.shared(self.save_scores)(self._path(iteration, "evaluation.json"), scores)
         self._log(iteration, {**scores.metrics(), **self.health.look()})
@@ -299,25 +305,24 @@ class SelfPlay:
     def _path(self, iteration: int, name: str) -> Path:
         return self.directory / f"iteration_{iteration}" / name
 
-    def _solver(self, iteration: int) -> str:
-        return self._newest("solver", iteration)
-
-    def _challenger(self, iteration: int) -> str:
-        return self._newest("challenger", iteration)
-
-    def _newest(self, role: str, iteration: int) -> str:
-        """Where the role's weights after `iteration` are: an untrained role has none of its own."""
+    def _weights(self, role: Role, iteration: int) -> str:
+        """Where the role's weights after `iteration` are: a role that was not trained has those it started from."""
         trained = self._trained(role, iteration)
-        return str(self._path(trained, role)) if trained else self.base
+        return str(self._path(trained[1], trained[0])) if trained else self.base
 
-    def _origin(self, role: str, iteration: int) -> str:
+    def _origin(self, role: Role, iteration: int) -> str:
         """The same weights as the name of an artifact."""
         trained = self._trained(role, iteration)
-        return f"{role}_{trained}" if trained else "base"
+        return f"{trained[0]}_{trained[1]}" if trained else "base"
 
-    def _trained(self, role: str, iteration: int) -> int:
-        """The last iteration up to `iteration` in which the role was trained; 0 when it is still the base model."""
-        return next((i for i in range(iteration, 0, -1) if self._path(i, role).is_dir()), 0)
+    def _trained(self, role: Role, iteration: int) -> tuple[Role, int] | None:
+        """Which role's training, of which round, the weights of `role` after `iteration` come from; None: the base."""
+        while iteration > 0 and not self._path(iteration, role).is_dir():
+            role, iteration = self.roles.predecessor(role, iteration)
+        return (role, iteration) if iteration > 0 else None
+
+    def _start(self, role: Role, iteration: int) -> str:
+        return self._weights(*self.roles.predecessor(role, iteration))
 
 
 def curriculum_metrics(labelled: Sequence[LabelledQuestion]) -> dict[str, float]:

@@ -10,26 +10,39 @@ from rzero.modules.base import GRPOModule
 from rzero.types import Group, LabelledQuestion, Prompt, RewardBreakdown
 
 
+def voted_label(question: LabelledQuestion) -> str:
+    """The pseudo-label: what the frozen Solver's vote settled on. ValueError for a question that was not kept."""
+    if question.vote is None or question.vote.label is None:
+        raise ValueError(f"question {question.index} of iteration {question.iteration} has no label; it was not kept")
+    return question.vote.label
+
+
 class Solver(GRPOModule):
-    """A batch is a list of labelled questions; `ask` turns a question's text into the Solver's request."""
+    """A batch is a list of labelled questions; `ask` turns a question's text into the Solver's request.
+
+    `label` says what responses to a question are compared with: its pseudo-label, in everything but a control.
+    """
 
     stage = "solver"
 
-    def __init__(self, *, ask: Callable[[str], Prompt], reward: SolverReward, **grpo: Any) -> None:
+    def __init__(
+        self,
+        *,
+        ask: Callable[[str], Prompt],
+        reward: SolverReward,
+        label: Callable[[LabelledQuestion], str] = voted_label,
+        **grpo: Any,
+    ) -> None:
         super().__init__(**grpo)
-        self.ask, self.reward = ask, reward
+        self.ask, self.reward, self.label = ask, reward, label
 
     def prompts(self, batch: Sequence[LabelledQuestion]) -> Sequence[Prompt]:
         return [self.ask(question.question) for question in batch]
 
     def pay(self, groups: Sequence[Group], batch: Sequence[LabelledQuestion]) -> list[list[RewardBreakdown]]:
         responses = [completion.text for group in groups for completion in group.completions]
-        labels = [_label(question) for question, group in zip(batch, groups, strict=True) for _ in group.completions]
+        labels = [
+            self.label(question) for question, group in zip(batch, groups, strict=True) for _ in group.completions
+        ]
         rewards = iter(self.reward(responses, labels))
         return [[next(rewards) for _ in group.completions] for group in groups]
-
-
-def _label(question: LabelledQuestion) -> str:
-    if question.vote is None or question.vote.label is None:
-        raise ValueError(f"question {question.index} of iteration {question.iteration} has no label; it was not kept")
-    return question.vote.label

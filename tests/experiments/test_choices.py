@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT, composition
+from experiments.recipe import recipe
 from rzero.rewards import OfficialChallengerReward, PaperChallengerReward
 from rzero.selfplay import SelfPlay
 from tests.experiments.small import config
@@ -24,8 +27,9 @@ def built(directory: Path, *overrides: str) -> SelfPlay:
 
 CHOICES = [
     *(f"{group}={name}" for group in ("challenger", "curriculum", "solver", "engine") for name in options(group)),
-    *(f"loss@solver.loss={name}" for name in options("loss") if name != "dr_grpo"),
-    "loss@solver.loss=dr_grpo solver.loss.aggregation.max_tokens=160",
+    *(f"loss@solver.loss={name}" for name in options("loss")),
+    *(f"label@solver.label={name}" for name in options("label")),
+    *(f"{group}={name}" for group in ("roles", "variant") for name in options(group)),
     *(f"challenger_reward@challenger.reward={name}" for name in options("challenger_reward")),
     *(f"solver_reward@solver.reward={name}" for name in options("solver_reward")),
     *(f"advantage@solver.settings.advantage={name}" for name in options("advantage")),
@@ -33,17 +37,46 @@ CHOICES = [
 ]
 
 
+CONTROLS_THAT_SEE_ANSWERS = {
+    "label@solver.label=gold_control",
+    "curriculum=labelled_control",
+    "variant=gold_reward",
+    "variant=labelled",
+}
+
+
+def answers_reach_training(cfg: DictConfig) -> bool:
+    """Whether a configuration names the package that knows true answers where it is not only measured with."""
+
+    def names(node: object) -> Iterator[str]:
+        entries = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        for value in entries:
+            if isinstance(value, str):
+                yield value
+            yield from names(value)
+
+    data = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(data, dict)
+    return any(name.startswith("evaluation.") for name in names({**data, "benchmarks": {}, "audit": {}}))
+
+
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_builds(choice: str, tmp_path: Path) -> None:
-    selfplay = built(tmp_path, *choice.split())
+def test_every_choice_builds_and_only_named_controls_let_true_answers_reach_training(
+    choice: str, tmp_path: Path
+) -> None:
+    cfg = config("grader=exact", "benchmarks=micro", *choice.split())
+    assert answers_reach_training(cfg) == (choice in CONTROLS_THAT_SEE_ANSWERS)
+    selfplay = composition.build(cfg, tmp_path)
     selfplay.challenger.reward(0)
     selfplay.solver.reward(0)
     selfplay.tracker.close()
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_composes(experiment: str, tmp_path: Path) -> None:
-    selfplay = built(tmp_path, f"experiment={experiment}")
+def test_every_experiment_composes_without_true_answers(experiment: str, tmp_path: Path) -> None:
+    cfg = config("grader=exact", "benchmarks=micro", f"experiment={experiment}")
+    assert not answers_reach_training(cfg)
+    selfplay = composition.build(cfg, tmp_path)
     assert selfplay.iterations >= 1
     selfplay.tracker.close()
 
@@ -59,6 +92,16 @@ def test_every_sweep_names_keys_that_exist(sweep: str) -> None:
     for key, values in node.sweeper.params.items():
         for value in str(values).split(","):
             config(f"{key}={value}")
+
+
+def test_variants_are_the_micro_experiments_of_the_same_name() -> None:
+    """Results that were kept under one are results of the other."""
+    for experiment, variant in (
+        ("micro_untrained_challenger", "untrained_challenger"),
+        ("micro_random_reward", "random_reward"),
+        ("micro_format_reward", "format_reward"),
+    ):
+        assert recipe(config(f"experiment={experiment}")) == recipe(config(f"variant={variant}"))
 
 
 def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:

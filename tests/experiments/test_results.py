@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from evaluation.metrics import Scores
-from experiments import PROJECT, readme, results
+from experiments import PROJECT, readme, results, runs
 from tests.experiments.small import SHRUNK, config
 
 SEEDS = [0, 1, 2]
@@ -19,10 +19,10 @@ SEEDS = [0, 1, 2]
 def stored_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command runs what is missing, which takes an hour; here that is a failure."""
 
-    def refuse(experiment: str, seed: int, folder: Path) -> None:
-        pytest.fail(f"{folder} is missing or of another recipe: python -m experiments.results micro --save")
+    def refuse(arm: runs.Arm, seed: int, store: runs.Store) -> None:
+        pytest.fail(f"{store.folder(arm, seed)} is missing or of another recipe: python -m experiments.results micro")
 
-    monkeypatch.setattr(results, "execute", refuse)
+    monkeypatch.setattr(runs, "execute", refuse)
 
 
 @pytest.mark.usefixtures("stored_only")
@@ -56,24 +56,23 @@ def test_stored_scores_are_those_of_the_protocol() -> None:
 
 
 def test_a_run_of_another_recipe_does_not_count(tmp_path: Path) -> None:
-    folder = results.STORE / "micro" / "micro" / "seed0"
-    assert results.same_recipe(folder / "config.yaml", "micro", 0)
-    assert not results.same_recipe(folder / "config.yaml", "micro", 1)
-    other = OmegaConf.load(folder / "config.yaml")
+    saved = results.STORE / "micro" / "micro" / "seed0" / "config.yaml"
+    assert runs.same_recipe(saved, config("seed=0"))
+    assert not runs.same_recipe(saved, config("seed=1"))
+    other = OmegaConf.load(saved)
     other.solver.optimizer.lr = 1.0
     OmegaConf.save(other, tmp_path / "config.yaml")
-    assert not results.same_recipe(tmp_path / "config.yaml", "micro", 0)
+    assert not runs.same_recipe(tmp_path / "config.yaml", config("seed=0"))
 
 
 @pytest.mark.slow
-def test_a_fresh_run_is_executed_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fresh_run_is_executed_and_kept(tmp_path: Path) -> None:
     """One shrunk run through the real command, from process to digest."""
-    run = results.subprocess.run
-    monkeypatch.setattr(
-        results.subprocess, "run", lambda command, **rest: run([*command, *SHRUNK, "iterations=1"], **rest)
-    )
-    results.execute("micro", 0, tmp_path / "seed0")
-    loaded = results.load(tmp_path / "seed0", 0)
+    store = runs.Store(root=tmp_path / "store", work=tmp_path / "work", extra=(*SHRUNK, "iterations=1"))
+    arm = results.ARMS["micro"]["R-Zero"]
+    runs.execute(arm, 0, store)
+    loaded = store.load(arm, 0)
+    assert store.has(arm, 0)
     assert len(loaded.scores) == 2
     assert loaded.wall_minutes > 0
     assert 0 < loaded.peak_rss_gib < 8

@@ -1,0 +1,62 @@
+"""All tables and figures of the paper.
+
+python -m experiments.reproduce --list                    # claims, commands and what has been run
+python -m experiments.reproduce main_table scale=micro
+python -m experiments.reproduce all scale=micro           # everything, one after the other
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from experiments.reproduce.command import (
+    NAMES,
+    USAGE,
+    Options,
+    command_line,
+    read_options,
+    run,
+    state,
+    studies,
+    verdicts,
+)
+
+
+def show(options: Options, console: Console) -> None:
+    """Every study with its state and command, and every claim with its verdict once there is one."""
+    for study in studies():
+        now = state(study, options)
+        found = verdicts(study, options) if now == "done" else {}
+        lines = [f"{study.name}: {study.title}", f"  state    {now}", f"  command  {command_line(study, options)}"]
+        for claim in study.claims:
+            lines.append(f"  claim    {claim.text} (paper: {claim.paper})")
+            lines += [f"           {model}: {verdict}" for model, verdict in found.get(claim.text, {}).items()]
+        console.print("\n".join(lines) + "\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.reproduce",
+        description=__doc__,
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--list", action="store_true", help="show claims, commands and states, and run nothing")
+    parser.add_argument("name", nargs="?", metavar="STUDY", help=f"all, or one of {', '.join(NAMES)}")
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    options = parser.parse_args(arguments)
+    settings = options.settings
+    if options.list:
+        show(read_options([*([options.name] if options.name else []), *settings]), Console())
+        return 0
+    if options.name not in (*NAMES, "all"):
+        parser.error(f"name a study, or all: {', '.join(NAMES)}")
+    return run([study for study in studies() if options.name in ("all", study.name)], settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

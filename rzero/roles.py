@@ -1,0 +1,37 @@
+"""From which weights each role starts its training in a round: the difference between two models and one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Role = Literal["challenger", "solver"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roles:
+    """The predecessors of Q_i and S_i.
+
+    challenger_from: Q_i starts from Q_{i-1} ("challenger", the paper) or from S_{i-1} ("solver").
+    solver_from: S_i starts from S_{i-1} ("solver", the paper) or from Q_i ("challenger"). Both crossed over make one
+    model that is trained in both roles in turn (SPEC section 9).
+
+    The frozen Solver that rewards and labels is S_{i-1} in every case.
+    """
+
+    challenger_from: Role
+    solver_from: Role
+
+    def __post_init__(self) -> None:
+        for name in ("challenger_from", "solver_from"):
+            if (value := getattr(self, name)) not in get_args(Role):
+                raise ValueError(f"roles.{name} must be one of {', '.join(get_args(Role))}, got {value!r}")
+
+    def predecessor(self, role: Role, iteration: int) -> tuple[Role, int]:
+        """Whose weights, and of which round, `role` starts from in round `iteration` (1 is the first)."""
+        if role == "challenger":
+            return self.challenger_from, iteration - 1
+        return self.solver_from, iteration if self.solver_from == "challenger" else iteration - 1
+
+
+TWO_MODELS = Roles(challenger_from="challenger", solver_from="solver")
