@@ -14,7 +14,7 @@ from experiments import PROJECT
 
 
 def register_resolvers(run_directory: Path | None = None) -> None:
-    """`${project:}` is the repository; `${run_directory:}` the folder of this run; the others are the functions below."""
+    """`${project:}` is the repository, `${run_directory:}` the folder of this run; the others are functions below."""
     OmegaConf.register_new_resolver("project", lambda: str(PROJECT), replace=True)
     OmegaConf.register_new_resolver("run_directory", lambda: str(run_directory or "."), replace=True)
     OmegaConf.register_new_resolver("group", group, replace=True)
