@@ -13,6 +13,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.provenance import public_config
 from experiments.resolvers import register_resolvers
 from rzero.bank import JsonlBank
 from rzero.distributed import Ranks, Seat, alone, lead
@@ -74,7 +75,8 @@ def _record(cfg: DictConfig, directory: Path, ledger: Ledger) -> tuple[JsonlTrac
     """The run's own metrics file, rewound to the last complete stage, and everything that metrics are sent to."""
     record = JsonlTracker(directory / "metrics.jsonl")
     record.rewind(ledger.metrics_bytes)
-    return record, Fanout([record, instantiate(cfg.tracker)])
+    offered = {"config": public_config(cfg), "committed_step": ledger.step}
+    return record, Fanout([record, call_with(instantiate(cfg.tracker), offered)])
 
 
 def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextManager[Ranks]]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import platform
+import re
 import resource
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT
 from rzero.durable import write_atomically
@@ -27,6 +28,29 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return ""
     return head.stdout.strip() + ("+changes" if dirty.returncode else "")
+
+
+SECRET = re.compile(r"(^|_)(api_?key|key|token|secret|password|credentials?)$", re.IGNORECASE)
+WITHHELD = "(withheld)"
+
+
+def public_config(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as a tracker may show it to others.
+
+    Interpolations stay as they are written, so that what they read from the environment stays here, and text under a
+    key that sounds like a secret is withheld.
+    """
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): _without_secrets(str(key), value) for key, value in plain.items()}
+
+
+def _without_secrets(key: str, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _without_secrets(str(name), item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(key, item) for item in value]
+    return WITHHELD if isinstance(value, str) and SECRET.search(key) else value
 
 
 def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool) -> None:

@@ -68,6 +68,15 @@ def html_text(text: str) -> str:
     return html.escape(_visible(text, keep="\n\t"), quote=True)
 
 
+def wandb_cell(text: str) -> str:
+    """Text for a cell of a W&B table: what acts is shown, and the table's CSV export holds no formula.
+
+    W&B shows strings of tables as text, so markup needs no escape there; lone surrogates would fail its upload.
+    """
+    shown = _visible(text, keep="\n\t")
+    return "'" + shown if shown.lstrip(" ").startswith(_FORMULA_STARTS) else shown
+
+
 def terminal_text(text: str) -> str:
     r"""Text for a log or a terminal, on one line: control, format and surrogate characters are written as `\x1b`."""
     return _visible(text, keep="")

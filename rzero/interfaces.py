@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from rzero.types import Group, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
+from rzero.types import Artifact, Group, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
 
 
 class RolloutEngine(Protocol):
@@ -95,9 +95,18 @@ class BenchmarkSuite(Protocol):
 
 
 class Tracker(Protocol):
-    """Receives metrics named `stage/name`."""
+    """Receives metrics named `stage/name`, and what a stage made. Steps count up and never repeat within an attempt.
+
+    tracker.log({"iteration": 1.0, **metrics}, step=7)
+    tracker.questions(labelled, step=7)          # what was posed, belonging to the metrics of the same step
+    tracker.artifact(made)                       # told again, with the same content, when a stage is repeated
+    """
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None: ...
+
+    def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None: ...
+
+    def artifact(self, made: Artifact) -> None: ...
 
     def close(self) -> None: ...
 

@@ -34,7 +34,7 @@ from rzero.prompts import Prompts
 from rzero.reference import reference_of
 from rzero.roles import TWO_MODELS, Role, Roles
 from rzero.seeding import derive
-from rzero.types import LabelledQuestion, Question, Sampling, Vote
+from rzero.types import Artifact, LabelledQuestion, Question, Sampling, Vote
 
 VoteMany = Callable[[Sequence[Sequence[str]]], list[Vote]]
 
@@ -178,7 +178,10 @@ class SelfPlay:
             ranks=self.ranks,
         )
         self._fit(module, iteration)
-        policy.save(self._path(iteration, "challenger"), write=self.ranks.first)
+        path = self._path(iteration, "challenger")
+        policy.save(path, write=self.ranks.first)
+        made_of = self._origin(*self.roles.predecessor("challenger", iteration)), self._origin("solver", iteration - 1)
+        self.tracker.artifact(Artifact(kind="challenger", iteration=iteration, path=path, made_of=made_of))
         return f"reward {module.step_metrics['challenger/reward']:.3f}"
 
     def build_curriculum(self, iteration: int) -> str:
@@ -198,6 +201,10 @@ class SelfPlay:
         kept = [question for question in labelled if question.kept]
         audited = self.ranks.shared(self.audit)(labelled)
         self._log(iteration, {**curriculum_metrics(labelled), **audited, **self.health.look()})
+        self.tracker.questions(labelled, step=self.ledger.step)
+        made_of = self._origin("challenger", iteration), self._origin("solver", iteration - 1)
+        bank = self.bank.path(iteration)
+        self.tracker.artifact(Artifact(kind="questions", iteration=iteration, path=bank, made_of=made_of))
         self.narrator.advance("chosen")
         if not kept:
             raise NothingKept(_explain_nothing_kept(iteration, labelled))
@@ -234,7 +241,10 @@ class SelfPlay:
             ranks=self.ranks,
         )
         self._fit(module, iteration)
-        policy.save(self._path(iteration, "solver"), write=self.ranks.first)
+        path = self._path(iteration, "solver")
+        policy.save(path, write=self.ranks.first)
+        made_of = f"questions_{iteration}", self._origin(*self.roles.predecessor("solver", iteration))
+        self.tracker.artifact(Artifact(kind="solver", iteration=iteration, path=path, made_of=made_of))
         return f"reward {module.step_metrics['solver/reward']:.3f}"
 
     def evaluate(self, iteration: int) -> str:
@@ -297,10 +307,19 @@ class SelfPlay:
 
     def _weights(self, role: Role, iteration: int) -> str:
         """Where the role's weights after `iteration` are: a role that was not trained has those it started from."""
-        if iteration == 0:
-            return self.base
-        own = self._path(iteration, role)
-        return str(own) if own.is_dir() else self._start(role, iteration)
+        trained = self._trained(role, iteration)
+        return str(self._path(trained[1], trained[0])) if trained else self.base
+
+    def _origin(self, role: Role, iteration: int) -> str:
+        """The same weights as the name of an artifact."""
+        trained = self._trained(role, iteration)
+        return f"{trained[0]}_{trained[1]}" if trained else "base"
+
+    def _trained(self, role: Role, iteration: int) -> tuple[Role, int] | None:
+        """Which role's training, of which round, the weights of `role` after `iteration` come from; None: the base."""
+        while iteration > 0 and not self._path(iteration, role).is_dir():
+            role, iteration = self.roles.predecessor(role, iteration)
+        return (role, iteration) if iteration > 0 else None
 
     def _start(self, role: Role, iteration: int) -> str:
         return self._weights(*self.roles.predecessor(role, iteration))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 FinishReason = Literal["stop", "length"]
@@ -129,3 +130,22 @@ class RewardBreakdown:
 
     total: float
     parts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """What a stage left on disk and what it was made of: the lineage of a run.
+
+    `path` is a file (questions) or a Hugging Face directory. `made_of` holds the names of earlier artifacts, and `base`
+    for the base model.
+    """
+
+    kind: Literal["questions", "challenger", "solver"]
+    iteration: int
+    path: Path
+    made_of: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """`solver_2`: unique within a run."""
+        return f"{self.kind}_{self.iteration}"

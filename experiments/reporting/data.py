@@ -20,7 +20,7 @@ from rzero.types import LabelledQuestion
 Row = Mapping[str, float | None]
 """One line of metrics.jsonl; None stands for a number that was not finite."""
 
-_NOT_THE_RECIPE = ("seed", "directory", "resume")
+_NOT_THE_RECIPE = ("seed", "directory", "resume", "tracker")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,8 @@ class Round:
     """One iteration as far as it got; iteration 0 is the base model, which has `scores` only.
 
     challenger, solver: a row of metrics per training step. curriculum: the row of `curriculum/...` and `audit/...`
-    (empty before the questions were posed). questions: every candidate posed in this iteration, kept or not.
+    (empty before the questions were posed). questions: every candidate posed in this iteration, kept or not. logged:
+    all rows of the iteration, the evaluation's among them.
     """
 
     iteration: int
@@ -37,6 +38,7 @@ class Round:
     solver: tuple[Row, ...]
     curriculum: Row
     questions: tuple[LabelledQuestion, ...]
+    logged: tuple[Row, ...]
 
     @property
     def name(self) -> str:
@@ -81,10 +83,20 @@ class Run:
         return sum(turn.scores is not None for turn in self.trained)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The configuration without seed and places, interpolations as they are written."""
+        config: Any = OmegaConf.to_container(self.config, resolve=False)
+        return {key: value for key, value in config.items() if key not in _NOT_THE_RECIPE}
+
+    @property
     def recipe(self) -> str:
         """Equal for runs that differ in nothing but seed and place."""
-        config: Any = OmegaConf.to_container(self.config, resolve=False)
-        return json.dumps({key: value for key, value in config.items() if key not in _NOT_THE_RECIPE}, sort_keys=True)
+        return json.dumps(self.settings, sort_keys=True)
+
+    @property
+    def logged(self) -> set[str]:
+        """The name of every metric that was logged in a round."""
+        return {name for turn in self.rounds for row in turn.logged for name in row}
 
 
 def read_run(path: Path) -> Run:
@@ -146,6 +158,7 @@ def _read_round(path: Path, iteration: int, rows: list[Row]) -> Round:
         solver=tuple(row for row in mine if "solver/reward" in row),
         curriculum=next((row for row in mine if "curriculum/candidates" in row), {}),
         questions=tuple(question for question in posed if question.iteration == iteration),  # the rest is replay
+        logged=tuple(mine),
     )
 
 

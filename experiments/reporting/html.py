@@ -21,17 +21,21 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render(*, title: str, sections: Sequence[Section], pictures: Path) -> str:
     """`pictures` is the folder of the PNGs that the sections name."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+    names = {picture.file for section in sections for picture in section.pictures}
+    data = {name: base64.b64encode((pictures / name).read_bytes()).decode("ascii") for name in names}
+    return environment(TEMPLATES).get_template("report.html.j2").render(title=title, sections=sections, data=data)
+
+
+def environment(folder: Path) -> Environment:
+    """Templates of `folder`; whatever they print is escaped, and a name they do not know is an error."""
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_escaped,
     )
-    names = {picture.file for section in sections for picture in section.pictures}
-    data = {name: base64.b64encode((pictures / name).read_bytes()).decode("ascii") for name in names}
-    return environment.get_template("report.html.j2").render(title=title, sections=sections, data=data)
 
 
 def _escaped(value: Any) -> Any:

@@ -14,13 +14,21 @@ def render(*, title: str, sections: Sequence[Section]) -> str:
         blocks.append(
             f"{'##' if section.depth == 1 else '###' if _nested(sections) else '##'} {_inline(section.title)}"
         )
-        blocks += [_inline(paragraph) for paragraph in section.paragraphs]
-        for table in section.tables:
-            blocks.append(_table(table))
-            if table.caption:
-                blocks.append(_inline(table.caption))
+        blocks += _parts(section)
         blocks += [f"![{_inline(picture.alt)}]({picture.file})" for picture in section.pictures]
     return "\n\n".join(blocks) + "\n"
+
+
+def body(section: Section) -> str:
+    """A section without its heading and pictures."""
+    return "\n\n".join(_parts(section))
+
+
+def _parts(section: Section) -> list[str]:
+    parts = [_inline(paragraph) for paragraph in section.paragraphs]
+    for table in section.tables:
+        parts += [_table(table), *([_inline(table.caption)] if table.caption else [])]
+    return parts
 
 
 def _nested(sections: Sequence[Section]) -> bool:

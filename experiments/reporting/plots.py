@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, TypeVar
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.metrics import Scores, interval
+from experiments.reporting import outline
 from experiments.reporting.data import Round, Row, Run, band
 from rzero.escaping import terminal_text
 
@@ -31,6 +33,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#000000", GREY)
 MARKERS = "osD^vP*X"
+Shown = TypeVar("Shown", Run, Sequence[Run])
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "font.size": 10,
@@ -47,10 +50,10 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def save(draw: Callable[[Run], Figure | None], run: Run, *, path: Path) -> bool:
-    """Draw into a PNG at `path`; False, and no file, when the run has nothing to show in this picture yet."""
+def save(draw: Callable[[Shown], Figure | None], shown: Shown, *, path: Path) -> bool:
+    """Draw a run, or several, into a PNG at `path`; False, and no file, when there is nothing to show in it yet."""
     with matplotlib.rc_context(STYLE):
-        figure = draw(run)
+        figure = draw(shown)
         if figure is None:
             return False
         FigureCanvasAgg(figure)
@@ -139,6 +142,34 @@ def comparison(runs: Sequence[Run]) -> Figure | None:
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     _name_rounds(axes, max((run.evaluated for run in shown), key=len))
     return figure
+
+
+def ablation(runs: Sequence[Run]) -> Figure | None:
+    """`overall` after the last evaluated round, one bar a recipe, a dot a seed; None when all are of one recipe."""
+    shown = [run for run in runs if run.done]
+    names = dict(zip((run.recipe for run in shown), outline.labels(shown), strict=True))
+    recipes: dict[str, list[Run]] = {}
+    for run in shown:
+        recipes.setdefault(run.recipe, []).append(run)
+    if len(recipes) < 2:
+        return None
+    figure = Figure(figsize=(9, 1.2 + 0.5 * len(recipes)), layout="constrained")
+    axes = figure.subplots()
+    for place, group in enumerate(recipes.values()):
+        values = [run.evaluated[-1].scores.overall for run in group]  # type: ignore[union-attr]
+        axes.barh(place, fmean(values), color=COLOURS[place % len(COLOURS)], alpha=0.75, height=0.6)
+        axes.plot(values, [place] * len(values), "o", color="#1d2430", ms=4)
+    axes.set_yticks(range(len(recipes)), [_beside_a_bar(names[recipe]) for recipe in recipes])
+    axes.invert_yaxis()
+    axes.set_title("Overall of the last round: mean of the runs of a recipe, a dot a run")
+    axes.set_xlabel("right answers (%)")
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def _beside_a_bar(name: str, *, chars: int = 48) -> str:
+    shown = terminal_text(name)
+    return shown if len(shown) <= chars else shown[: chars - 1] + "…"
 
 
 # ------------------------------------------------------------------------------------------------------------ training

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
 from evaluation.micro.audit import OracleAudit
 from evaluation.micro.world import Problem
+from experiments.reporting import outline, panels
+from experiments.reporting.data import read_run
 from rzero.policy import load_policy
 from rzero.selfplay import NothingKept, SelfPlay
-from rzero.tracking import is_timing, read_metrics
-from tests.experiments.small import small_run
+from rzero.tracking import Fanout, NullTracker, is_timing, read_metrics
+from rzero.types import Artifact, LabelledQuestion
+from tests.experiments.small import SHRUNK, config, small_run
 
 
 def without_times(directory: Path) -> list[dict[str, Any]]:
@@ -41,9 +46,44 @@ def execute(selfplay: SelfPlay) -> Path:
     return selfplay.directory
 
 
+class Recorder(NullTracker):
+    """A tracker that remembers what it was told besides metrics."""
+
+    def __init__(self) -> None:
+        self.posed: list[tuple[int, int]] = []
+        self.made: list[Artifact] = []
+
+    def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None:
+        self.posed.append((step, len(labelled)))
+
+    def artifact(self, made: Artifact) -> None:
+        assert made.path.exists()
+        self.made.append(made)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return execute(small_run(tmp_path_factory.mktemp("run")))
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, recorder: Recorder) -> Path:
+    selfplay = small_run(tmp_path_factory.mktemp("run"))
+    selfplay.tracker = Fanout([selfplay.tracker, recorder])
+    return execute(selfplay)
+
+
+def test_a_tracker_is_told_what_was_made_of_what(finished: Path, recorder: Recorder) -> None:
+    steps = [row["step"] for row in without_times(finished) if "curriculum/kept" in row]
+    assert recorder.posed == [(step, 32) for step in steps]
+    assert {made.name: made.made_of for made in recorder.made} == {
+        "challenger_1": ("base", "base"),
+        "questions_1": ("challenger_1", "base"),
+        "solver_1": ("questions_1", "base"),
+        "challenger_2": ("challenger_1", "solver_1"),
+        "questions_2": ("challenger_2", "solver_1"),
+        "solver_2": ("questions_2", "solver_1"),
+    }
 
 
 def test_a_run_trains_both_roles_and_evaluates_every_round(finished: Path) -> None:
@@ -58,6 +98,15 @@ def test_a_run_trains_both_roles_and_evaluates_every_round(finished: Path) -> No
     bank = [row for row in rows if "curriculum/kept" in row]
     assert all(row["curriculum/candidates"] == 32 for row in bank)
     assert all(row["curriculum/kept"] > 0 for row in bank)
+
+
+def test_a_real_run_has_every_metric_that_a_report_at_wandb_draws(finished: Path) -> None:
+    (finished / "config.yaml").write_text(OmegaConf.to_yaml(config(*SHRUNK)), encoding="utf-8")
+    run = read_run(finished)
+    drawn = [panel for section in outline.of_run(run) for panel in panels.wanted(section.title, runs=[run])]
+    named = {metric for panel in drawn if isinstance(panel, panels.Curves) for metric in panel.metrics}
+    assert {"evaluation/overall", "solver/reward", "challenger/kl"} <= named
+    assert named <= run.logged
 
 
 def test_the_same_seed_gives_the_same_run(finished: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from rzero.durable import publish_directory, write_atomically
 from rzero.ledger import Ledger
 from rzero.phases import question_batches
 from rzero.seeding import derive
-from rzero.tracking import Fanout, JsonlTracker, NullTracker, WandbTracker, is_timing, read_metrics
+from rzero.tracking import Fanout, JsonlTracker, NullTracker, is_timing, read_metrics
 from rzero.types import LabelledQuestion, Vote
 
 
@@ -116,16 +116,6 @@ def test_metrics_rewind_to_a_commit(tmp_path: Path) -> None:
 def test_timings_are_told_from_results() -> None:
     assert all(map(is_timing, ["time/unix_s", "solver/timing_s/rollout", "perf/peak_rss_gib", "solver/perf/mfu"]))
     assert not any(map(is_timing, ["step", "solver/reward", "evaluation/sum/greedy", "curriculum/kept"]))
-
-
-@pytest.mark.slow
-def test_wandb_mirrors_offline_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    tracker = WandbTracker(project="rzero-test", mode="auto", directory=str(tmp_path))
-    tracker.log({"iteration": 1.0, "evaluation/overall": 50.0}, step=1)
-    tracker.close()
-    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 
 def test_seeds_are_named_and_stable() -> None:

@@ -1,4 +1,4 @@
-"""Where metrics go. The JSONL file is the record; everything else is a mirror of it."""
+"""The record of a run: metrics.jsonl, which a resumed run rewinds to its last complete stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rzero.interfaces import Tracker
+from rzero.types import Artifact, LabelledQuestion
 
 TIME_PREFIXES = ("time/", "timing_s/", "perf/")
 """Metrics with these prefixes (after the stage) measure the machine; all others are the same for the same seed."""
@@ -47,53 +47,12 @@ class JsonlTracker:
         os.truncate(self.path, position)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
 
+    def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None: ...
+
+    def artifact(self, made: Artifact) -> None: ...
+
     def close(self) -> None:
         self._file.close()
-
-
-class NullTracker:
-    """Nothing besides the JSONL record."""
-
-    def log(self, metrics: Mapping[str, float], *, step: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class WandbTracker:
-    """Mirrors metrics to Weights & Biases; offline without a key. The iteration is the x axis of `evaluation/*`."""
-
-    def __init__(
-        self, *, project: str, mode: str, directory: str, name: str | None = None, group: str | None = None
-    ) -> None:
-        import wandb
-
-        if mode == "auto":
-            mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-        self._run = wandb.init(project=project, mode=mode, dir=directory, name=name, group=group)  # type: ignore[arg-type]
-        self._run.define_metric("iteration")
-        for pattern in ("evaluation/*", "curriculum/*", "audit/*"):
-            self._run.define_metric(pattern, step_metric="iteration")
-
-    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        self._run.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        self._run.finish()
-
-
-class Fanout:
-    """Sends every metric to several trackers."""
-
-    def __init__(self, trackers: Sequence[Tracker]) -> None:
-        self.trackers = tuple(trackers)
-
-    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        for tracker in self.trackers:
-            tracker.log(metrics, step=step)
-
-    def close(self) -> None:
-        for tracker in self.trackers:
-            tracker.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,190 @@
+"""A run at Weights & Biases: metrics, tables of questions, and artifacts with their lineage. Offline without a key."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rzero.durable import write_atomically
+from rzero.escaping import slug, wandb_cell
+from rzero.types import Artifact, LabelledQuestion
+
+KEY = "WANDB_API_KEY"
+BY_ITERATION = ("evaluation/*", "curriculum/*", "audit/*", "questions")
+"""Measured once an iteration, which is their x axis; the rest of the metrics is drawn over training steps."""
+
+COLUMNS = (
+    "iteration",
+    "index",
+    "outcome",
+    "question",
+    "label",
+    "agreement",
+    "votes",
+    "answers",
+    "challenger_answer",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which W&B run a directory belongs to (`wandb_run.json`), and the last step that was sent there.
+
+    All but `step` is settled when the run begins. mode: online, offline or disabled; kept, so that the parts of a
+    resumed run reach W&B in order. entity: the account of an online run, else empty. step: a resumed run repeats steps
+    up to this one with the same numbers, and those are not sent again.
+    """
+
+    id: str
+    project: str
+    entity: str
+    mode: str
+    name: str | None
+    group: str | None
+    step: int = 0
+
+    @classmethod
+    def read(cls, directory: Path) -> Identity | None:
+        """None when the run was never tracked. Raises ValueError when the file is damaged."""
+        path = directory / "wandb_run.json"
+        if not path.exists():
+            return None
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} names no W&B run ({error}); remove it to begin a new one there") from error
+
+    def write(self, directory: Path) -> None:
+        write_atomically(directory / "wandb_run.json", json.dumps(asdict(self)).encode())
+
+
+class WandbTracker:
+    """Mirrors a run to one W&B run, which a resumed run continues.
+
+    mode: online, offline, disabled, or auto: online with a key in the environment, else offline (`wandb sync` uploads
+    it later). group: joins the runs of a sweep. artifacts: the kinds of artifact that are uploaded; the others are left
+    on disk. config: shown beside the run; it must hold no secret. Raises ValueError when a run that began online has no
+    key.
+    """
+
+    def __init__(
+        self,
+        *,
+        project: str,
+        mode: str,
+        directory: str,
+        name: str | None = None,
+        group: str | None = None,
+        artifacts: Collection[str] = (),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        import wandb
+
+        self._directory, self._kinds = Path(directory), frozenset(artifacts)
+        known = Identity.read(self._directory)
+        mode = _settle(mode, known, directory)
+        self._run = wandb.init(
+            project=known.project if known else project,
+            entity=known.entity or None if known else None,
+            id=known.id if known else None,
+            resume="allow" if mode == "online" else None,  # offline, the same id is all there is to it
+            mode=mode,  # type: ignore[arg-type]
+            dir=directory,
+            name=known.name if known else name,
+            group=known.group if known else group,
+            config=dict(config or {}),
+        )
+        self._identity = known or Identity(
+            id=self._run.id,
+            project=self._run.project,
+            entity=self._run.entity if mode == "online" else "",
+            mode=mode,
+            name=name,
+            group=group,
+        )
+        self._identity.write(self._directory)
+        self._repeated = False
+        self._logged: dict[str, Any] = {}
+        self._run.define_metric("iteration")
+        for pattern in BY_ITERATION:
+            self._run.define_metric(pattern, step_metric="iteration")
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        self._repeated = step <= self._identity.step
+        if not self._repeated:
+            self._run.log(dict(metrics), step=step)
+            self._identity = replace(self._identity, step=step)
+            self._identity.write(self._directory)
+
+    def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None:
+        if not self._repeated:
+            import wandb
+
+            table = wandb.Table(columns=list(COLUMNS), data=[table_row(question) for question in labelled])
+            self._run.log({"questions": table}, step=step)
+
+    def artifact(self, made: Artifact) -> None:
+        """Upload what a stage made. The same content again is no new version at W&B."""
+        if made.kind not in self._kinds:
+            return
+        import wandb
+
+        # W&B reads the files where they lie: a copy of each checkpoint in its staging folder would fill a disk
+        upload = wandb.Artifact(
+            self._name(made.kind),
+            type="questions" if made.kind == "questions" else "policy",
+            metadata={"iteration": made.iteration, "role": made.kind, "made_of": list(made.made_of)},
+        )
+        if made.path.is_dir():
+            upload.add_dir(str(made.path), policy="immutable", skip_cache=True)
+        else:
+            upload.add_file(str(made.path), policy="immutable", skip_cache=True)
+        self._declare_inputs(made)
+        alias = f"iteration-{made.iteration}"
+        self._logged[made.name] = self._run.log_artifact(upload, aliases=[alias])
+
+    def _declare_inputs(self, made: Artifact) -> None:
+        """The arrows of W&B's lineage graph. Offline it draws none; `made_of` in the metadata says the same."""
+        if self._identity.mode != "online":
+            return
+        for name in made.made_of:
+            kind, _, iteration = name.partition("_")
+            if name in self._logged:
+                self._run.use_artifact(self._logged[name].wait())
+            elif kind in self._kinds:  # made by an earlier attempt
+                self._run.use_artifact(f"{self._name(kind)}:iteration-{iteration}")
+
+    def _name(self, kind: str) -> str:
+        return slug(f"{kind}-{self._identity.id}")
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _settle(mode: str, known: Identity | None, directory: str) -> str:
+    if mode == "auto":
+        mode = known.mode if known else "online" if os.environ.get(KEY) else "offline"
+        if mode == "online" and not os.environ.get(KEY):
+            raise ValueError(f"the run in {directory} began online at W&B; set {KEY} to go on with it")
+    return mode
+
+
+def table_row(question: LabelledQuestion) -> list[Any]:
+    """A question with its votes as W&B shows it, in the order of `COLUMNS`; all model text is escaped."""
+    vote = question.vote
+    counts = sorted(vote.counts, key=lambda cluster: -cluster[1]) if vote else []
+    return [
+        question.iteration,
+        question.index,
+        wandb_cell(question.drop_reason or "kept"),
+        wandb_cell(question.question),
+        wandb_cell(vote.label) if vote and vote.label is not None else None,
+        vote.agreement if vote else None,
+        wandb_cell(", ".join(f"{answer} ×{count}" for answer, count in counts)),
+        wandb_cell(" | ".join("(none)" if answer is None else answer for answer in vote.answers)) if vote else "",
+        wandb_cell(question.challenger_answer) if question.challenger_answer is not None else None,
+    ]
