@@ -4,13 +4,18 @@
     python -m experiments.run --help                # groups, configuration, examples
     python -m experiments.run resume=<run directory>
 
-Exit codes: 0 finished; 1 stopped by the user (resumable); 2 a wrong value, path or place; 3 nothing was kept.
+Exit codes: 0 finished; 1 stopped by the user (resumable); 2 a wrong value, path or place; 3 nothing was kept;
+143 stopped by SIGTERM (resumable).
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -23,11 +28,33 @@ from rich.console import Console
 
 from experiments import PROJECT, rundir
 from experiments.resolvers import register_resolvers
+from rzero.durable import write_atomically
+from rzero.escaping import checked_name
+from rzero.ledger import Ledger
 
-STOPPED, WRONG, NOTHING_KEPT = 1, 2, 3
+STOPPED, WRONG, NOTHING_KEPT, TERMINATED = 1, 2, 3, 143
 
 
-WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1}
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: what a scheduler sends before it takes a machine away."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises `Terminated` while the context lasts: everything is closed in order, then the process ends."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1, "checkpoint_every": 0}
 """Keys that belong to the run and to no constructor, and their smallest value."""
 
 
@@ -51,7 +78,7 @@ def expand_policy(arguments: list[str]) -> list[str]:
     return expanded
 
 
-MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds")
+MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every")
 """What a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
 
 
@@ -59,7 +86,8 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
     """The configuration a run was started with, apart from `MAY_CHANGE`, and its directory."""
     directory = Path(cfg.resume)
     saved = directory / "config.yaml"
-    if not saved.is_file():
+    original = Ledger.open(directory / "state.json").config
+    if not saved.is_file() and not original:
         raise FileNotFoundError(f"resume={directory}: there is no run (no {saved}); give the directory of a run")
     keys = {text: text.partition("=")[0].partition(".")[0] for text in overrides}
     other = [text for text, key in keys.items() if key != "resume" and key not in MAY_CHANGE]
@@ -67,8 +95,12 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
         raise ValueError(
             f"a resumed run keeps its past; remove {', '.join(other)} (only {', '.join(MAY_CHANGE)} may change)"
         )
-    config = OmegaConf.load(saved)
-    assert isinstance(config, DictConfig)
+    if original and (not saved.is_file() or saved.read_bytes() != original.encode()):
+        Console(stderr=True).print(f"warning: {saved} is not what the run was started with; restored", markup=False)
+        write_atomically(saved, original.encode())
+    config = OmegaConf.create(saved.read_text(encoding="utf-8", errors="replace"))
+    if not isinstance(config, DictConfig):
+        raise ValueError(f"{saved} is no configuration of a run; restore it or start a new run")
     for key in set(MAY_CHANGE) & set(keys.values()):
         config[key] = cfg[key]
     return config, directory
@@ -80,6 +112,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
     if cfg.resume:
         return resumed(cfg, list(job.overrides.task))
     check(cfg)
+    checked_name(str(cfg.name))
     if cfg.directory:
         path = Path(cfg.directory)
     elif job.mode == RunMode.MULTIRUN:
@@ -87,7 +120,13 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
     else:
         path = rundir.default_path(cfg.name, cfg.seed)
     directory = rundir.create(path)
-    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    text = OmegaConf.to_yaml(cfg)
+    try:
+        write_atomically(directory / "config.yaml", text.encode())
+        Ledger(path=directory / "state.json").begin(text)
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)  # so that the same command can be given again
+        raise
     return cfg, directory
 
 
@@ -98,13 +137,13 @@ def execute(cfg: DictConfig) -> int:
 
     def complain(text: object, code: int) -> int:
         complaints.print(f"error: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
-        if directory is not None and (directory / "state.json").exists():
+        if directory is not None and (directory / "metrics.jsonl").exists():
             complaints.print(f"nothing is lost; go on with: python -m experiments.run resume={directory}", markup=False)
         return code
 
     try:
         cfg, directory = prepare(cfg)
-        with rundir.locked(directory):
+        with terminable(), rundir.locked(directory):
             from rzero.selfplay import NothingKept
 
             try:
@@ -112,6 +151,8 @@ def execute(cfg: DictConfig) -> int:
             except NothingKept as outcome:
                 report(directory, console)
                 return complain(outcome, NOTHING_KEPT)
+    except Terminated:
+        return complain("stopped by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
         return complain("stopped by the user", STOPPED)
     except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
@@ -131,7 +172,8 @@ def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
     quiet_libraries()
     console.print(f"run directory: {directory}", highlight=False, markup=False, soft_wrap=True)
     selfplay = composition.build(cfg, directory)
-    write_manifest(directory, cfg, finished=False)
+    if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.ledger.notes):
+        console.print(f"warning: {note}", highlight=False, markup=False, soft_wrap=True)
     try:
         selfplay.run()
     finally:

@@ -6,12 +6,15 @@
         S_i = GRPO(S_{i-1}; reward = answer equals the label)
         evaluate S_i
 
-Every stage is a pure function of the run's seed and of what earlier stages left on disk, so a run that was stopped goes
-on from its last complete stage and ends with the same numbers.
+Every stage is a pure function of the run's seed and of what earlier stages left on disk, and every step of one is a
+function of the weights before it, so a run that was stopped goes on from its last complete stage or checkpoint and ends
+with the same numbers.
 """
 
 from __future__ import annotations
 
+import functools
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rzero import checkpoint
 from rzero.bank import JsonlBank
 from rzero.distributed import Ranks, alone, sharded
+from rzero.durable import fingerprints, require_space
 from rzero.health import GraderHealth
 from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
 from rzero.ledger import Ledger
@@ -34,6 +39,7 @@ from rzero.reference import reference_of
 from rzero.seeding import derive
 from rzero.types import LabelledQuestion, Question, Sampling, Vote
 
+CHECKPOINTS = "checkpoints"  # the folder of a run for the phase in progress
 VoteMany = Callable[[Sequence[Sequence[str]]], list[Vote]]
 
 
@@ -100,7 +106,7 @@ class SelfPlay:
     policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
     numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `launch` is entered for
     the whole run and says which of several processes this one is: all of them run the same loop, and only the first
-    writes.
+    writes. checkpoint_every: steps between checkpoints inside a phase; 0: none, a stopped phase starts again.
     """
 
     directory: Path
@@ -124,6 +130,7 @@ class SelfPlay:
     save_scores: Callable[[Path, Any], None]
     health: GraderHealth
     launch: Callable[[], AbstractContextManager[Ranks]] = alone
+    checkpoint_every: int = 0
 
     def run(self) -> None:
         """Everything that is not done yet. Raises NothingKept when a round leaves the Solver without questions."""
@@ -132,12 +139,12 @@ class SelfPlay:
         with self.launch() as self.ranks:
             self.learning, self.frozen = (sharded(self.make_engine(), self.ranks) for _ in range(2))
             try:
-                self._stage("0/evaluation", 0, self.evaluate)
+                self._stage("evaluation", 0, self.evaluate)
                 for iteration in range(1, self.iterations + 1):
-                    self._stage(f"{iteration}/challenger", iteration, self.fit_challenger)
-                    self._stage(f"{iteration}/questions", iteration, self.build_curriculum)
-                    self._stage(f"{iteration}/solver", iteration, self.fit_solver)
-                    self._stage(f"{iteration}/evaluation", iteration, self.evaluate)
+                    self._stage("challenger", iteration, self.fit_challenger)
+                    self._stage("questions", iteration, self.build_curriculum)
+                    self._stage("solver", iteration, self.fit_solver)
+                    self._stage("evaluation", iteration, self.evaluate)
             finally:
                 self.learning.close()
                 self.frozen.close()
@@ -254,7 +261,8 @@ class SelfPlay:
                 votes[index] = vote
         return votes
 
-    def _stage(self, name: str, iteration: int, work: Callable[[int], str]) -> None:
+    def _stage(self, kind: str, iteration: int, work: Callable[[int], str]) -> None:
+        name = f"{iteration}/{kind}"
         if self.ledger.done(name):
             return
         started = time.monotonic()
@@ -266,17 +274,58 @@ class SelfPlay:
             self.narrator.say(warning)
 
     def _commit(self, name: str, result: dict[str, Any]) -> None:
-        self.ledger.complete(name, result, metrics_bytes=self.record.position(), step=self.ledger.step)
+        written = self._written(name)
+        files = fingerprints([written], root=self.directory) if written.exists() else {}
+        self.ledger.complete(name, result, files=files, metrics=self.record.position())
+        shutil.rmtree(self.directory / CHECKPOINTS, ignore_errors=True)
+
+    def _written(self, name: str) -> Path:
+        """What a stage leaves on disk besides metrics; a role that was not trained leaves nothing."""
+        iteration, kind = name.split("/")
+        if kind == "questions":
+            return self.bank.path(int(iteration))
+        return self._path(int(iteration), "evaluation.json" if kind == "evaluation" else kind)
 
     def _fit(self, module: GRPOModule, iteration: int) -> None:
+        needed = checkpoint.space_needed(module.policy, checkpoints=bool(self.checkpoint_every))
+        require_space(self.directory, needed, purpose=f"training the {module.stage}")
+        stage = f"{iteration}/{module.stage}"
+        if paused := self.ledger.paused(stage):
+            self._go_on(module, paused)
+
         def after_step(metrics: Mapping[str, float]) -> None:
             self._log(iteration, metrics)
-            stage = module.stage
             self.narrator.advance(
-                f"reward {metrics[f'{stage}/reward']:.3f}  length {metrics[f'{stage}/completions/mean_length']:.0f}"
+                f"reward {metrics[f'{module.stage}/reward']:.3f}  "
+                f"length {metrics[f'{module.stage}/completions/mean_length']:.0f}"
             )
+            done = module.rollouts_done
+            if self.checkpoint_every and done % self.checkpoint_every == 0 and done < len(module.batches):
+                self._pause(module, stage)
 
         fit(module, make_trainer=self.make_trainer, after_step=after_step, directory=self.directory)
+
+    def _pause(self, module: GRPOModule, stage: str) -> None:
+        """A checkpoint inside a phase."""
+        path = self.directory / CHECKPOINTS / f"{stage.replace('/', '_')}_{module.rollouts_done}"
+        optimizer = module.optimizers(use_pl_optimizer=False)
+        checkpoint.save(path, model=module.model, optimizer=optimizer, write=self.ranks.first)  # type: ignore[arg-type]
+        self.ranks.shared(self._commit_pause)(stage, path, module.rollouts_done)
+
+    def _commit_pause(self, stage: str, path: Path, rollouts: int) -> None:
+        result = {"rollouts": rollouts, "path": path.relative_to(self.directory).as_posix()}
+        files = fingerprints([path], root=self.directory)
+        self.ledger.pause(stage, result, files=files, metrics=self.record.position())
+        for other in path.parent.iterdir():
+            if other != path:
+                shutil.rmtree(other)
+
+    def _go_on(self, module: GRPOModule, paused: Mapping[str, Any]) -> None:
+        path = self.directory / paused["path"]
+        checkpoint.load_weights(path, module.model)
+        module.rollouts_done = paused["rollouts"]
+        module.restore_optimizer = functools.partial(checkpoint.load_optimizer, path)
+        self.narrator.advance(f"going on after step {module.rollouts_done}", module.rollouts_done)
 
     def _log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.ledger.step += 1

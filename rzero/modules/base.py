@@ -42,6 +42,8 @@ class GRPOModule(pl.LightningModule):
     engine: samples from the policy. batches: what `prompts` and `pay` of each step are given; a step's index comes from
     the data loader. seed: of the phase; rollout i uses `derive(seed, "rollout", i)`. ranks: the processes that
     share the work; `engine` and `pay` then give every one of them the same groups and rewards.
+
+    A phase that goes on from a checkpoint has `rollouts_done` and `restore_optimizer` set before it is fitted.
     """
 
     stage: str
@@ -66,6 +68,7 @@ class GRPOModule(pl.LightningModule):
         self.reference, self.ranks = reference, ranks
         self._make_optimizer, self.batches, self.seed = optimizer, batches, seed
         self.rollouts_done = 0
+        self.restore_optimizer: Callable[[torch.optim.Optimizer], None] | None = None
         self.step_metrics: dict[str, float] = {}
         loss.check_sampling(settings.rollout_sampling(seed=0))
         if loss.needs_reference and reference is None:
@@ -96,11 +99,16 @@ class GRPOModule(pl.LightningModule):
             self.reference.model.to(self.device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self._make_optimizer([p for p in self.model.parameters() if p.requires_grad])
+        optimizer = self._make_optimizer([p for p in self.model.parameters() if p.requires_grad])
+        if self.restore_optimizer is not None:
+            self.restore_optimizer(optimizer)
+        return optimizer
 
     def training_step(self, step: Any, batch_index: int) -> None:
         """One rollout and its `updates_per_rollout` optimiser steps; metrics are left in `step_metrics`."""
         batch = self.batches[int(step)]
+        # only models with dropout look at this generator; a resumed phase then drops what it would have dropped
+        torch.manual_seed(derive(self.seed, "dropout", self.rollouts_done, self.ranks.rank))
         metrics: dict[str, float] = {}
         with timed(metrics, "step"):
             with timed(metrics, "rollout"):
