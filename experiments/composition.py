@@ -41,6 +41,7 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
     challenger, solver = _challenger(cfg.challenger, grader, bank), _solver(cfg.solver, grader, bank)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
     curriculum, launch = _curriculum(cfg.curriculum, grader, bank), seat.join if seat else _launch(cfg, directory)
+    collapse = instantiate(cfg.collapse)
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
     # last, because it opens files: whatever is wrong with the configuration has been said by now
     record, tracker = _record(cfg, directory, ledger) if seat is None else (NullTracker(), NullTracker())
@@ -68,6 +69,7 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
         narrator=narrator,
         save_scores=save_scores,
         health=health,
+        collapse=collapse,
         launch=launch,
         checkpoint_every=cfg.checkpoint_every,
     )

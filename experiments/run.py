@@ -4,8 +4,8 @@
     python -m experiments.run --help                # groups, configuration, examples
     python -m experiments.run resume=<run directory>
 
-Exit codes: 0 finished; 1 stopped by the user (resumable); 2 a wrong value, path or place; 3 nothing was kept;
-143 stopped by SIGTERM (resumable).
+Exit codes: 0 finished; 1 stopped by the user (resumable); 2 a wrong value, path or place; 3 nothing was
+kept or learned, or training collapsed (collapse=stop); 143 stopped by SIGTERM (resumable).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from rzero.durable import write_atomically
 from rzero.escaping import checked_name
 from rzero.ledger import Ledger
 
-STOPPED, WRONG, NOTHING_KEPT, TERMINATED = 1, 2, 3, 143
+STOPPED, WRONG, FRUITLESS, TERMINATED = 1, 2, 3, 143
 
 
 class Terminated(KeyboardInterrupt):
@@ -78,7 +78,7 @@ def expand_policy(arguments: list[str]) -> list[str]:
     return expanded
 
 
-MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every")
+MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every", "collapse")
 """What a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
 
 
@@ -144,13 +144,14 @@ def execute(cfg: DictConfig) -> int:
     try:
         cfg, directory = prepare(cfg)
         with terminable(), rundir.locked(directory):
-            from rzero.selfplay import NothingKept
+            from rzero.collapse import Collapsed
+            from rzero.selfplay import NothingKept, NothingLearned
 
             try:
                 run_locked(cfg, directory, console)
-            except NothingKept as outcome:
+            except (NothingKept, NothingLearned, Collapsed) as outcome:
                 report(directory, console)
-                return complain(outcome, NOTHING_KEPT)
+                return complain(outcome, FRUITLESS)
     except Terminated:
         return complain("stopped by SIGTERM", TERMINATED)
     except KeyboardInterrupt:

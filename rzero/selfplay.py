@@ -18,13 +18,14 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rzero import checkpoint
 from rzero.bank import JsonlBank
+from rzero.collapse import CollapseMonitor, RollBack
 from rzero.distributed import Ranks, alone, sharded
 from rzero.durable import fingerprints, require_space
 from rzero.health import GraderHealth
@@ -41,6 +42,10 @@ from rzero.types import LabelledQuestion, Question, Sampling, Vote
 
 CHECKPOINTS = "checkpoints"  # the folder of a run for the phase in progress
 VoteMany = Callable[[Sequence[Sequence[str]]], list[Vote]]
+
+
+class NothingLearned(RuntimeError):
+    """Not one update of a phase had a finite gradient: its weights are those it started from."""
 
 
 class NothingKept(RuntimeError):
@@ -104,9 +109,10 @@ class SelfPlay:
 
     `base` is where S_0 and Q_0 come from; `load` makes a policy of a path. `make_engine` is called twice: the learning
     policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
-    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `launch` is entered for
-    the whole run and says which of several processes this one is: all of them run the same loop, and only the first
-    writes. checkpoint_every: steps between checkpoints inside a phase; 0: none, a stopped phase starts again.
+    numbers for the tracker; nothing it says is kept for training. `health` watches the grader, `collapse` the metrics.
+    `launch` is entered for the whole run and says which of several processes this one is: all of them run the same
+    loop, and only the first writes. checkpoint_every: steps between checkpoints inside a phase; 0: none, a stopped
+    phase starts again.
     """
 
     directory: Path
@@ -129,11 +135,16 @@ class SelfPlay:
     narrator: Narrator
     save_scores: Callable[[Path, Any], None]
     health: GraderHealth
+    collapse: CollapseMonitor
     launch: Callable[[], AbstractContextManager[Ranks]] = alone
     checkpoint_every: int = 0
 
     def run(self) -> None:
-        """Everything that is not done yet. Raises NothingKept when a round leaves the Solver without questions."""
+        """Everything that is not done yet.
+
+        Raises NothingKept when a round leaves the Solver without questions, NothingLearned when a phase had no usable
+        update, Collapsed when the monitor was told to stop at its signs.
+        """
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         with self.launch() as self.ranks:
@@ -179,9 +190,7 @@ class SelfPlay:
             seed=seed,
             ranks=self.ranks,
         )
-        self._fit(module, iteration)
-        policy.save(self._path(iteration, "challenger"), write=self.ranks.first)
-        return f"reward {module.step_metrics['challenger/reward']:.3f}"
+        return self._train(module, iteration)
 
     def build_curriculum(self, iteration: int) -> str:
         """D_i: candidates of Q_i, labelled by S_{i-1}, every one of them kept or dropped for a reason."""
@@ -199,10 +208,15 @@ class SelfPlay:
         self.ranks.shared(self.bank.put)(iteration, labelled)
         kept = [question for question in labelled if question.kept]
         audited = self.ranks.shared(self.audit)(labelled)
-        self._log(iteration, {**curriculum_metrics(labelled), **audited, **self.health.look()})
+        metrics = curriculum_metrics(labelled)
+        self._log(iteration, {**metrics, **audited, **self.health.look()})
         self.narrator.advance("chosen")
         if not kept:
             raise NothingKept(_explain_nothing_kept(iteration, labelled))
+        self.collapse.begin()
+        duplicates = 1 - metrics["curriculum/distinct_kept"] / len(kept)
+        with suppress(RollBack):  # there are no weights to roll back here: the sign has been said
+            self.collapse.look({**metrics, "curriculum/duplicate_share": duplicates}, say=self.narrator.say)
         if len(kept) < self.solver.settings.prompts_per_step:
             self.narrator.say(
                 f"warning: only {len(kept)} questions kept, fewer than solver.prompts_per_step "
@@ -234,9 +248,7 @@ class SelfPlay:
             seed=seed,
             ranks=self.ranks,
         )
-        self._fit(module, iteration)
-        policy.save(self._path(iteration, "solver"), write=self.ranks.first)
-        return f"reward {module.step_metrics['solver/reward']:.3f}"
+        return self._train(module, iteration)
 
     def evaluate(self, iteration: int) -> str:
         """S_i under the protocol; iteration 0 is the base model."""
@@ -286,11 +298,34 @@ class SelfPlay:
             return self.bank.path(int(iteration))
         return self._path(int(iteration), "evaluation.json" if kind == "evaluation" else kind)
 
-    def _fit(self, module: GRPOModule, iteration: int) -> None:
+    def _train(self, module: GRPOModule, iteration: int) -> str:
+        """A phase from its start or its checkpoint to the weights that it leaves on disk."""
+        try:
+            learned = self._fit(module, iteration)
+        except RollBack as sign:
+            return f"rolled back to the weights before this phase: {sign}"
+        if not learned["finite updates"]:
+            raise NothingLearned(
+                f"iteration {iteration}: no update of the {module.stage} had a finite gradient, so it learned nothing. "
+                f"Lower {module.stage}.optimizer.lr or look at its rewards, and start a new run."
+            )
+        module.policy.save(self._path(iteration, module.stage), write=self.ranks.first)
+        if not learned["different rewards"]:
+            self.narrator.say(
+                f"warning: no group of the {module.stage} had different rewards in any step: "
+                "there was nothing to tell good from bad by"
+            )
+        return f"reward {module.step_metrics[f'{module.stage}/reward']:.3f}"
+
+    def _fit(self, module: GRPOModule, iteration: int) -> dict[str, int]:
+        """Trains; in how many steps there was a finite update, and different rewards within a group."""
         needed = checkpoint.space_needed(module.policy, checkpoints=bool(self.checkpoint_every))
         require_space(self.directory, needed, purpose=f"training the {module.stage}")
         stage = f"{iteration}/{module.stage}"
-        if paused := self.ledger.paused(stage):
+        paused = self.ledger.paused(stage) or {}
+        learned = dict(paused.get("learned", {"finite updates": 0, "different rewards": 0}))
+        self.collapse.begin(paused.get("streaks"))
+        if paused:
             self._go_on(module, paused)
 
         def after_step(metrics: Mapping[str, float]) -> None:
@@ -299,23 +334,26 @@ class SelfPlay:
                 f"reward {metrics[f'{module.stage}/reward']:.3f}  "
                 f"length {metrics[f'{module.stage}/completions/mean_length']:.0f}"
             )
+            learned["finite updates"] += metrics[f"{module.stage}/skipped_steps"] < 1
+            learned["different rewards"] += metrics[f"{module.stage}/frac_reward_zero_std"] < 1
+            self.collapse.look(metrics, say=self.narrator.say)
             done = module.rollouts_done
             if self.checkpoint_every and done % self.checkpoint_every == 0 and done < len(module.batches):
-                self._pause(module, stage)
+                self._pause(module, stage, {"learned": learned, "streaks": self.collapse.streaks})
 
         fit(module, make_trainer=self.make_trainer, after_step=after_step, directory=self.directory)
+        return learned
 
-    def _pause(self, module: GRPOModule, stage: str) -> None:
+    def _pause(self, module: GRPOModule, stage: str, memory: Mapping[str, Any]) -> None:
         """A checkpoint inside a phase."""
         path = self.directory / CHECKPOINTS / f"{stage.replace('/', '_')}_{module.rollouts_done}"
         optimizer = module.optimizers(use_pl_optimizer=False)
         checkpoint.save(path, model=module.model, optimizer=optimizer, write=self.ranks.first)  # type: ignore[arg-type]
-        self.ranks.shared(self._commit_pause)(stage, path, module.rollouts_done)
+        self.ranks.shared(self._commit_pause)(stage, path, {"rollouts": module.rollouts_done, **memory})
 
-    def _commit_pause(self, stage: str, path: Path, rollouts: int) -> None:
-        result = {"rollouts": rollouts, "path": path.relative_to(self.directory).as_posix()}
-        files = fingerprints([path], root=self.directory)
-        self.ledger.pause(stage, result, files=files, metrics=self.record.position())
+    def _commit_pause(self, stage: str, path: Path, result: Mapping[str, Any]) -> None:
+        files, place = fingerprints([path], root=self.directory), path.relative_to(self.directory).as_posix()
+        self.ledger.pause(stage, {**result, "path": place}, files=files, metrics=self.record.position())
         for other in path.parent.iterdir():
             if other != path:
                 shutil.rmtree(other)

@@ -21,7 +21,8 @@ LAYERS = (
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
     {"prompts", "parsing", "grading", "voting", "repetition", "rewards"}
     | {"grpo", "batching", "logprobs", "distributed", "policy", "reference"},
-    {"modules", "phases", "engines", "curriculum", "bank", "ledger", "tracking", "progress", "health"} | {"checkpoint"},
+    {"modules", "phases", "engines", "curriculum", "bank", "ledger", "tracking", "progress", "health"}
+    | {"checkpoint", "collapse"},
     {"selfplay"},
 )
 """What lies in rzero/, lowest first: an import goes to the same layer or to one before it."""

@@ -12,6 +12,7 @@ import torch
 
 from experiments.torture.attempts import end_state
 from rzero.bank import JsonlBank
+from rzero.collapse import CollapseMonitor
 from rzero.curriculum import BandCurriculum, CentredBand
 from rzero.durable import remove_leftovers, write_atomically
 from rzero.engines.scripted import ScriptedEngine
@@ -103,7 +104,7 @@ def tiny_run(directory: Path, base: Path, *, script: Any = reply, role: Any = No
         "solver": SolverPhase(reward=lambda seed: pay_solver, **grpo), "suite": Suite(),
         "audit": lambda labelled: {}, "bank": JsonlBank(directory / "questions"), "ledger": ledger,
         "tracker": record, "record": record, "save_scores": save_scores,
-        "health": GraderHealth(None, alarm_share=1.0),
+        "health": GraderHealth(None, alarm_share=1.0), "collapse": CollapseMonitor(limits={}),
     }  # fmt: skip
     return SelfPlay(directory=directory, **{**parts, **changes})
 

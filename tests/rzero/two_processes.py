@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,12 @@ def follow_training(base: str, folder: str, seat: Seat) -> None:
     logging.disable()
     with seat.join() as ranks:
         train_all(Path(base), Path(folder), ranks)
+
+
+def follow_and_wait(seat: Seat) -> None:
+    with seat.join() as ranks:
+        ranks.gather(os.getpid())
+        time.sleep(300)
 
 
 def follow_and_fail(seat: Seat) -> None:
