@@ -75,7 +75,7 @@ def torture(cfg: DictConfig, *, kills: int, seed: int, folder: Path) -> dict[str
         "kills": len(done),
         "seed": seed,
         "by_kind": {kind: sum(type(kill).__name__ == kind for kill in done) for kind in KINDS},
-        "in_recovery": in_recovery(done),
+        "in_recovery": in_recovery(done, seconds=seconds),
         "restarts": restarts,
         "runs": runs,
         "differing": len(differences),

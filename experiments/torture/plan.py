@@ -35,9 +35,9 @@ class AtCall:
 
 Kill = AtBoundary | AtInstant | AtCall
 
-RECOVERY_S = 0.5
-"""An attempt that is younger than this is still reading what an earlier one left."""
-CALLS = 120
+RECOVERY = 0.1
+"""Up to this share of an untouched run's time an attempt is still reading what an earlier one left."""
+CALLS = 60
 """Upper bound of the system calls to choose from; an attempt that makes fewer ends unharmed and is not counted."""
 
 
@@ -69,12 +69,12 @@ def plan(cfg: DictConfig, *, kills: int, seed: int, seconds: float) -> list[Kill
 def _random_kill(rng: random.Random, seconds: float) -> Kill:
     kind = rng.randrange(3)
     if kind == 0:
-        return AtInstant(seconds=rng.uniform(0, RECOVERY_S))
+        return AtInstant(seconds=rng.uniform(0, RECOVERY * seconds))
     if kind == 1:
-        return AtInstant(seconds=rng.uniform(RECOVERY_S, seconds))
+        return AtInstant(seconds=rng.uniform(RECOVERY * seconds, seconds))
     return AtCall(number=rng.randrange(1, CALLS))
 
 
-def in_recovery(kills: Sequence[Kill]) -> int:
+def in_recovery(kills: Sequence[Kill], *, seconds: float) -> int:
     """How many of them hit a process that was still reading what an earlier one left."""
-    return sum(isinstance(kill, AtInstant) and kill.seconds < RECOVERY_S for kill in kills)
+    return sum(isinstance(kill, AtInstant) and kill.seconds < RECOVERY * seconds for kill in kills)
