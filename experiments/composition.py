@@ -80,7 +80,7 @@ def _ledger(cfg: DictConfig, directory: Path, seat: Seat | None) -> Ledger:
     ledger = Ledger.open(directory / "state.json")
     if seat is None:
         remove_leftovers(directory)
-        ledger.forget_damaged(directory)
+        ledger.recover(directory)
         ledger.config = ledger.config or OmegaConf.to_yaml(cfg)
     return ledger
 

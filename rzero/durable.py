@@ -25,7 +25,7 @@ _LEFTOVERS = (".tmp", ".partial", ".old")
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace the file `path` by `data`. Raises OSError with the path in it; the old content is then still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with new_file(temporary) as file:
             file.write(data)
@@ -138,6 +138,19 @@ def remove_leftovers(directory: Path) -> None:
         for name in files:
             if name.startswith(".") and name.endswith(_LEFTOVERS):
                 (Path(folder) / name).unlink()
+
+
+def set_aside(directory: Path, names: Iterable[str]) -> None:
+    """Move files of `directory` into its folder `set_aside`, under the names they had; folders left empty go."""
+    for name in names:
+        path, target = directory / name, directory / "set_aside" / name
+        if path.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+        for folder in path.parents:
+            if folder == directory or not folder.exists() or any(folder.iterdir()):
+                break
+            folder.rmdir()
 
 
 def require_space(directory: Path, needed: int, *, purpose: str) -> None:

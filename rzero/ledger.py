@@ -3,7 +3,7 @@
 `state.json` names the completed stages in order, and, inside a phase, its last checkpoint. Each entry holds the sha256
 of every file it left behind and of the metrics up to its end. Files are durable before their entry is added, and it
 is added in one atomic write, so whatever the ledger names is complete, and whatever it does not name is done again.
-Before anything is used it is compared with its entry (`forget_damaged`).
+Before anything is used it is compared with its entry (`recover`).
 
 The file holds a checksum of itself; `state.previous.json` is the state before the last commit, for when a disk loses
 the newest one.
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rzero.durable import damage, write_atomically
+from rzero.durable import damage, set_aside, write_atomically
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,18 +140,27 @@ class Ledger:
         self.checkpoint = Commit(result={"stage": stage, **result}, files=files, metrics=metrics, step=self.step)
         self._write()
 
-    def forget_damaged(self, directory: Path) -> None:
+    def recover(self, directory: Path) -> None:
+        """Go back to what is whole on disk (`forget_damaged`). Files of what is given up are moved to `set_aside/`:
+        work that is repeated must not find them, and nothing is deleted that somebody may still want.
+        """
+        set_aside(directory, self.forget_damaged(directory))
+        if self.notes:
+            self._write()
+
+    def forget_damaged(self, directory: Path) -> list[str]:
         """Compare everything with its fingerprint. The first damaged stage and all later ones are to be done again.
 
-        `notes` says what was found. Work that is not named any more is overwritten when it is repeated.
+        `notes` says what was found. Returns the files of what was given up. Nothing on disk is touched.
         """
         metrics = directory / "metrics.jsonl"
         written = metrics.read_bytes() if metrics.exists() else b""
+        forgotten: list[str] = []
         for number, commit in enumerate(list(self.stages.values())):
             if reason := commit.damage(directory, written):
                 again = list(self.stages)[number:]
                 for name in again:
-                    del self.stages[name]
+                    forgotten += self.stages.pop(name).files
                 self.checkpoint = None
                 self.notes.append(f"{reason}; {', '.join(again)} will be done again")
                 break
@@ -159,8 +168,7 @@ class Ledger:
             self.notes.append(f"{reason}; {self.checkpoint.result['stage']} starts again from its first step")
             self.checkpoint = None
         self.step = self.last.step
-        if self.notes:
-            self._write()
+        return forgotten
 
     def _write(self) -> None:
         state = {

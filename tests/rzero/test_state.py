@@ -152,8 +152,10 @@ def test_a_damaged_file_takes_its_stage_and_all_later_ones_with_it(tmp_path: Pat
     two_stages(tmp_path)
     (tmp_path / "file1").write_bytes(b"kontent")
     ledger = Ledger.open(tmp_path / "state.json")
-    ledger.forget_damaged(tmp_path)
+    ledger.recover(tmp_path)
     assert list(ledger.stages) == []
+    assert [path.name for path in sorted((tmp_path / "set_aside").iterdir())] == ["file1", "file2"]
+    assert not (tmp_path / "file2").exists(), "work that is repeated does not find what it left"
     [note] = ledger.notes
     assert f"{tmp_path}/file1 is not what was written" in note
     assert "1/challenger, 1/questions will be done again" in note
@@ -162,7 +164,7 @@ def test_a_damaged_file_takes_its_stage_and_all_later_ones_with_it(tmp_path: Pat
     two_stages(tmp_path)
     (tmp_path / "file2").unlink()
     ledger = Ledger.open(tmp_path / "state.json")
-    ledger.forget_damaged(tmp_path)
+    ledger.recover(tmp_path)
     assert list(ledger.stages) == ["1/challenger"]
     assert "file2 is missing" in ledger.notes[0]
     assert ledger.step == 1
@@ -178,7 +180,7 @@ def test_a_damaged_ledger_gives_way_to_the_state_before_it(tmp_path: Path, text:
     ledger = Ledger.open(path)
     assert list(ledger.stages) == ["1/challenger"]
     assert "state.json is damaged" in ledger.notes[0]
-    ledger.forget_damaged(tmp_path)
+    ledger.recover(tmp_path)
     assert Ledger.open(path).notes == []
 
 

@@ -88,7 +88,7 @@ def tiny_run(directory: Path, base: Path, *, script: Any = reply, role: Any = No
     directory.mkdir(exist_ok=True)
     remove_leftovers(directory)
     ledger = Ledger.open(directory / "state.json")
-    ledger.forget_damaged(directory)
+    ledger.recover(directory)
     record = JsonlTracker(directory / "metrics.jsonl")
     record.rewind(ledger.last.metrics.size)
     polling = Polling(votes=2, sampling={"max_tokens": 8}, rule=lambda many: [vote(texts) for texts in many])
