@@ -17,7 +17,7 @@ from experiments.provenance import public_config
 from experiments.resolvers import register_resolvers
 from rzero.bank import JsonlBank
 from rzero.distributed import Ranks, Seat, alone, lead
-from rzero.durable import write_atomically
+from rzero.durable import remove_leftovers, write_atomically
 from rzero.health import GraderHealth
 from rzero.ledger import Ledger
 from rzero.policy import Policy, load_policy
@@ -35,16 +35,20 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
     Raises ValueError or FileNotFoundError with one clear message when a value or a path is wrong.
     """
     register_resolvers(directory)
-    ledger = Ledger.open(directory / "state.json")
+    ledger = _ledger(cfg, directory, seat)
     grader = instantiate(cfg.grader)
     prompts = instantiate(cfg.prompts)
     bank = JsonlBank(directory / "questions")
     challenger, solver = _challenger(cfg.challenger, grader, bank), _solver(cfg.solver, grader, bank)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
     curriculum, launch = _curriculum(cfg.curriculum, grader, bank), seat.join if seat else _launch(cfg, directory)
+    collapse = instantiate(cfg.collapse)
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
     # last, because it opens files: whatever is wrong with the configuration has been said by now
     record, tracker = _record(cfg, directory, ledger) if seat is None else (NullTracker(), NullTracker())
+    narrator = Silent() if seat else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds)
+    for note in ledger.notes if seat is None else ():
+        narrator.say(f"warning: {note}")
     return SelfPlay(
         directory=directory,
         seed=cfg.seed,
@@ -63,18 +67,30 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
         ledger=ledger,
         tracker=tracker,
         record=record,
-        narrator=Silent() if seat else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds),
+        narrator=narrator,
         save_scores=save_scores,
         health=health,
         roles=instantiate(cfg.roles),
+        collapse=collapse,
         launch=launch,
+        checkpoint_every=cfg.checkpoint_every,
     )
+
+
+def _ledger(cfg: DictConfig, directory: Path, seat: Seat | None) -> Ledger:
+    """What is done and still as it was written. Only the first process may clear away what is not."""
+    ledger = Ledger.open(directory / "state.json")
+    if seat is None:
+        remove_leftovers(directory)
+        ledger.recover(directory)
+        ledger.config = ledger.config or OmegaConf.to_yaml(cfg)
+    return ledger
 
 
 def _record(cfg: DictConfig, directory: Path, ledger: Ledger) -> tuple[JsonlTracker, Fanout]:
     """The run's own metrics file, rewound to the last complete stage, and everything that metrics are sent to."""
     record = JsonlTracker(directory / "metrics.jsonl")
-    record.rewind(ledger.metrics_bytes)
+    record.rewind(ledger.last.metrics.size)
     offered = {"config": public_config(cfg), "committed_step": ledger.step}
     return record, Fanout([record, call_with(instantiate(cfg.tracker), offered)])
 

@@ -9,6 +9,7 @@ import re
 import resource
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,17 +54,29 @@ def _without_secrets(key: str, value: Any) -> Any:
     return WITHHELD if isinstance(value, str) and SECRET.search(key) else value
 
 
-def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool) -> None:
-    """Note the start (a new attempt) or the end of an attempt: one of them, or several where a run was resumed."""
-    path = directory / "run.json"
+def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired: Sequence[str] = ()) -> str:
+    """Note the start (a new attempt) or the end of an attempt: one of them, or several where a run was resumed.
+
+    `repaired`: what an attempt found damaged and gave up. Returns a warning when the file itself was damaged: it is
+    kept as run.damaged.json, and the times of earlier attempts are lost. The environment is never written down.
+    """
+    path, warning = directory / "run.json", ""
     now = time.time()
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"attempts": []}
+    manifest: dict[str, Any] = {"attempts": []}
+    if path.exists():
+        try:
+            manifest["attempts"] = list(json.loads(path.read_bytes())["attempts"])
+        except (ValueError, KeyError, TypeError) as error:
+            path.rename(path.with_name("run.damaged.json"))
+            warning = f"{path} is damaged ({error}); the times of earlier attempts are lost"
     if finished:
-        attempt = manifest["attempts"][-1]
-        attempt["finished_unix_s"] = now
-        attempt["peak_rss_gib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        manifest["attempts"][-1] |= {
+            "finished_unix_s": now,
+            "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        }
     else:
-        manifest["attempts"].append({"started_unix_s": now, "commit": commit()})
+        attempt: dict[str, Any] = {"started_unix_s": now, "commit": commit()}
+        manifest["attempts"].append(attempt | ({"repaired": list(repaired)} if repaired else {}))
     manifest |= {
         "name": cfg.name,
         "seed": cfg.seed,
@@ -74,3 +87,4 @@ def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool) -> None:
         "threads": cfg.threads,
     }
     write_atomically(path, json.dumps(manifest, indent=1).encode())
+    return warning

@@ -6,14 +6,18 @@
     python -m experiments.run sweeps=band           # a multirun; the same command goes on where it was stopped
 
 Exit codes: 0 finished; 1 stopped by the user (resumable), or some jobs of a multirun failed; 2 a wrong value, path or
-place; 3 nothing was kept.
+place; 3 nothing was kept or learned, or training collapsed (collapse=stop); 143 stopped by SIGTERM (resumable).
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,8 +33,11 @@ from experiments import PROJECT, rundir
 from experiments.resolvers import register_resolvers
 from experiments.sweeping import jobs
 from experiments.sweeping.places import expand_sweep, job_directory
+from rzero.durable import write_atomically
+from rzero.escaping import checked_name
+from rzero.ledger import Ledger
 
-STOPPED, WRONG, NOTHING_KEPT = 1, 2, 3
+STOPPED, WRONG, FRUITLESS, TERMINATED = 1, 2, 3, 143
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +50,26 @@ class Ending:
     skipped: bool = False
 
 
-WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1}
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: what a scheduler sends before it takes a machine away."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises `Terminated` while the context lasts: everything is closed in order, then the process ends."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1, "checkpoint_every": 0}
 """Keys that belong to the run and to no constructor, and their smallest value."""
 
 
@@ -67,7 +93,7 @@ def expand_policy(arguments: list[str]) -> list[str]:
     return expanded
 
 
-MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds")
+MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every", "collapse")
 """What a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
 
 
@@ -75,7 +101,8 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
     """The configuration a run was started with, apart from `MAY_CHANGE`, and its directory."""
     directory = Path(cfg.resume)
     saved = directory / "config.yaml"
-    if not saved.is_file():
+    original = Ledger.open(directory / "state.json").config
+    if not saved.is_file() and not original:
         raise FileNotFoundError(f"resume={directory}: there is no run (no {saved}); give the directory of a run")
     keys = {text: text.partition("=")[0].partition(".")[0] for text in overrides}
     other = [text for text, key in keys.items() if key != "resume" and key not in MAY_CHANGE]
@@ -83,8 +110,12 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
         raise ValueError(
             f"a resumed run keeps its past; remove {', '.join(other)} (only {', '.join(MAY_CHANGE)} may change)"
         )
-    config = OmegaConf.load(saved)
-    assert isinstance(config, DictConfig)
+    if original and (not saved.is_file() or saved.read_bytes() != original.encode()):
+        Console(stderr=True).print(f"warning: {saved} is not what the run was started with; restored", markup=False)
+        write_atomically(saved, original.encode())
+    config = OmegaConf.create(saved.read_text(encoding="utf-8", errors="replace"))
+    if not isinstance(config, DictConfig):
+        raise ValueError(f"{saved} is no configuration of a run; restore it or start a new run")
     for key in set(MAY_CHANGE) & set(keys.values()):
         config[key] = cfg[key]
     return config, directory
@@ -96,6 +127,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
     if cfg.resume:
         return resumed(cfg, list(job.overrides.task))
     check(cfg)
+    checked_name(str(cfg.name))
     if job.mode == RunMode.MULTIRUN:
         if cfg.directory:
             raise ValueError(
@@ -105,8 +137,20 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
         directory.mkdir(parents=True, exist_ok=True)
     else:
         directory = rundir.create(Path(cfg.directory) if cfg.directory else rundir.default_path(cfg.name, cfg.seed))
-    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    if not (directory / "state.json").exists():  # else a job of a sweep that goes on
+        begin(directory, cfg)
     return cfg, directory
+
+
+def begin(directory: Path, cfg: DictConfig) -> None:
+    """Write down what a run is before anything else; a directory that does not take it is removed again."""
+    text = OmegaConf.to_yaml(cfg)
+    try:
+        write_atomically(directory / "config.yaml", text.encode())
+        Ledger(path=directory / "state.json").begin(text)
+    except OSError:
+        shutil.rmtree(directory, ignore_errors=True)  # so that the same command can be given again
+        raise
 
 
 def execute(cfg: DictConfig) -> Ending:
@@ -116,7 +160,7 @@ def execute(cfg: DictConfig) -> Ending:
 
     def complain(text: object, code: int) -> Ending:
         complaints.print(f"error: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
-        if directory is not None and (directory / "state.json").exists():
+        if directory is not None and (directory / "metrics.jsonl").exists():
             hint = f"nothing is lost; go on with: python -m experiments.run resume={directory}"
             complaints.print(hint, highlight=False, markup=False, soft_wrap=True)
         return Ending(code=code, message=str(text), directory=directory)
@@ -125,16 +169,19 @@ def execute(cfg: DictConfig) -> Ending:
         cfg, directory = prepare(cfg)
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         # a job of a killed sweep may still be running, on another machine for instance: its work is not done twice
-        with rundir.locked(directory, wait=sweep):
+        with terminable(), rundir.locked(directory, wait=sweep):
             if sweep and rundir.finished(directory):
                 return Ending(directory=directory, skipped=True)
-            from rzero.selfplay import NothingKept
+            from rzero.collapse import Collapsed
+            from rzero.selfplay import NothingKept, NothingLearned
 
             try:
                 run_locked(cfg, directory, console)
-            except NothingKept as outcome:
+            except (NothingKept, NothingLearned, Collapsed) as outcome:
                 report(directory, console)
-                return complain(outcome, NOTHING_KEPT)
+                return complain(outcome, FRUITLESS)
+    except Terminated:
+        return complain("stopped by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
         return complain("stopped by the user", STOPPED)
     except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
@@ -154,7 +201,8 @@ def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
     quiet_libraries()
     console.print(f"run directory: {directory}", highlight=False, markup=False, soft_wrap=True)
     selfplay = composition.build(cfg, directory)
-    write_manifest(directory, cfg, finished=False)
+    if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.ledger.notes):
+        console.print(f"warning: {note}", highlight=False, markup=False, soft_wrap=True)
     try:
         selfplay.run()
     finally:

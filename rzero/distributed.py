@@ -28,16 +28,18 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.multiprocessing.spawn import ProcessException
 from torch.nn.parallel import DistributedDataParallel
 
+from rzero.parent import die_with
 from rzero.types import Group, Prompt, Sampling
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_PATIENCE_S = 30.0  # how long a process that failed is given to say why, and one that is ended to end
+_PATIENCE_S = 30.0  # how long a process that failed is given to say why
+_ENDING_S = 10.0  # how long all processes together are given to end when they are told to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +139,10 @@ def lead(*, size: int, follow: Callable[[Seat], None]) -> Iterator[Ranks]:
 
 
 def _follow(index: int, follow: Callable[[Seat], None], leader: Seat) -> None:
+    parent = mp.parent_process()
+    assert parent is not None
+    assert parent.pid is not None
+    die_with(parent.pid)  # torch asks for SIGINT then, which is ignored from here on
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 hears it and ends the others
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # in order, so that grader processes end too
     follow(replace(leader, rank=index + 1))
@@ -148,11 +154,12 @@ def _is_lost_connection(error: Exception) -> bool:
 
 
 def _end(processes: Sequence[Any]) -> None:
+    deadline = time.monotonic() + _ENDING_S
     for process in processes:
         if process.is_alive():
             process.terminate()
     for process in processes:
-        process.join(_PATIENCE_S)
+        process.join(max(0.0, deadline - time.monotonic()))
         if process.is_alive():
             process.kill()
             process.join()
@@ -259,3 +266,10 @@ def exchange(model: nn.Module, *, wrapper: Any, now: bool) -> Iterator[None]:
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """All of a tensor that may be split over ranks. Every rank has to call this, and gets it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def split_like(tensor: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """`tensor`, which every rank holds whole, split over ranks as `other` is where it has the same shape."""
+    if not isinstance(other, DTensor) or tensor.shape != other.shape:
+        return tensor
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)

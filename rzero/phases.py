@@ -36,6 +36,11 @@ class AfterStep(pl.Callback):
 
     def __init__(self, after_step: Callable[[Mapping[str, float]], None]) -> None:
         self.after_step = after_step
+        self.on_terminate = signal.getsignal(signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning's own handler starts a broadcast in the middle of whatever the ranks are doing
+        signal.signal(signal.SIGTERM, self.on_terminate)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
         assert isinstance(pl_module, GRPOModule)
@@ -49,10 +54,14 @@ def fit(
     after_step: Callable[[Mapping[str, float]], None],
     directory: Path,
 ) -> None:
-    """Train `module` through all its batches; raises KeyboardInterrupt when the user asked to stop."""
+    """Train `module` through all its batches after `rollouts_done`.
+
+    Raises KeyboardInterrupt, or what a signal handler raised in its place, when the user asked to stop.
+    """
     trainer = make_trainer(callbacks=[AfterStep(after_step)], default_root_dir=str(directory))
     # Lightning sees numbers only: it rebuilds the collections it is given, and refuses frozen records
-    loader: DataLoader[Any] = DataLoader(range(len(module.batches)), batch_size=None, num_workers=0)  # type: ignore[arg-type]
+    steps: Any = range(module.rollouts_done, len(module.batches))
+    loader: DataLoader[Any] = DataLoader(steps, batch_size=None, num_workers=0)
     module.model.train()  # gradient checkpointing works in this mode only; dropout is the model's own choice
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -63,4 +72,5 @@ def fit(
         except SystemExit as stop:
             # Lightning turns Ctrl-C into a silent exit and leaves SIGINT ignored; the caller has something to say first
             signal.signal(signal.SIGINT, on_interrupt)
-            raise KeyboardInterrupt from stop
+            cause = stop.__context__
+            raise (cause if isinstance(cause, KeyboardInterrupt) else KeyboardInterrupt()) from None

@@ -7,22 +7,25 @@ that the trainer, the rollout engines and the saved directory agree on what "the
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rzero.distributed import whole
+from rzero.durable import new_directory
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -51,25 +54,26 @@ class Policy:
         """Writes an ordinary Hugging Face directory (safetensors, tokenizer, config); LoRA is merged into copies.
 
         With LoRA the adapters alone are saved too, in the subfolder `adapter` (PEFT's format, relative to the weights
-        the phase started from). Files appear under their final names only when all of them are complete. When the
-        model is split over ranks every rank calls this, and one of them with `write`.
+        the phase started from). The directory appears whole and durable or not at all; an older model is replaced,
+        other files are kept. When the model is split over ranks every rank calls this, and one of them with `write`.
+
+        Raises OSError with the path when the disk fails; what was there before is there then.
         """
         weights, adapters = merged_weights(self.model), _adapter_weights(self.model)
         if not write:
             return
         directory = Path(directory)
-        partial = directory.with_name(directory.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        _skeleton(self.model).save_pretrained(partial, state_dict=weights)
-        self.tokenizer.save_pretrained(partial)
-        if adapters:
-            _save_adapters(self.model, adapters, partial / _ADAPTERS)
-        directory.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(directory / _ADAPTERS, ignore_errors=True)
-        for path in sorted(partial.iterdir()):
-            os.replace(path, directory / path.name)
-        partial.rmdir()
+        with new_directory(directory) as partial, tensor_errors(partial):
+            _skeleton(self.model).save_pretrained(partial, state_dict=weights)
+            self.tokenizer.save_pretrained(partial)
+            if adapters:
+                _save_adapters(self.model, adapters, partial / _ADAPTERS)
+            _keep_others(directory, partial)
+
+    def size(self, *, trained: bool = False) -> int:
+        """Bytes of all weights, or of those that are trained."""
+        parameters = (p for p in self.model.parameters() if p.requires_grad or not trained)
+        return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
     def weights_hash(self) -> str:
         """sha256 over names, dtypes, shapes and bytes of the merged weights. Equal after save and load."""
@@ -137,6 +141,15 @@ def load_policy(
     if lora is not None:
         model = _add_lora(model, lora if isinstance(lora, LoraSpec) else LoraSpec(**lora))
     return Policy(model=model, tokenizer=tokenizer)
+
+
+@contextmanager
+def tensor_errors(path: Path) -> Iterator[None]:
+    """What safetensors raises of its own when a file cannot be written, as the OSError that it is."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 @torch.no_grad()
@@ -207,6 +220,14 @@ def _save_adapters(model: Any, adapters: Mapping[str, Tensor], directory: Path) 
     config = copy.deepcopy(model.peft_config[adapter])
     config.inference_mode = True
     config.save_pretrained(str(directory))
+
+
+def _keep_others(directory: Path, successor: Path) -> None:
+    """Files beside an older model that are no part of one also belong to its successor."""
+    for path in directory.glob("*"):
+        is_model = path.name == _ADAPTERS or any(path.match(pattern) for pattern in _WEIGHT_PATTERNS)
+        if not is_model and path.is_file() and not (successor / path.name).exists():
+            os.link(path, successor / path.name)
 
 
 def _add_lora(model: Any, spec: LoraSpec) -> Any:

@@ -6,22 +6,28 @@
         S_i = GRPO(S_{i-1}; reward = answer equals the label)
         evaluate S_i
 
-Every stage is a pure function of the run's seed and of what earlier stages left on disk, so a run that was stopped goes
-on from its last complete stage and ends with the same numbers.
+Every stage is a pure function of the run's seed and of what earlier stages left on disk, and every step of one is a
+function of the weights before it, so a run that was stopped goes on from its last complete stage or checkpoint and ends
+with the same numbers.
 """
 
 from __future__ import annotations
 
+import functools
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rzero import checkpoint
 from rzero.bank import JsonlBank
+from rzero.collapse import CollapseMonitor, RollBack
 from rzero.distributed import Ranks, alone, sharded
+from rzero.durable import fingerprints, require_space
 from rzero.health import GraderHealth
 from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
 from rzero.ledger import Ledger
@@ -36,7 +42,12 @@ from rzero.roles import TWO_MODELS, Role, Roles
 from rzero.seeding import derive
 from rzero.types import Artifact, LabelledQuestion, Question, Sampling, Vote
 
+CHECKPOINTS = "checkpoints"  # the folder of a run for the phase in progress
 VoteMany = Callable[[Sequence[Sequence[str]]], list[Vote]]
+
+
+class NothingLearned(RuntimeError):
+    """Not one update of a phase had a finite gradient: its weights are those it started from."""
 
 
 class NothingKept(RuntimeError):
@@ -102,9 +113,10 @@ class SelfPlay:
 
     `base` is where S_0 and Q_0 come from; `load` makes a policy of a path. `make_engine` is called twice: the learning
     policy and the frozen Solver are sampled in the same step. `audit` measures questions from outside and returns
-    numbers for the tracker; nothing it says is kept for training. `health` watches the grader. `roles` says whose
-    weights a role starts from in a round. `launch` is entered for the whole run and says which of several processes
-    this one is: all of them run the same loop, and only the first writes.
+    numbers for the tracker; nothing it says is kept for training. `health` watches the grader, `collapse` the metrics.
+    `roles` says whose weights a role starts from in a round. `launch` is entered for the whole run and says which of
+    several processes this one is: all of them run the same loop, and only the first writes. checkpoint_every: steps
+    between checkpoints inside a phase; 0: none, a stopped phase starts again.
     """
 
     directory: Path
@@ -127,22 +139,28 @@ class SelfPlay:
     narrator: Narrator
     save_scores: Callable[[Path, Any], None]
     health: GraderHealth
+    collapse: CollapseMonitor
     roles: Roles = TWO_MODELS
     launch: Callable[[], AbstractContextManager[Ranks]] = alone
+    checkpoint_every: int = 0
 
     def run(self) -> None:
-        """Everything that is not done yet. Raises NothingKept when a round leaves the Solver without questions."""
+        """Everything that is not done yet.
+
+        Raises NothingKept when a round leaves the Solver without questions, NothingLearned when a phase had no usable
+        update, Collapsed when the monitor was told to stop at its signs.
+        """
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         with self.launch() as self.ranks:
             self.learning, self.frozen = (sharded(self.make_engine(), self.ranks) for _ in range(2))
             try:
-                self._stage("0/evaluation", 0, self.evaluate)
+                self._stage("evaluation", 0, self.evaluate)
                 for iteration in range(1, self.iterations + 1):
-                    self._stage(f"{iteration}/challenger", iteration, self.fit_challenger)
-                    self._stage(f"{iteration}/questions", iteration, self.build_curriculum)
-                    self._stage(f"{iteration}/solver", iteration, self.fit_solver)
-                    self._stage(f"{iteration}/evaluation", iteration, self.evaluate)
+                    self._stage("challenger", iteration, self.fit_challenger)
+                    self._stage("questions", iteration, self.build_curriculum)
+                    self._stage("solver", iteration, self.fit_solver)
+                    self._stage("evaluation", iteration, self.evaluate)
             finally:
                 self.learning.close()
                 self.frozen.close()
@@ -177,12 +195,8 @@ class SelfPlay:
             seed=seed,
             ranks=self.ranks,
         )
-        self._fit(module, iteration)
-        path = self._path(iteration, "challenger")
-        policy.save(path, write=self.ranks.first)
         made_of = self._origin(*self.roles.predecessor("challenger", iteration)), self._origin("solver", iteration - 1)
-        self.tracker.artifact(Artifact(kind="challenger", iteration=iteration, path=path, made_of=made_of))
-        return f"reward {module.step_metrics['challenger/reward']:.3f}"
+        return self._train(module, iteration, made_of=made_of)
 
     def build_curriculum(self, iteration: int) -> str:
         """D_i: candidates of Q_i, labelled by S_{i-1}, every one of them kept or dropped for a reason."""
@@ -200,7 +214,8 @@ class SelfPlay:
         self.ranks.shared(self.bank.put)(iteration, labelled)
         kept = [question for question in labelled if question.kept]
         audited = self.ranks.shared(self.audit)(labelled)
-        self._log(iteration, {**curriculum_metrics(labelled), **audited, **self.health.look()})
+        metrics = curriculum_metrics(labelled)
+        self._log(iteration, {**metrics, **audited, **self.health.look()})
         self.tracker.questions(labelled, step=self.ledger.step)
         made_of = self._origin("challenger", iteration), self._origin("solver", iteration - 1)
         bank = self.bank.path(iteration)
@@ -208,6 +223,10 @@ class SelfPlay:
         self.narrator.advance("chosen")
         if not kept:
             raise NothingKept(_explain_nothing_kept(iteration, labelled))
+        self.collapse.begin()
+        duplicates = 1 - metrics["curriculum/distinct_kept"] / len(kept)
+        with suppress(RollBack):  # there are no weights to roll back here: the sign has been said
+            self.collapse.look({**metrics, "curriculum/duplicate_share": duplicates}, say=self.narrator.say)
         if len(kept) < self.solver.settings.prompts_per_step:
             self.narrator.say(
                 f"warning: only {len(kept)} questions kept, fewer than solver.prompts_per_step "
@@ -240,12 +259,8 @@ class SelfPlay:
             seed=seed,
             ranks=self.ranks,
         )
-        self._fit(module, iteration)
-        path = self._path(iteration, "solver")
-        policy.save(path, write=self.ranks.first)
         made_of = f"questions_{iteration}", self._origin(*self.roles.predecessor("solver", iteration))
-        self.tracker.artifact(Artifact(kind="solver", iteration=iteration, path=path, made_of=made_of))
-        return f"reward {module.step_metrics['solver/reward']:.3f}"
+        return self._train(module, iteration, made_of=made_of)
 
     def evaluate(self, iteration: int) -> str:
         """S_i under the protocol; iteration 0 is the base model."""
@@ -270,7 +285,8 @@ class SelfPlay:
                 votes[index] = vote
         return votes
 
-    def _stage(self, name: str, iteration: int, work: Callable[[int], str]) -> None:
+    def _stage(self, kind: str, iteration: int, work: Callable[[int], str]) -> None:
+        name = f"{iteration}/{kind}"
         if self.ledger.done(name):
             return
         started = time.monotonic()
@@ -282,17 +298,86 @@ class SelfPlay:
             self.narrator.say(warning)
 
     def _commit(self, name: str, result: dict[str, Any]) -> None:
-        self.ledger.complete(name, result, metrics_bytes=self.record.position(), step=self.ledger.step)
+        written = self._written(name)
+        files = fingerprints([written], root=self.directory) if written.exists() else {}
+        self.ledger.complete(name, result, files=files, metrics=self.record.position())
+        shutil.rmtree(self.directory / CHECKPOINTS, ignore_errors=True)
 
-    def _fit(self, module: GRPOModule, iteration: int) -> None:
+    def _written(self, name: str) -> Path:
+        """What a stage leaves on disk besides metrics; a role that was not trained leaves nothing."""
+        iteration, kind = name.split("/")
+        if kind == "questions":
+            return self.bank.path(int(iteration))
+        return self._path(int(iteration), "evaluation.json" if kind == "evaluation" else kind)
+
+    def _train(self, module: GRPOModule, iteration: int, *, made_of: tuple[str, ...]) -> str:
+        """A phase from its start or its checkpoint to the weights that it leaves on disk; `made_of`: their lineage."""
+        try:
+            learned = self._fit(module, iteration)
+        except RollBack as sign:
+            return f"rolled back to the weights before this phase: {sign}"
+        if not learned["finite updates"]:
+            raise NothingLearned(
+                f"iteration {iteration}: no update of the {module.stage} had a finite gradient, so it learned nothing. "
+                f"Lower {module.stage}.optimizer.lr or look at its rewards, and start a new run."
+            )
+        path = self._path(iteration, module.stage)
+        module.policy.save(path, write=self.ranks.first)
+        self.tracker.artifact(Artifact(kind=module.stage, iteration=iteration, path=path, made_of=made_of))
+        if not learned["different rewards"]:
+            self.narrator.say(
+                f"warning: no group of the {module.stage} had different rewards in any step: "
+                "there was nothing to tell good from bad by"
+            )
+        return f"reward {module.step_metrics[f'{module.stage}/reward']:.3f}"
+
+    def _fit(self, module: GRPOModule, iteration: int) -> dict[str, int]:
+        """Trains; in how many steps there was a finite update, and different rewards within a group."""
+        needed = checkpoint.space_needed(module.policy, checkpoints=bool(self.checkpoint_every))
+        require_space(self.directory, needed, purpose=f"training the {module.stage}")
+        stage = f"{iteration}/{module.stage}"
+        paused = self.ledger.paused(stage) or {}
+        learned = dict(paused.get("learned", {"finite updates": 0, "different rewards": 0}))
+        self.collapse.begin(paused.get("streaks"))
+        if paused:
+            self._go_on(module, paused)
+
         def after_step(metrics: Mapping[str, float]) -> None:
             self._log(iteration, metrics)
-            stage = module.stage
             self.narrator.advance(
-                f"reward {metrics[f'{stage}/reward']:.3f}  length {metrics[f'{stage}/completions/mean_length']:.0f}"
+                f"reward {metrics[f'{module.stage}/reward']:.3f}  "
+                f"length {metrics[f'{module.stage}/completions/mean_length']:.0f}"
             )
+            learned["finite updates"] += metrics[f"{module.stage}/skipped_steps"] < 1
+            learned["different rewards"] += metrics[f"{module.stage}/frac_reward_zero_std"] < 1
+            self.collapse.look(metrics, say=self.narrator.say)
+            done = module.rollouts_done
+            if self.checkpoint_every and done % self.checkpoint_every == 0 and done < len(module.batches):
+                self._pause(module, stage, {"learned": learned, "streaks": self.collapse.streaks})
 
         fit(module, make_trainer=self.make_trainer, after_step=after_step, directory=self.directory)
+        return learned
+
+    def _pause(self, module: GRPOModule, stage: str, memory: Mapping[str, Any]) -> None:
+        """A checkpoint inside a phase."""
+        path = self.directory / CHECKPOINTS / f"{stage.replace('/', '_')}_{module.rollouts_done}"
+        optimizer = module.optimizers(use_pl_optimizer=False)
+        checkpoint.save(path, model=module.model, optimizer=optimizer, write=self.ranks.first)  # type: ignore[arg-type]
+        self.ranks.shared(self._commit_pause)(stage, path, {"rollouts": module.rollouts_done, **memory})
+
+    def _commit_pause(self, stage: str, path: Path, result: Mapping[str, Any]) -> None:
+        files, place = fingerprints([path], root=self.directory), path.relative_to(self.directory).as_posix()
+        self.ledger.pause(stage, {**result, "path": place}, files=files, metrics=self.record.position())
+        for other in path.parent.iterdir():
+            if other != path:
+                shutil.rmtree(other)
+
+    def _go_on(self, module: GRPOModule, paused: Mapping[str, Any]) -> None:
+        path = self.directory / paused["path"]
+        checkpoint.load_weights(path, module.model)
+        module.rollouts_done = paused["rollouts"]
+        module.restore_optimizer = functools.partial(checkpoint.load_optimizer, path)
+        self.narrator.advance(f"going on after step {module.rollouts_done}", module.rollouts_done)
 
     def _log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.ledger.step += 1

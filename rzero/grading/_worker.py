@@ -6,7 +6,6 @@ until the kernel kills it for exceeding its budget; the keeper then answers {"di
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import mmap
@@ -16,14 +15,15 @@ import signal
 import sys
 import time
 
-_PR_SET_PDEATHSIG = 1
+from rzero.parent import die_with
+
 _DONE, _RECYCLE = 0, 3
 _STAGES = {1: "parse_left", 2: "parse_right", 3: "compare"}
 
 
 def main(arguments: list[str]) -> None:
     parent, parse_cpu, compare_cpu, memory_mb, requests = arguments
-    _die_with(int(parent))
+    die_with(int(parent))
     from rzero.grading import symbolic
 
     symbolic.warm_up()
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
         stage[0] = 0
         pid = os.fork()
         if pid == 0:
-            _die_with(keeper)
+            die_with(keeper)
             _limit_memory(int(memory_mb))
             os._exit(_serve(symbolic, stage, (float(parse_cpu), float(compare_cpu)), int(requests)))
         _, status, _ = os.wait4(pid, 0)
@@ -44,13 +44,6 @@ def main(arguments: list[str]) -> None:
             _write({"died": _cause(status), "stage": _STAGES[stage[0]]})
         elif not (os.WIFEXITED(status) and os.WEXITSTATUS(status) == _RECYCLE):
             _write({"lost": True})  # killed from outside between requests, perhaps with one read but not begun
-
-
-def _die_with(parent: int) -> None:
-    """Ask the kernel for SIGKILL when the parent dies, and leave at once if it is dead already."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def _limit_memory(megabytes: int) -> None:

@@ -29,6 +29,7 @@ from rzero.modules.metrics import add_up, rollout_metrics, speed, timed, update_
 from rzero.modules.settings import GRPOSettings
 from rzero.policy import Policy
 from rzero.reference import AdaptersOff, FrozenCopy
+from rzero.roles import Role
 from rzero.seeding import derive
 from rzero.types import Group, Prompt, RewardBreakdown
 
@@ -42,9 +43,11 @@ class GRPOModule(pl.LightningModule):
     engine: samples from the policy. batches: what `prompts` and `pay` of each step are given; a step's index comes from
     the data loader. seed: of the phase; rollout i uses `derive(seed, "rollout", i)`. ranks: the processes that
     share the work; `engine` and `pay` then give every one of them the same groups and rewards.
+
+    A phase that goes on from a checkpoint has `rollouts_done` and `restore_optimizer` set before it is fitted.
     """
 
-    stage: str
+    stage: Role
 
     def __init__(
         self,
@@ -66,6 +69,7 @@ class GRPOModule(pl.LightningModule):
         self.reference, self.ranks = reference, ranks
         self._make_optimizer, self.batches, self.seed = optimizer, batches, seed
         self.rollouts_done = 0
+        self.restore_optimizer: Callable[[torch.optim.Optimizer], None] | None = None
         self.step_metrics: dict[str, float] = {}
         loss.check_sampling(settings.rollout_sampling(seed=0))
         if loss.needs_reference and reference is None:
@@ -96,11 +100,16 @@ class GRPOModule(pl.LightningModule):
             self.reference.model.to(self.device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self._make_optimizer([p for p in self.model.parameters() if p.requires_grad])
+        optimizer = self._make_optimizer([p for p in self.model.parameters() if p.requires_grad])
+        if self.restore_optimizer is not None:
+            self.restore_optimizer(optimizer)
+        return optimizer
 
     def training_step(self, step: Any, batch_index: int) -> None:
         """One rollout and its `updates_per_rollout` optimiser steps; metrics are left in `step_metrics`."""
         batch = self.batches[int(step)]
+        # only models with dropout look at this generator; a resumed phase then drops what it would have dropped
+        torch.manual_seed(derive(self.seed, "dropout", self.rollouts_done, self.ranks.rank))
         metrics: dict[str, float] = {}
         with timed(metrics, "step"):
             with timed(metrics, "rollout"):

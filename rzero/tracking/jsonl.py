@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rzero.durable import write_all
+from rzero.ledger import Position
 from rzero.types import Artifact, LabelledQuestion
 
 TIME_PREFIXES = ("time/", "timing_s/", "perf/")
@@ -27,25 +30,37 @@ class JsonlTracker:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - lives as long as the run
+        self._open()
+
+    def _open(self) -> None:
+        self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115 - lives as long as the run
+        written = self.path.read_bytes()
+        self._size, self._digest = len(written), hashlib.sha256(written)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         row = {"step": step, "time/unix_s": round(time.time(), 3)}
         row.update({name: value if math.isfinite(value) else None for name, value in metrics.items()})  # type: ignore[misc]
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        line = json.dumps(row).encode() + b"\n"
+        try:
+            write_all(self._file.fileno(), line)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        self._size += len(line)
+        self._digest.update(line)
 
-    def position(self) -> int:
-        """Bytes that are safely on disk: what a resumed run keeps."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        return self.path.stat().st_size
+    def position(self) -> Position:
+        """What is safely on disk now: what a resumed run keeps. Raises OSError when the disk does not take it."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        return Position(size=self._size, sha256=self._digest.hexdigest())
 
-    def rewind(self, position: int) -> None:
-        """Forget everything after `position`: the metrics of work that is about to be repeated."""
+    def rewind(self, size: int) -> None:
+        """Forget everything after the first `size` bytes: the metrics of work that is about to be repeated."""
         self._file.close()
-        os.truncate(self.path, position)
-        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        os.truncate(self.path, size)
+        self._open()
 
     def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None: ...
 

@@ -140,8 +140,9 @@ class RunWriter:
         tracker.close()
 
     def _complete(self, stage: str, seconds: float) -> None:
-        position = (self.path / "metrics.jsonl").stat().st_size
-        self.ledger.complete(stage, {"summary": "", "seconds": seconds}, metrics_bytes=position, step=self.ledger.step)
+        tracker = JsonlTracker(self.path / "metrics.jsonl")
+        self.ledger.complete(stage, {"summary": "", "seconds": seconds}, files={}, metrics=tracker.position())
+        tracker.close()
 
 
 def finished_run(path: Path, **changes: object) -> RunWriter:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT, composition
 from experiments.recipe import recipe
+from rzero.collapse import Limit, roll_back, stop, warn
 from rzero.rewards import OfficialChallengerReward, PaperChallengerReward
 from rzero.selfplay import SelfPlay
 from tests.experiments.small import config
@@ -78,6 +79,19 @@ def test_every_experiment_composes_without_true_answers(experiment: str, tmp_pat
     assert not answers_reach_training(cfg)
     selfplay = composition.build(cfg, tmp_path)
     assert selfplay.iterations >= 1
+    selfplay.tracker.close()
+
+
+@pytest.mark.parametrize("name", options("collapse"))
+def test_every_answer_to_collapse_builds_with_its_limits(name: str, tmp_path: Path) -> None:
+    selfplay = built(tmp_path, f"collapse={name}")
+    assert selfplay.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
+    assert all(isinstance(limit, Limit) for limit in selfplay.collapse.limits.values())
+    said: list[str] = []
+    selfplay.collapse.act = warn
+    for _ in range(3):
+        selfplay.collapse.look({"solver/kl": 100.0}, say=said.append)
+    assert len(said) == 1
     selfplay.tracker.close()
 
 

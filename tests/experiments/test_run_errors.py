@@ -54,6 +54,8 @@ def test_help_explains_groups_and_examples(run: Callable[..., Result]) -> None:
         (["curriculum/rule=closed", "curriculum.rule.band.low=0.8", "curriculum.rule.band.high=0.3"], ["low", "0.8"]),
         (["policy=/no/such/place"], ["/no/such/place", "does not exist"]),
         (["iterations=0"], ["iterations", "at least 1"]),
+        (["name=../elsewhere"], ["'../elsewhere' cannot be a name"]),
+        (["checkpoint_every=-1"], ["checkpoint_every", "at least 0"]),
         (["seed=many"], ["seed", "many"]),
         (["challenger.settings.sampling.top_p=1.5"], ["top_p", "1.5"]),
         (["benchmarks.benchmarks.split=train"], ["split", "dev, test", "train"]),

@@ -14,14 +14,15 @@ from omegaconf import OmegaConf
 from experiments import composition
 from experiments.provenance import public_config
 from experiments.resolvers import group
-from rzero.ledger import Ledger
+from rzero.ledger import Ledger, Position
 from rzero.tracking import CsvTracker, WandbTracker
 from tests.experiments.small import config
 
 
 def test_a_resumed_run_tells_its_tracker_what_is_complete(tmp_path: Path) -> None:
     ledger = Ledger.open(tmp_path / "state.json")
-    ledger.complete("0/evaluation", {}, metrics_bytes=0, step=1)
+    ledger.step = 1
+    ledger.complete("0/evaluation", {}, files={}, metrics=Position())
     before = CsvTracker(path=tmp_path / "metrics.csv")
     for step in (1, 2):
         before.log({"solver/reward": 0.5}, step=step)

@@ -76,6 +76,19 @@ def test_two_processes_train_as_one_does(trained: Path, base: Path, role: str, t
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("role", "tuning", "strategy"), CASES)
+def test_several_processes_go_on_exactly_from_a_checkpoint(
+    trained: Path, role: str, tuning: str, strategy: str
+) -> None:
+    """With weights and optimiser split over them or not."""
+    whole = load_file(trained / f"{role}_{tuning}_{strategy}" / "model.safetensors")
+    resumed = load_file(trained / f"{role}_{tuning}_{strategy}_resumed" / "model.safetensors")
+    assert resumed.keys() == whole.keys()
+    for name, tensor in whole.items():
+        assert torch.equal(resumed[name], tensor), name
+
+
+@pytest.mark.slow
 def test_what_several_processes_save_is_an_ordinary_directory(trained: Path, base: Path) -> None:
     """Merged weights load as they are, and the adapters alone give the same model on top of the start."""
     merged = AutoModelForCausalLM.from_pretrained(trained / "solver_lora_fsdp")

@@ -1,6 +1,7 @@
 """Policies: load, save, merge, fingerprint, and the errors of incomplete directories."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -103,6 +104,18 @@ def test_a_copy_is_frozen_and_separate(make_policy):
 def test_merged_weights_of_a_plain_model_are_views(make_policy):
     model = make_policy("qwen3").model
     assert merged_weights(model)["lm_head.weight"].data_ptr() == model.lm_head.weight.data_ptr()
+
+
+def test_a_disk_that_takes_no_more_is_an_oserror_and_leaves_nothing(make_policy, tmp_path):
+    """The kernel refuses the bytes, in whatever language they are written."""
+    policy, limits = make_policy("qwen3"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="model"):
+            policy.save(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pad_token_defaults_to_eos(make_policy, tmp_path):

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from rzero.bank import JsonlBank, from_row, to_row
-from rzero.durable import publish_directory, write_atomically
+from rzero.durable import (
+    fingerprints,
+    new_directory,
+    publish_directory,
+    remove_leftovers,
+    require_space,
+    write_atomically,
+)
 from rzero.ledger import Ledger
 from rzero.phases import question_batches
 from rzero.seeding import derive
@@ -56,17 +63,129 @@ def test_a_published_directory_replaces_a_leftover(tmp_path: Path) -> None:
     assert not (tmp_path / "partial").exists()
 
 
-def test_the_ledger_remembers_completed_stages(tmp_path: Path) -> None:
-    ledger = Ledger.open(tmp_path / "state.json")
-    assert not ledger.done("1/solver")
-    ledger.complete("1/solver", {"summary": "fine"}, metrics_bytes=10, step=3)
+def test_a_folder_that_failed_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
+    with new_directory(tmp_path / "model") as folder:
+        (folder / "weights").write_bytes(b"old")
+    with pytest.raises(ZeroDivisionError), new_directory(tmp_path / "model") as folder:  # noqa: PT012
+        (folder / "weights").write_bytes(b"new")
+        _ = 1 / 0
+    assert (tmp_path / "model" / "weights").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_leftovers_of_a_killed_writer_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "iteration_1" / ".solver.partial").mkdir(parents=True)
+    (tmp_path / "iteration_1" / ".solver.partial" / "half").touch()
+    (tmp_path / ".challenger.old").mkdir()
+    (tmp_path / ".state.json.tmp").touch()
+    kept = [tmp_path / ".lock", tmp_path / "notes.tmp", tmp_path / "iteration_1" / "file"]
+    for path in kept:
+        path.touch()
+    remove_leftovers(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+    assert [path for path in tmp_path.rglob("*") if path.is_dir()] == [tmp_path / "iteration_1"]
+
+
+def test_temporary_files_lie_beside_the_file_so_that_a_rename_is_never_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/nowhere")
+    renamed = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (renamed.append((Path(old), Path(new))), replace(old, new)))
+    write_atomically(tmp_path / "file", b"data")
+    with new_directory(tmp_path / "folder") as folder:
+        (folder / "file").touch()
+    assert len(renamed) == 2
+    assert all(old.parent == new.parent == tmp_path for old, new in renamed)
+
+
+def test_too_little_room_is_said_before_work_begins(tmp_path: Path) -> None:
+    require_space(tmp_path, 1, purpose="a phase")
+    with pytest.raises(OSError, match=r"a phase needs .* MB of disk, only .* are free; make room") as error:
+        require_space(tmp_path, 1 << 60, purpose="a phase")
+    assert error.value.filename == str(tmp_path)
+
+
+def files_of(directory: Path, *names: str) -> dict[str, str]:
+    return fingerprints([directory / name for name in names], root=directory)
+
+
+def two_stages(directory: Path) -> Ledger:
+    """Two completed stages with a file each, and metrics."""
+    ledger, tracker = Ledger.open(directory / "state.json"), JsonlTracker(directory / "metrics.jsonl")
+    ledger.begin("seed: 0")
+    for number, stage in enumerate(("1/challenger", "1/questions"), start=1):
+        write_atomically(directory / f"file{number}", b"content" * number)
+        tracker.log({"reward": 0.5}, step=number)
+        ledger.step = number
+        files = files_of(directory, f"file{number}")
+        ledger.complete(stage, {"summary": "fine"}, files=files, metrics=tracker.position())
+    tracker.close()
+    return ledger
+
+
+def test_the_ledger_remembers_what_is_done(tmp_path: Path) -> None:
+    assert not Ledger.open(tmp_path / "state.json").done("1/questions")
+    ledger = two_stages(tmp_path)
     again = Ledger.open(tmp_path / "state.json")
-    assert again.done("1/solver")
-    assert (again.metrics_bytes, again.step) == (10, 3)
+    assert again.done("1/questions")
+    assert (again.stages, again.step, again.config) == (ledger.stages, 2, "seed: 0")
+    assert again.last.metrics.size == (tmp_path / "metrics.jsonl").stat().st_size
+    again.forget_damaged(tmp_path)
+    assert (again.stages, again.notes) == (ledger.stages, [])
+
+
+def test_a_checkpoint_lasts_until_its_stage_is_complete(tmp_path: Path) -> None:
+    ledger = two_stages(tmp_path)
+    ledger.step = 7
+    ledger.pause("1/solver", {"rollouts": 5}, files={}, metrics=ledger.last.metrics)
+    again = Ledger.open(tmp_path / "state.json")
+    assert again.paused("1/solver") == {"stage": "1/solver", "rollouts": 5}
+    assert again.paused("1/challenger") is None
+    assert (again.step, again.done("1/solver")) == (7, False)
+    again.complete("1/solver", {}, files={}, metrics=ledger.last.metrics)
+    assert Ledger.open(tmp_path / "state.json").paused("1/solver") is None
+
+
+def test_a_damaged_file_takes_its_stage_and_all_later_ones_with_it(tmp_path: Path) -> None:
+    two_stages(tmp_path)
+    (tmp_path / "file1").write_bytes(b"kontent")
+    ledger = Ledger.open(tmp_path / "state.json")
+    ledger.recover(tmp_path)
+    assert list(ledger.stages) == []
+    assert [path.name for path in sorted((tmp_path / "set_aside").iterdir())] == ["file1", "file2"]
+    assert not (tmp_path / "file2").exists(), "work that is repeated does not find what it left"
+    [note] = ledger.notes
+    assert f"{tmp_path}/file1 is not what was written" in note
+    assert "1/challenger, 1/questions will be done again" in note
+    assert list(Ledger.open(tmp_path / "state.json").stages) == []
+
+    two_stages(tmp_path)
+    (tmp_path / "file2").unlink()
+    ledger = Ledger.open(tmp_path / "state.json")
+    ledger.recover(tmp_path)
+    assert list(ledger.stages) == ["1/challenger"]
+    assert "file2 is missing" in ledger.notes[0]
+    assert ledger.step == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"stages": {}}', None])
+def test_a_damaged_ledger_gives_way_to_the_state_before_it(tmp_path: Path, text: str | None) -> None:
+    two_stages(tmp_path)
+    path = tmp_path / "state.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    ledger = Ledger.open(path)
+    assert list(ledger.stages) == ["1/challenger"]
+    assert "state.json is damaged" in ledger.notes[0]
+    ledger.recover(tmp_path)
+    assert Ledger.open(path).notes == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"stages": {}}'])
-def test_a_torn_ledger_is_refused_by_name(tmp_path: Path, text: str) -> None:
+def test_without_a_whole_state_the_run_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "state.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"state\.json is no state file"):
@@ -107,7 +226,8 @@ def test_metrics_rewind_to_a_commit(tmp_path: Path) -> None:
     position = tracker.position()
     tracker.log({"solver/reward": float("nan")}, step=2)
     assert read_metrics(tracker.path)[1]["solver/reward"] is None
-    tracker.rewind(position)
+    tracker.rewind(position.size)
+    assert tracker.position() == position
     tracker.log({"solver/reward": 0.25}, step=2)
     tracker.close()
     assert [row["solver/reward"] for row in read_metrics(tracker.path)] == [0.5, 0.25]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
+from rzero import checkpoint
 from rzero.distributed import Ranks, Seat, sharded
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
@@ -141,21 +144,38 @@ def train(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ra
     policy = load(base, tuning=tuning)
     module = make_module(policy, role=role, ranks=ranks)
     steps: list[dict[str, float]] = []
-    fit(
-        module,
-        make_trainer=functools.partial(make_trainer, **strategy_of(strategy, size=ranks.size)),
-        after_step=lambda metrics: steps.append(dict(metrics)),
-        directory=target.parent,
-    )
+    paused = target.with_name(f"{target.name}_paused")
+
+    def after_step(metrics: Mapping[str, float]) -> None:
+        steps.append(dict(metrics))
+        if len(steps) == 1:
+            optimizer = module.optimizers(use_pl_optimizer=False)
+            checkpoint.save(paused, model=module.model, optimizer=optimizer, write=ranks.first)
+
+    trainer = functools.partial(make_trainer, **strategy_of(strategy, size=ranks.size))
+    fit(module, make_trainer=trainer, after_step=after_step, directory=target.parent)
     policy.save(target, write=ranks.first)
     if ranks.first:
         target.with_suffix(".json").write_text(json.dumps(steps))
+
+
+def go_on(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ranks: Ranks) -> None:
+    """Trains what is left after the checkpoint that `train` made, and leaves the weights (`target`_resumed)."""
+    paused = target.with_name(f"{target.name}_paused")
+    policy = load(base, tuning=tuning)
+    module = make_module(policy, role=role, ranks=ranks)
+    checkpoint.load_weights(paused, policy.model)
+    module.rollouts_done, module.restore_optimizer = 1, functools.partial(checkpoint.load_optimizer, paused)
+    trainer = functools.partial(make_trainer, **strategy_of(strategy, size=ranks.size))
+    fit(module, make_trainer=trainer, after_step=lambda metrics: None, directory=target.parent)
+    policy.save(target.with_name(f"{target.name}_resumed"), write=ranks.first)
 
 
 def train_all(base: Path, folder: Path, ranks: Ranks) -> None:
     for role, tuning, strategy in CASES:
         target = folder / f"{role}_{tuning}_{strategy}"
         train(base, target, role=role, tuning=tuning, strategy=strategy, ranks=ranks)
+        go_on(base, target, role=role, tuning=tuning, strategy=strategy, ranks=ranks)
 
 
 def follow_training(base: str, folder: str, seat: Seat) -> None:
@@ -163,6 +183,12 @@ def follow_training(base: str, folder: str, seat: Seat) -> None:
     logging.disable()
     with seat.join() as ranks:
         train_all(Path(base), Path(folder), ranks)
+
+
+def follow_and_wait(seat: Seat) -> None:
+    with seat.join() as ranks:
+        ranks.gather(os.getpid())
+        time.sleep(300)
 
 
 def follow_and_fail(seat: Seat) -> None:

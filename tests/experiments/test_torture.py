@@ -1,0 +1,72 @@
+"""The harness that kills runs, at the size of a test: some kills, all ends equal; and a short soak."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from experiments import PROJECT
+from experiments.torture.__main__ import differing, main, shrunk
+from experiments.torture.plan import AtBoundary, boundaries, plan
+
+
+def command(module: str, *arguments: str) -> dict[str, object]:
+    """A process of its own, because it forks. What it prints as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--json", *arguments],
+        cwd=PROJECT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report: dict[str, object] = json.loads(done.stdout)
+    return report
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_the_untouched_one_does() -> None:
+    report = command("experiments.torture", "--kills", "6", "--seed", "1")
+    assert report["kills"] == report["restarts"] == 6
+    assert report["differing"] == 0
+    assert report["most_rows_repeated"] in (0, 1), "with a checkpoint after every step"
+
+
+@pytest.mark.slow
+def test_three_rounds_leave_descriptors_and_threads_as_they_were() -> None:
+    report = command("experiments.soak", "--rounds", "3")
+    settled, last = report["after_round"][2:]  # type: ignore[index]
+    assert (last["descriptors"], last["threads"]) == (settled["descriptors"], settled["threads"])
+
+
+def test_all_boundaries_are_visited_when_there_are_kills_enough() -> None:
+    cfg = shrunk()
+    every = boundaries(cfg)
+    stages = {boundary.stage for boundary in every}
+    assert stages == {"0/evaluation"} | {
+        f"{iteration}/{kind}" for iteration in (1, 2) for kind in ("challenger", "questions", "solver", "evaluation")
+    }
+    assert AtBoundary(stage="2/solver", step=2, after=True) in every
+    assert len(every) == 2 * (9 + 2 * (1 + 2))
+    kills = plan(cfg, kills=40, seed=0, seconds=10)
+    assert kills[: len(every)] == every
+    assert len(kills) == 40
+    assert plan(cfg, kills=6, seed=0, seconds=10) == plan(cfg, kills=6, seed=0, seconds=10)
+    assert plan(cfg, kills=6, seed=1, seconds=10) != plan(cfg, kills=6, seed=0, seconds=10)
+    assert sum(isinstance(kill, AtBoundary) for kill in plan(cfg, kills=6, seed=0, seconds=10)) == 3
+
+
+def test_what_differs_is_named() -> None:
+    assert differing({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b", "c"]
+    assert differing({"a": "1"}, {"a": "1"}) == []
+
+
+def test_a_wrong_number_of_kills_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--kills", "0"])
+    assert "--kills must be at least 1, got 0" in capsys.readouterr().err

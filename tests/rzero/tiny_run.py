@@ -1,0 +1,122 @@
+"""The real loop around a model of a few thousand parameters and canned replies: a whole run in a second."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.torture.attempts import end_state
+from rzero.bank import JsonlBank
+from rzero.collapse import CollapseMonitor
+from rzero.curriculum import BandCurriculum, CentredBand
+from rzero.durable import remove_leftovers, write_atomically
+from rzero.engines.scripted import ScriptedEngine
+from rzero.health import GraderHealth
+from rzero.ledger import Ledger
+from rzero.policy import load_policy
+from rzero.progress import Silent
+from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
+from rzero.tracking import JsonlTracker
+from rzero.types import Prompt, Question, RewardBreakdown, Vote
+from tests.rzero.two_processes import make_loss, make_trainer, pay_challenger, settings
+
+REPLIES = ("1", "22", "3 3", "4")
+ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, eps=1e-3)
+
+
+class Prompts:
+    def challenger(self) -> Prompt:
+        return Prompt(user="Pose.")
+
+    def solver(self, question: str) -> Prompt:
+        return Prompt(user=question)
+
+
+class Scores:
+    overall = 50.0
+
+    def metrics(self) -> dict[str, float]:
+        return {"evaluation/overall": self.overall}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"overall": self.overall}
+
+
+class Suite:
+    benchmarks = ()
+
+    def evaluate(self, engine: Any, *, progress: Any = None) -> Scores:
+        return Scores()
+
+
+class Said(Silent):
+    """Remembers what the narrator was told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+    def end(self, summary: str = "") -> None:
+        self.lines.append(summary)
+
+
+def reply(prompt: Prompt, sample: int) -> str:
+    return REPLIES[(sample + len(prompt.user)) % len(REPLIES)]
+
+
+def vote(texts: Sequence[str]) -> Vote:
+    return Vote(label=texts[0], count=1, divisor=2, counts=((texts[0], 1),), answers=tuple(texts))
+
+
+def pay_solver(responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
+    return [RewardBreakdown(total=float(text == label)) for text, label in zip(responses, labels, strict=True)]
+
+
+def save_scores(path: Path, scores: Any) -> None:
+    write_atomically(path, json.dumps(scores.to_json()).encode())
+
+
+def tiny_run(directory: Path, base: Path, *, script: Any = reply, role: Any = None, **changes: Any) -> SelfPlay:
+    """One iteration of two steps a phase from the model in `base`; `role` changes both phases' settings."""
+    directory.mkdir(exist_ok=True)
+    remove_leftovers(directory)
+    ledger = Ledger.open(directory / "state.json")
+    ledger.recover(directory)
+    record = JsonlTracker(directory / "metrics.jsonl")
+    record.rewind(ledger.last.metrics.size)
+    polling = Polling(votes=2, sampling={"max_tokens": 8}, rule=lambda many: [vote(texts) for texts in many])
+    grpo = {"settings": settings(updates_per_rollout=1, **(role or {})), "loss": make_loss(), "optimizer": ADAMW}
+    challenger = ChallengerPhase(parse=parse, polling=polling, reward=lambda seed: pay_challenger, **grpo)
+    rule = BandCurriculum(band=CentredBand(centre=0.5, half_width=0.25))
+    curriculum = CurriculumPhase(candidates=4, sampling={"max_tokens": 8}, parse=parse, polling=polling, rule=rule)
+    parts: dict[str, Any] = {
+        "seed": 0, "iterations": 1, "base": str(base), "checkpoint_every": 1, "narrator": Said(),
+        "load": functools.partial(load_policy, dtype="float32", attn_implementation="sdpa"),
+        "make_engine": lambda: ScriptedEngine(script), "make_trainer": make_trainer, "prompts": Prompts(),
+        "challenger": challenger, "curriculum": curriculum,
+        "solver": SolverPhase(reward=lambda seed: pay_solver, **grpo), "suite": Suite(),
+        "audit": lambda labelled: {}, "bank": JsonlBank(directory / "questions"), "ledger": ledger,
+        "tracker": record, "record": record, "save_scores": save_scores,
+        "health": GraderHealth(None, alarm_share=1.0), "collapse": CollapseMonitor(limits={}),
+    }  # fmt: skip
+    return SelfPlay(directory=directory, **{**parts, **changes})
+
+
+def parse(text: str) -> Question | None:
+    return Question(text=f"What is {text}?", answer=text) if text.strip() else None
+
+
+def execute(run: SelfPlay) -> dict[str, str]:
+    """Runs it; what it ends with, by name."""
+    try:
+        run.run()
+    finally:
+        run.tracker.close()
+    return end_state(run.directory)
