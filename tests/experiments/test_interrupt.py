@@ -112,8 +112,8 @@ def test_sigterm_ends_a_run_in_order_and_no_secret_was_written(tmp_path: Path) -
     for secret in SECRETS.values():
         assert secret not in output + errors
         assert not [path for path, content in written.items() if secret.encode() in content]
-    for name in ("config.yaml", "run.json", "state.json"):
-        assert not [name for name in SECRETS if name.encode() in written[directory / name]]
+    for file in ("config.yaml", "run.json", "state.json"):
+        assert not [name for name in SECRETS if name.encode() in written[directory / file]]
 
 
 @pytest.mark.slow
