@@ -11,8 +11,7 @@ Shapes: B rows still in the wave, T tokens of a response, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +24,7 @@ from rzero.engines.fused import FusedDecoder
 from rzero.engines.generic import GenericDecoder
 from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.sampling import TokenSampler, row_keys
+from rzero.engines.threads import torch_threads
 from rzero.engines.verification import policy_logprobs, probe_prompts, require_agreement
 from rzero.engines.weights import why_not_fused
 from rzero.policy import Policy, merged_weights, unwrap_adapters
@@ -156,7 +156,7 @@ class EmbeddedEngine:
         mine = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
         rows = sorted(mine, key=lambda row: len(prompt_ids[row.prompt]))
         drawn: list[tuple[Row, Completion]] = []
-        with _torch_threads(self._threads):
+        with torch_threads(self._threads):
             for first in range(0, len(rows), self._max_rows):
                 wave = rows[first : first + self._max_rows]
                 drawn += zip(wave, self._run_wave(wave, prompt_ids, sampling), strict=True)
@@ -249,14 +249,3 @@ def _to_completions(drawn: _Drawn, tokenizer: Any) -> list[Completion]:
         stopped=drawn.stopped.tolist(),
         tokenizer=tokenizer,
     )
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """torch's thread count is one number for the whole process: set it for the rollout only."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

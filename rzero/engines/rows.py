@@ -61,6 +61,8 @@ def to_completions(
     ids: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]], *, stopped: Sequence[bool], tokenizer: Any
 ) -> list[Completion]:
     """Completions from sampled ids; `stopped`: the row ended with an eos token, which is kept but is not text."""
+    if not ids:  # some tokenizers decode an empty batch to one empty text
+        return []
     texts = tokenizer.batch_decode(
         [row[:-1] if ended else row for row, ended in zip(ids, stopped, strict=True)],
         skip_special_tokens=True,
