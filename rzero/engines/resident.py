@@ -198,13 +198,13 @@ def build(shape: Architecture, options: dict[str, Any]) -> Any:
         ) from missing
     with tempfile.TemporaryDirectory(prefix="rzero-vllm-") as folder:
         shape.write(Path(folder))
-        options = options | prompts_in_one_piece(shape, options["max_num_batched_tokens"], options["max_model_len"])
+        options = options | {"dtype": shape.dtype}
+        options |= prompts_in_one_piece(shape, options["max_num_batched_tokens"], options["max_model_len"])
         return LLM(
             model=folder,
             load_format="dummy",  # the first sync brings the weights
             skip_tokenizer_init=True,  # prompts come as ids
             generation_config="vllm",
-            dtype=shape.dtype,
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
             seed=0,

@@ -35,12 +35,18 @@ def vllm() -> VllmEngine:
     return VllmEngine(host=host, max_rows=64, max_model_len=None, retries=0, tolerance=1e-4)
 
 
-@pytest.fixture(scope="module", params=[embedded, pytest.param(vllm, marks=pytest.mark.vllm)])
+ENGINES = [embedded, *(pytest.param(name, marks=pytest.mark.vllm) for name in (vllm, "served_engine"))]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
-    """One engine for the whole file: vLLM takes half a minute to start."""
-    made = request.param()
-    yield made
-    made.close()
+    """One engine for the whole file: vLLM takes half a minute to start, a server a minute."""
+    if isinstance(request.param, str):
+        yield request.getfixturevalue(request.param)
+    else:
+        made = request.param()
+        yield made
+        made.close()
 
 
 @pytest.fixture
@@ -244,7 +250,9 @@ def test_progress_ends_with_everything(engine, policy):
     assert seen[-1] == (9, 9)
 
 
-def test_a_closed_engine_can_be_synced_again(engine, policy):
+@pytest.mark.parametrize("make", [embedded, pytest.param(vllm, marks=pytest.mark.vllm)])
+def test_a_closed_engine_can_be_synced_again(make, policy):
+    engine = make()
     engine.sync(policy)
     before = tokens(engine.generate(PROMPTS, GREEDY))
     engine.close()
@@ -252,3 +260,4 @@ def test_a_closed_engine_can_be_synced_again(engine, policy):
         engine.generate(PROMPTS, GREEDY)
     engine.sync(policy)
     assert tokens(engine.generate(PROMPTS, GREEDY)) == before
+    engine.close()
