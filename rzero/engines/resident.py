@@ -185,14 +185,14 @@ def _drawn(output: Any) -> Drawn:
 def build(shape: Architecture, options: dict[str, Any]) -> Any:
     """A `vllm.LLM` of that architecture with dummy weights.
 
-    Raises ModuleNotFoundError naming `make vllm` when vLLM is not installed.
+    Raises RuntimeError naming `make vllm` when vLLM is not installed.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try:
         from vllm import LLM
     except ModuleNotFoundError as missing:
-        raise ModuleNotFoundError(
+        raise RuntimeError(
             f"engine=vllm needs vLLM ({missing}): `make vllm` installs its CPU build; on a GPU machine "
             "`pip install vllm==0.32.0`"
         ) from missing
