@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from rzero.engines.vllm_request import Drawn, RowRequest
 from rzero.policy import Policy
@@ -41,14 +42,14 @@ class HostSettings(Protocol):
     def start(self, *, max_rows: int, max_tokens: int | None) -> Host: ...
 
 
-_OPEN: dict[Any, tuple[Host, set[object]]] = {}
+_OPEN: dict[Any, tuple[Host, WeakSet[Any]]] = {}
 
 
 def borrow(settings: HostSettings, *, tenant: object, max_rows: int, max_tokens: int | None) -> Host:
     """The host with these settings, started when there is none. `tenant` names who borrows it."""
     key = (settings, max_rows, max_tokens)
     if key not in _OPEN:
-        _OPEN[key] = (settings.start(max_rows=max_rows, max_tokens=max_tokens), set())
+        _OPEN[key] = (settings.start(max_rows=max_rows, max_tokens=max_tokens), WeakSet())
     host, tenants = _OPEN[key]
     tenants.add(tenant)
     return host

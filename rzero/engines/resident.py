@@ -1,8 +1,8 @@
 """vLLM in this process: no server, no copy of the weights on disk; one GPU, or this machine's CPU.
 
 vLLM takes a process over when it starts: it seeds the global generators, replaces `torch.set_num_threads`, changes
-environment variables that children inherit, and makes a process group of its own. All but the last is undone here, so
-that training in the same process is what it would be without.
+environment variables that children inherit, and makes a process group of its own. All this is undone, the last when
+nobody needs vLLM any more, so that training in the same process is what it would be without.
 """
 
 from __future__ import annotations
@@ -151,12 +151,21 @@ class ResidentVllm:
         """Snapshots are plain memory."""
 
     def shut_down(self) -> None:
-        self.restart()
+        """Also the process group goes, so that the process is free for another run."""
+        if self._llm is not None:
+            self.restart()
+            _leave_groups()
 
     def _wake(self, part: str) -> None:
         if part in self._asleep:
             self._llm.wake_up(tags=[part])
             self._asleep = tuple(other for other in self._asleep if other != part)
+
+
+def _leave_groups() -> None:
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
 
 
 def _reload(llm: Any, weights: dict[str, Tensor]) -> None:

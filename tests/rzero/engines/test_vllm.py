@@ -131,8 +131,10 @@ def test_a_call_is_repeated_until_the_retries_are_used_up():
 
 def test_without_vllm_the_error_says_what_to_install(policy, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
+    engine = make_engine()
     with pytest.raises(RuntimeError, match="make vllm"):
-        make_engine().sync(policy)
+        engine.sync(policy)
+    engine.close()
 
 
 @pytest.mark.parametrize(
@@ -192,6 +194,7 @@ def test_two_engines_on_one_vllm_keep_their_weights(policy, make_policy):
     assert tokens(frozen.generate(PROMPTS, GREEDY)) == theirs
     assert (learning.version, frozen.version) == (1, 1)
     frozen.close()
+    assert not torch.distributed.is_initialized(), "the process is free for another run"
 
 
 @pytest.mark.vllm
