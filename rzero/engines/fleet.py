@@ -115,7 +115,9 @@ class ServedVllm:
 
     def take(self, policy: Policy) -> Files:
         if dist.is_initialized() and dist.get_world_size() > 1:
-            raise ValueError("engine=vllm_server serves runs of one process: set trainer.devices=1")
+            raise ValueError(
+                "engine=vllm and vllm_server serve runs of one process: set trainer.devices=1 or use engine=embedded"
+            )
         files = Files(architecture=architecture(policy), directory=self._path / f"weights_{next(self._numbers)}")
         files.directory.mkdir()
         files.architecture.write(files.directory)

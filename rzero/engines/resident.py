@@ -110,8 +110,7 @@ class ResidentVllm:
     def take(self, policy: Policy) -> Snapshot:
         if dist.is_initialized() and dist.get_world_size() > 1:
             raise ValueError(
-                "vLLM in the training process cannot serve a run of several processes (trainer.devices): "
-                "use engine=vllm_server or engine=embedded"
+                "engine=vllm and vllm_server serve runs of one process: set trainer.devices=1 or use engine=embedded"
             )
         return Snapshot(architecture=architecture(policy), weights=copied(serving_weights(policy.model)))
 

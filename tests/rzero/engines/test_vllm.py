@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from rzero.engines import resident
+from rzero.engines import fleet, resident
 from rzero.engines.death import EngineDied, repeat_when_dead
+from rzero.engines.fleet import Fleet
+from rzero.engines.replica import Patience
 from rzero.engines.resident import Resident, ResidentVllm, Snapshot
 from rzero.engines.snapshot import architecture, serving_weights, write_weights
 from rzero.engines.vllm import VllmEngine
@@ -20,6 +22,11 @@ HOST = {
     "threads": 1, "kv_cache_gib": 0.25, "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048,
     "enforce_eager": True, "sleep_level": 0,
 }  # fmt: skip
+SERVERS = Fleet(
+    urls=["http://127.0.0.1:1"], replicas=1, devices=(), arguments=(), exchange=None, threads=1, kv_cache_gib=None,
+    gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
+    patience=Patience(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
+)  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 GREEDY = Sampling(temperature=0, max_tokens=12)
 
@@ -127,6 +134,17 @@ def test_a_call_is_repeated_until_the_retries_are_used_up():
     with pytest.raises(ZeroDivisionError):  # what is no death is not repeated
         repeat_when_dead(lambda: 1 // 0, revive=lambda: revived.append(1), retries=2)
     assert len(revived) == 2
+
+
+@pytest.mark.parametrize("module", [resident, fleet])
+def test_a_run_of_several_processes_is_refused(policy, monkeypatch, module):
+    settings = Resident(**HOST) if module is resident else SERVERS
+    host = settings.start(max_rows=4, max_tokens=None)
+    monkeypatch.setattr(module.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(module.dist, "get_world_size", lambda: 2)
+    with pytest.raises(ValueError, match=r"trainer\.devices"):
+        host.take(policy)
+    host.shut_down()
 
 
 def test_without_vllm_the_error_says_what_to_install(policy, monkeypatch):
