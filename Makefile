@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test report which-run vllm clean distclean
+.PHONY: help run test test-vllm report which-run vllm clean distclean
 
 help:
 	@echo 'make run                   set up, then run the micro experiment; ends with the path of its report'
@@ -24,6 +24,7 @@ help:
 	@echo 'make test                  set up, then lint, format check, types and the CPU tests'
 	@echo 'make report RUN=DIR        write the report of a finished or unfinished run again'
 	@echo 'make vllm                  add vLLM for CPUs (optional, 130 MB and its requirements)'
+	@echo 'make test-vllm             add vLLM for CPUs, then test against it (starts real engines and servers)'
 	@echo 'make clean                 remove caches; outputs and the virtual environment stay'
 	@echo 'make distclean             remove the virtual environment too'
 	@echo
@@ -60,6 +61,9 @@ test: $(VENV)/.requirements-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not gpu and not vllm" -n 2 --dist loadfile $(ARGS)
+
+test-vllm: $(VENV)/.requirements-dev $(VENV)/.requirements-vllm
+	$(BIN)/python -m pytest -m vllm $(ARGS)
 
 report: which-run $(VENV)/.requirements
 	$(BIN)/python -m experiments.report $(RUN) $(ARGS)

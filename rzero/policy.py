@@ -193,12 +193,12 @@ def _skeleton(model: Any) -> Any:
     if base is model and not isinstance(model, FSDPModule):
         return model
     with torch.device("meta"):
-        skeleton = _architecture(base)(copy.deepcopy(base.config))
+        skeleton = architecture_of(base)(copy.deepcopy(base.config))
     skeleton.generation_config = base.generation_config
     return skeleton
 
 
-def _architecture(model: Any) -> type:
+def architecture_of(model: Any) -> type:
     """The model's class; FSDP2 puts a class of its own in front of it."""
     return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
 

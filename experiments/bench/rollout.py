@@ -1,13 +1,12 @@
-"""How fast the embedded engine draws completions, against `transformers` generate and against the machine's peak.
+"""How fast the embedded engine draws completions, against `transformers` generate, vLLM and the machine's peak.
 
-Both sides run the same random-weight models on one thread, in turn, within one call; the figures are ratios of useful
+All sides run the same random-weight models on one thread, in turn, within one call; the figures are ratios of useful
 tokens (up to and including eos) per second, because absolute speed says more about the machine than about the code.
 Seconds are CPU seconds of this process: on one thread they equal wall time on an idle machine and leave other jobs out.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from experiments.bench.rollout_vllm import vllm_side, why_absent
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.policy import Policy
 from rzero.types import Group, Prompt, Sampling
@@ -50,10 +50,11 @@ SIZES = {
 
 
 def run(*, repeats: int = 1) -> dict[str, Any]:
-    """Ratios per model size and, at the top level, for the larger model (goals: fixed >= 2, spread >= 4).
+    """Ratios per model size and, at the top level, for the larger model (goals: fixed >= 2, spread >= 4, vLLM >= 1.2).
 
-    vs_generate_fixed: every completion has the same length. vs_generate_spread: lengths are geometric. mfu: share of
-    the matrix-product peak, measured in the same run, that the engine turns into useful arithmetic (fixed lengths).
+    vs_generate_fixed and vs_vllm: every completion has the same length. vs_generate_spread and vs_vllm_spread: lengths
+    are geometric. mfu: share of the matrix-product peak, measured in the same run, that the engine turns into useful
+    arithmetic (fixed lengths). Ratios to vLLM are null, with the reason, when it is not installed.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -66,7 +67,9 @@ def run(*, repeats: int = 1) -> dict[str, Any]:
     return {
         "vs_generate_fixed": first["vs_generate_fixed"],
         "vs_generate_spread": first["vs_generate_spread"],
-        **measure_vllm(),
+        "vs_vllm": first["vs_vllm"],
+        "vs_vllm_spread": first["vs_vllm_spread"],
+        "vs_vllm_reason": why_absent(),
         "mfu": first["mfu"],
         "peak_gflops": peak / 1e9,
         "sizes": sizes,
@@ -80,14 +83,7 @@ def measure_peak(*, width: int = 1024, repeats: int = 10) -> float:
     return 2 * width**3 / min(_seconds(lambda: torch.mm(a, b, out=out)) for _ in range(repeats))
 
 
-def measure_vllm() -> dict[str, Any]:
-    reason = (
-        "vllm is not installed" if importlib.util.find_spec("vllm") is None else "measured by `make vllm`, not here"
-    )
-    return {"vs_vllm": None, "vs_vllm_reason": reason}
-
-
-def _measure_size(size: Size, *, peak: float, repeats: int) -> dict[str, float]:
+def _measure_size(size: Size, *, peak: float, repeats: int) -> dict[str, float | None]:
     fixed = _measure_pair(size, eos_rate=0.0, repeats=repeats)
     spread = _measure_pair(size, eos_rate=1.0 / size.mean_tokens, repeats=repeats)
     policy = make_policy(size, eos_rate=0.0)
@@ -95,26 +91,37 @@ def _measure_size(size: Size, *, peak: float, repeats: int) -> dict[str, float]:
     return {
         "vs_generate_fixed": fixed["ours"] / fixed["generate"],
         "vs_generate_spread": spread["ours"] / spread["generate"],
+        "vs_vllm": fixed["ours"] / fixed["vllm"] if "vllm" in fixed else None,
+        "vs_vllm_spread": spread["ours"] / spread["vllm"] if "vllm" in spread else None,
         "mfu": fixed["ours"] * 2 * parameters / peak,
         "tokens_per_second_fixed": fixed["ours"],
         "tokens_per_second_spread": spread["ours"],
         "generate_tokens_per_second_fixed": fixed["generate"],
         "generate_tokens_per_second_spread": spread["generate"],
+        "vllm_tokens_per_second_fixed": fixed.get("vllm"),
+        "vllm_tokens_per_second_spread": spread.get("vllm"),
     }
 
 
 def _measure_pair(size: Size, *, eos_rate: float, repeats: int) -> dict[str, float]:
-    """Useful tokens per second of both sides: the best of `repeats` runs each, taken in turn."""
+    """Useful tokens per second of all sides: the best of `repeats` runs each, taken in turn."""
     policy = make_policy(size, eos_rate=eos_rate)
     engine = make_engine(policy, max_rows=size.prompts * size.samples)
     prompts = make_prompts(size)
     sampling = Sampling(n=size.samples, max_tokens=size.max_tokens, seed=1)
     prompt_ids = [group.prompt_ids for group in engine.generate(prompts, Sampling(max_tokens=1))]
-    rates: dict[str, list[float]] = {"ours": [], "generate": []}
-    for _ in range(repeats):
-        rates["ours"].append(_rate(lambda: _count_ours(engine.generate(prompts, sampling))))
-        rates["generate"].append(_rate(lambda: _generate(policy, prompt_ids, size=size)))
-    return {name: max(values) for name, values in rates.items()}
+    sides: dict[str, Callable[[], int]] = {
+        "ours": lambda: _count_ours(engine.generate(prompts, sampling)),
+        "generate": lambda: _generate(policy, prompt_ids, size=size),
+    }
+    rates: dict[str, float] = {}
+    with vllm_side(policy, prompt_ids, samples=size.samples, max_tokens=size.max_tokens) as vllm:
+        if vllm is not None:
+            sides["vllm"] = vllm
+        for _ in range(repeats):
+            for name, work in sides.items():
+                rates[name] = max(rates.get(name, 0.0), _rate(work))
+    return rates
 
 
 def _generate(policy: Policy, prompt_ids: list[tuple[int, ...]], *, size: Size) -> int:

@@ -11,8 +11,7 @@ Shapes: B rows still in the wave, T tokens of a response, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,24 +22,16 @@ from torch import Tensor
 from rzero.engines.decoder import Decoder
 from rzero.engines.fused import FusedDecoder
 from rzero.engines.generic import GenericDecoder
+from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.sampling import TokenSampler, row_keys
+from rzero.engines.threads import torch_threads
+from rzero.engines.verification import policy_logprobs, probe_prompts, require_agreement
 from rzero.engines.weights import why_not_fused
 from rzero.policy import Policy, merged_weights, unwrap_adapters
-from rzero.prompts import encode_prompt
-from rzero.types import Completion, FinishReason, Group, Prompt, Sampling
+from rzero.types import Completion, Group, Prompt, Sampling
 
 DecoderName = Literal["auto", "fused", "generic"]
 Progress = Callable[[int, int], None]
-_TOLERANCE = 1e-4  # nats; fp32 decoders agree to about 1e-6, a stale matrix is off by more than 1e-2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    """One completion to draw: which prompt of the call, which sample of it, and how long it may become."""
-
-    prompt: int
-    sample: int
-    limit: int
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,22 +106,10 @@ class EmbeddedEngine:
     def verify(self, policy: Policy) -> None:
         """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
         vocabulary = policy.model.get_input_embeddings().weight.shape[0]
-        probes = [[(7 * i + 3) % vocabulary for i in range(length)] for length in (3, 6)]
-        own = self._probe(probes, continuation=[vocabulary // 2, vocabulary // 3])
-        training = policy.model.training
-        policy.model.eval()
-        try:
-            for row, probe in enumerate(probes):
-                ids = torch.tensor([[*probe, vocabulary // 2, vocabulary // 3]], device=policy.model.device)
-                reference = policy.model(input_ids=ids, use_cache=False).logits[0, len(probe) - 1 :].float()
-                difference = float((own[row] - reference.log_softmax(-1)).abs().max())
-                if not difference <= _TOLERANCE:
-                    raise RuntimeError(
-                        f"the engine's log-probs differ from the policy's by {difference:.3g} nats "
-                        f"(at most {_TOLERANCE:g} allowed): its weights are stale or its decoder is wrong"
-                    )
-        finally:
-            policy.model.train(training)
+        probes, continuation = probe_prompts(policy), [vocabulary // 2, vocabulary // 3]
+        for probe, own in zip(probes, self._probe(probes, continuation=continuation), strict=True):
+            reference = policy_logprobs(policy, [*probe, *continuation])[len(probe) - 1 :]
+            require_agreement(float((own - reference).abs().max()))
 
     def close(self) -> None:
         """Lets go of the weights; the engine can be synced again."""
@@ -173,42 +152,20 @@ class EmbeddedEngine:
         """
         if self._decoder is None:
             raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
-        prompt_ids = [self._encode(prompt, index=index) for index, prompt in enumerate(prompts)]
-        everything, (part, parts) = list(self._rows(prompt_ids, sampling)), share
-        mine = everything[len(everything) * part // parts : len(everything) * (part + 1) // parts]
+        prompt_ids = encode_all(self._tokenizer, prompts, context=self._context)
+        mine = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
         rows = sorted(mine, key=lambda row: len(prompt_ids[row.prompt]))
-        completions: list[list[Completion | None]] = [[None] * sampling.n for _ in prompts]
-        with _torch_threads(self._threads):
+        drawn: list[tuple[Row, Completion]] = []
+        with torch_threads(self._threads):
             for first in range(0, len(rows), self._max_rows):
                 wave = rows[first : first + self._max_rows]
-                for row, completion in zip(wave, self._run_wave(wave, prompt_ids, sampling), strict=True):
-                    completions[row.prompt][row.sample] = completion
+                drawn += zip(wave, self._run_wave(wave, prompt_ids, sampling), strict=True)
                 if progress is not None:
-                    progress(first + len(wave), len(rows))
-        return [
-            Group(prompt=prompt, prompt_ids=tuple(ids), completions=tuple(c for c in done if c is not None))
-            for prompt, ids, done in zip(prompts, prompt_ids, completions, strict=True)
-        ]
-
-    def _encode(self, prompt: Prompt, *, index: int) -> list[int]:
-        ids = encode_prompt(self._tokenizer, prompt)
-        if not ids:
-            raise ValueError(f"prompt {index} is empty: {prompt!r}")
-        if self._context is not None and len(ids) >= self._context:
-            raise ValueError(
-                f"prompt {index} has {len(ids)} tokens, but the model's context is {self._context} and must hold at "
-                f"least one token of the response; shorten the prompt: {prompt.user[:80]!r}"
-            )
-        return ids
-
-    def _rows(self, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> Iterator[_Row]:
-        for prompt, ids in enumerate(prompt_ids):
-            room = sampling.max_tokens if self._context is None else self._context - len(ids)
-            for sample in range(sampling.n):
-                yield _Row(prompt=prompt, sample=sample, limit=min(sampling.max_tokens, room))
+                    progress(len(drawn), len(rows))
+        return to_groups(prompts, prompt_ids, drawn)
 
     def _run_wave(
-        self, wave: Sequence[_Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
+        self, wave: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[Completion]:
         distinct: dict[tuple[int, ...], int] = {}
         slot_of_row = [distinct.setdefault(tuple(prompt_ids[row.prompt]), len(distinct)) for row in wave]
@@ -222,7 +179,7 @@ class EmbeddedEngine:
         return completions
 
     def _decode(
-        self, prompts: list[tuple[int, ...]], slot_of_row: list[int], rows: Sequence[_Row], sampling: Sampling
+        self, prompts: list[tuple[int, ...]], slot_of_row: list[int], rows: Sequence[Row], sampling: Sampling
     ) -> _Drawn:
         assert self._decoder is not None
         limits = torch.tensor([row.limit for row in rows])
@@ -286,25 +243,9 @@ class _Record:
 
 
 def _to_completions(drawn: _Drawn, tokenizer: Any) -> list[Completion]:
-    ids = [tokens[:length].tolist() for tokens, length in zip(drawn.tokens, drawn.lengths, strict=True)]
-    texts = tokenizer.batch_decode(
-        [row[:-1] if stopped else row for row, stopped in zip(ids, drawn.stopped, strict=True)],
-        skip_special_tokens=True,
-        clean_up_tokenization_spaces=False,
+    return to_completions(
+        [tokens[:length].tolist() for tokens, length in zip(drawn.tokens, drawn.lengths, strict=True)],
+        [values[:length].tolist() for values, length in zip(drawn.logprobs, drawn.lengths, strict=True)],
+        stopped=drawn.stopped.tolist(),
+        tokenizer=tokenizer,
     )
-    reasons: list[FinishReason] = ["stop" if stopped else "length" for stopped in drawn.stopped]
-    return [
-        Completion(text=text, token_ids=tuple(row), logprobs=tuple(logprobs[: len(row)].tolist()), finish_reason=reason)
-        for text, row, logprobs, reason in zip(texts, ids, drawn.logprobs, reasons, strict=True)
-    ]
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """torch's thread count is one number for the whole process: set it for the rollout only."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,203 @@
+"""One or more `vllm serve` processes as a host: rows are dealt over replicas, weights travel through a folder.
+
+Servers are started by us, on free ports of 127.0.0.1, and ended by us. Or they are yours (`urls`): on this machine or
+on any that shares `exchange`, without a secret and hence on a trusted network only, each started with
+
+    VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --tokens-only --logprobs-mode processed_logprobs --generation-config vllm
+
+and, on CPUs, `--no-enable-chunked-prefill --max-num-batched-tokens N` with N at least the model's length
+(`rzero.engines.resident.prompts_in_one_piece` says why).
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch.distributed as dist
+
+from rzero.engines.death import EngineDied
+from rzero.engines.replica import Patience, Replica
+from rzero.engines.resident import GIB, prompts_in_one_piece
+from rzero.engines.server_process import ServerProcess
+from rzero.engines.snapshot import Architecture, architecture, serving_weights, write_weights
+from rzero.engines.vllm_request import Drawn, RowRequest
+from rzero.policy import Policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """How servers are reached or started.
+
+    urls: servers that run already; empty: `replicas` are started. devices: CUDA_VISIBLE_DEVICES of each replica ("4" or
+    "4,5"); empty: as it is. arguments: further ones of `vllm serve`, such as [--tensor-parallel-size, "2"]. exchange:
+    folder for weights that all servers can read, null: a temporary one. The others are those of
+    `rzero.engines.resident.Resident`, for servers of our own.
+    """
+
+    urls: Sequence[str]
+    replicas: int
+    devices: Sequence[str]
+    arguments: Sequence[str]
+    exchange: str | None
+    threads: int
+    kv_cache_gib: float | None
+    gpu_memory_utilization: float
+    max_batched_tokens: int
+    enforce_eager: bool
+    patience: Patience
+
+    def __post_init__(self) -> None:
+        for name in ("urls", "devices", "arguments"):  # lists of a configuration cannot be hashed
+            object.__setattr__(self, name, tuple(str(value) for value in getattr(self, name)))
+        if self.replicas < 1 or self.threads < 1 or self.max_batched_tokens < 1:
+            raise ValueError("engine.host.replicas, threads and max_batched_tokens must be at least 1")
+        if self.devices and len(self.devices) != self.replicas:
+            raise ValueError(
+                f"engine.host.devices names {len(self.devices)} devices for {self.replicas} replicas; give one each"
+            )
+
+    def start(self, *, max_rows: int, max_tokens: int | None) -> ServedVllm:
+        """Nothing runs yet: servers are started with the first weights."""
+        return ServedVllm(self, max_rows=max_rows, max_tokens=max_tokens)
+
+    def serve_arguments(self, shape: Architecture, *, max_rows: int, max_tokens: int | None) -> list[str]:
+        options: dict[str, object] = {
+            "max_num_seqs": max_rows,
+            "max_model_len": max_tokens,
+            "max_num_batched_tokens": self.max_batched_tokens,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "kv_cache_memory_bytes": None if self.kv_cache_gib is None else int(self.kv_cache_gib * GIB),
+            "dtype": shape.dtype,
+            "logprobs_mode": "processed_logprobs",
+            "generation_config": "vllm",
+            "tokens_only": True,
+            "enforce_eager": self.enforce_eager,
+            "disable_log_stats": True,
+            "seed": 0,
+        }
+        options |= prompts_in_one_piece(shape, self.max_batched_tokens, max_tokens)
+        return [*itertools.chain.from_iterable(map(_flag, options.items())), *self.arguments]
+
+
+def _flag(option: tuple[str, object]) -> list[str]:
+    name, value = option[0].replace("_", "-"), option[1]
+    if value is None or isinstance(value, bool):
+        return [] if value is None else [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Files:
+    """Weights in a folder, in the form of a Hugging Face model."""
+
+    architecture: Architecture
+    directory: Path
+
+
+class ServedVllm:
+    """A `Host` of servers."""
+
+    def __init__(self, settings: Fleet, *, max_rows: int, max_tokens: int | None) -> None:
+        self._settings, self._max_rows, self._max_tokens = settings, max_rows, max_tokens
+        self._folder = tempfile.TemporaryDirectory(prefix="rzero-weights-", dir=settings.exchange)
+        self._numbers = itertools.count()
+        self._replicas: list[Replica] = []
+        self._served: Files | None = None  # what servers are started from
+        self._loaded: Files | None = None  # what all of them have
+
+    # ---- weights -------------------------------------------------------------------------------------------------
+
+    def take(self, policy: Policy) -> Files:
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            raise ValueError(
+                "engine=vllm and vllm_server serve runs of one process: set trainer.devices=1 or use engine=embedded"
+            )
+        files = Files(architecture=architecture(policy), directory=self._path / f"weights_{next(self._numbers)}")
+        files.directory.mkdir()
+        files.architecture.write(files.directory)
+        write_weights(files.directory, serving_weights(policy.model))
+        return files
+
+    def load(self, snapshot: Files) -> int:
+        before, self._served = self._served, snapshot
+        if before is None or (before.architecture != snapshot.architecture and not self._settings.urls):
+            self._end()
+            self._replicas = [self._open(number) for number in range(self._count)]
+        if self._loaded is not snapshot:
+            self._loaded = None
+            for replica in self._replicas:
+                replica.await_ready()
+            self._on_all(lambda replica: replica.load(snapshot.directory))
+            self._longest = min(replica.longest() for replica in self._replicas)
+            self._loaded = snapshot
+        return self._longest
+
+    def forget(self, snapshot: Files) -> None:
+        shutil.rmtree(snapshot.directory)
+
+    # ---- rollouts ------------------------------------------------------------------------------------------------
+
+    def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
+        """Neighbouring rows go to the same replica, because they share a prompt."""
+        pairs = [
+            (self._replicas[index * self._count // len(requests)], request) for index, request in enumerate(requests)
+        ]
+        with ThreadPoolExecutor(max_workers=min(len(pairs), self._max_rows * self._count)) as pool:
+            waiting = [pool.submit(replica.draw, request) for replica, request in pairs]
+            try:
+                return [answer.result() for answer in waiting]
+            except EngineDied:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    # ---- servers -------------------------------------------------------------------------------------------------
+
+    @property
+    def _count(self) -> int:
+        return len(self._settings.urls) or self._settings.replicas
+
+    def restart(self) -> None:
+        """Replaces those of our servers that are not well; `load` waits for them, and for those that are yours."""
+        self._loaded = None
+        for number, replica in enumerate(self._replicas):
+            if replica.process is not None and not replica.answers():
+                replica.end()
+                self._replicas[number] = self._open(number)
+
+    def shut_down(self) -> None:
+        self._end()
+        self._folder.cleanup()
+
+    def _open(self, number: int) -> Replica:
+        settings = self._settings
+        if settings.urls:
+            return Replica(settings.urls[number], number=number, process=None, patience=settings.patience)
+        assert self._served is not None
+        process = ServerProcess(
+            self._served.directory,
+            settings.serve_arguments(self._served.architecture, max_rows=self._max_rows, max_tokens=self._max_tokens),
+            environment={"CUDA_VISIBLE_DEVICES": settings.devices[number]} if settings.devices else {},
+            threads=settings.threads,
+            log=self._path / f"replica_{number}.log",
+        )
+        url = f"http://127.0.0.1:{process.port}"
+        return Replica(url, number=number, process=process, patience=settings.patience)
+
+    def _on_all(self, work: Callable[[Replica], None]) -> None:
+        with ThreadPoolExecutor(max_workers=self._count) as pool:
+            list(pool.map(work, self._replicas))
+
+    def _end(self) -> None:
+        for replica in self._replicas:
+            replica.end()
+        self._replicas, self._loaded = [], None
+
+    @property
+    def _path(self) -> Path:
+        return Path(self._folder.name)

@@ -1,0 +1,65 @@
+"""Hosts: a running vLLM that several engines of this process share.
+
+A run has two engines, one for the policy that learns and one for the frozen Solver. Two copies of vLLM would need two
+KV caches, and in one process there can only be one. So engines with equal settings borrow the same host, and whoever
+generates first loads its own weights, unless they are the ones that were used last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+from weakref import WeakSet
+
+from rzero.engines.vllm_request import Drawn, RowRequest
+from rzero.policy import Policy
+
+
+class Host(Protocol):
+    """A running vLLM."""
+
+    def take(self, policy: Policy) -> Any:
+        """A snapshot of the policy's merged weights. All processes of a run call this together."""
+
+    def load(self, snapshot: Any) -> int:
+        """From here on `draw` samples from `snapshot`; returns the longest sequence (tokens) that it can hold."""
+
+    def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
+        """One answer per request, in order."""
+
+    def restart(self) -> None:
+        """Replace what died; weights have to be loaded again afterwards."""
+
+    def forget(self, snapshot: Any) -> None:
+        """Let go of a snapshot that is not needed any more."""
+
+    def shut_down(self) -> None: ...
+
+
+class HostSettings(Protocol):
+    """How a host is started; hashable, so that equal settings share one."""
+
+    def start(self, *, max_rows: int, max_tokens: int | None) -> Host: ...
+
+
+_OPEN: dict[Any, tuple[Host, WeakSet[Any]]] = {}
+
+
+def borrow(settings: HostSettings, *, tenant: object, max_rows: int, max_tokens: int | None) -> Host:
+    """The host with these settings, started when there is none. `tenant` names who borrows it."""
+    key = (settings, max_rows, max_tokens)
+    if key not in _OPEN:
+        _OPEN[key] = (settings.start(max_rows=max_rows, max_tokens=max_tokens), WeakSet())
+    host, tenants = _OPEN[key]
+    tenants.add(tenant)
+    return host
+
+
+def give_back(host: Host, *, tenant: object) -> None:
+    """The last tenant shuts the host down."""
+    for key, (open_host, tenants) in list(_OPEN.items()):
+        if open_host is host:
+            tenants.discard(tenant)
+            if not tenants:
+                del _OPEN[key]
+                host.shut_down()

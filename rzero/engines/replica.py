@@ -1,0 +1,133 @@
+"""Talking to one vLLM server over HTTP: with time-outs, retries, and errors that name the replica and the phase."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+
+from rzero.engines.death import EngineDied
+from rzero.engines.server_process import ServerProcess
+from rzero.engines.vllm_request import Drawn, RowRequest
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for a server. start_s: until it is ready; answer_s: for one request; attempts: tries of a
+    request whose connection fails, with pauses that double from first_pause_s."""
+
+    start_s: float
+    answer_s: float
+    attempts: int
+    first_pause_s: float
+
+    def __post_init__(self) -> None:
+        if self.start_s <= 0 or self.answer_s <= 0 or self.attempts < 1 or self.first_pause_s < 0:
+            raise ValueError(
+                "engine.host.patience: start_s and answer_s must be positive, attempts at least 1 and "
+                f"first_pause_s at least 0, got {self}"
+            )
+
+
+class Replica:
+    """A server at `url`. `process` is the one that we started, None when it is the user's."""
+
+    def __init__(self, url: str, *, number: int, process: ServerProcess | None, patience: Patience) -> None:
+        self._url, self.process, self._patience = url.rstrip("/"), process, patience
+        self.name = f"vLLM replica {number} ({self._url})"
+        self._session = requests.Session()
+        self._session.trust_env = False  # a proxy has no business between us
+
+    def await_ready(self) -> None:
+        """Returns when the server answers. Raises EngineDied when its process ends or the time is up."""
+        deadline = time.monotonic() + self._patience.start_s
+        while not self.answers():
+            self._check_process("starting")
+            if time.monotonic() > deadline:
+                raise EngineDied(
+                    f"{self.name} was not ready within {self._patience.start_s:g} s (engine.host.patience.start_s)"
+                )
+            time.sleep(_POLL_S)
+
+    def answers(self) -> bool:
+        """Whether the server says that it is well, now."""
+        try:
+            return self._session.get(f"{self._url}/health", timeout=5).status_code == 200
+        except requests.RequestException:
+            return False
+
+    def longest(self) -> int:
+        """The longest sequence (tokens) that it serves."""
+        answer = self._ask("describing its model", lambda: self._session.get(f"{self._url}/v1/models", timeout=30))
+        return int(answer["data"][0]["max_model_len"])
+
+    def load(self, directory: Path) -> None:
+        """Weights from a folder that holds config.json and model.safetensors; the prefix cache is emptied."""
+        body = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
+        self._post("/collective_rpc", body, phase="loading weights")
+        if not self._post("/reset_prefix_cache", {}, phase="emptying the prefix cache")["success"]:
+            raise EngineDied(f"{self.name} could not empty its prefix cache: it is still drawing for somebody")
+
+    def draw(self, request: RowRequest) -> Drawn:
+        body = {"token_ids": list(request.prompt_ids), "sampling_params": request.params}
+        [choice] = self._post("/inference/v1/generate", body, phase="drawing")["choices"]
+        logprobs = tuple(float(step["logprob"]) for step in choice["logprobs"]["content"])
+        return Drawn(token_ids=tuple(choice["token_ids"]), logprobs=logprobs)
+
+    def end(self) -> None:
+        """Ends the process when it is ours."""
+        self._session.close()
+        if self.process is not None:
+            self.process.end()
+
+    def _post(self, path: str, body: dict[str, Any], *, phase: str) -> dict[str, Any]:
+        url, limit = f"{self._url}{path}", self._patience.answer_s
+        return self._ask(phase, lambda: self._session.post(url, json=body, timeout=limit))
+
+    def _ask(self, phase: str, call: Callable[[], requests.Response]) -> dict[str, Any]:
+        """The JSON answer. Requests are pure functions, so one whose connection broke can be made again."""
+
+        def attempt() -> requests.Response:
+            self._check_process(phase)
+            return call()
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(requests.ConnectionError),
+            stop=stop_after_attempt(self._patience.attempts),
+            wait=wait_exponential(multiplier=self._patience.first_pause_s),
+            reraise=True,
+        )
+        try:
+            response = retrying(attempt)
+        except requests.Timeout as error:
+            limit = self._patience.answer_s
+            raise EngineDied(
+                f"{self.name} gave no answer within {limit:g} s while {phase} (engine.host.patience.answer_s)"
+            ) from error
+        except requests.RequestException as error:
+            self._check_process(phase)
+            raise EngineDied(f"{self.name} cannot be reached while {phase}: {error}") from error
+        if response.status_code >= 500:
+            raise EngineDied(
+                f"{self.name} failed with status {response.status_code} while {phase}: {response.text[:500]}"
+            )
+        if response.status_code >= 400:
+            raise RuntimeError(
+                f"{self.name} refused a request while {phase} (status {response.status_code}): {response.text[:500]}; "
+                "a server of your own needs the options in rzero/engines/fleet.py"
+            )
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    def _check_process(self, phase: str) -> None:
+        if self.process is not None and (code := self.process.exit_code()) is not None:
+            raise EngineDied(
+                f"{self.name} ended with exit code {code} while {phase}; its log ends:\n{self.process.last_words()}"
+            )

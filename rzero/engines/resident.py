@@ -1,0 +1,252 @@
+"""vLLM in this process: no server, no copy of the weights on disk; one GPU, or this machine's CPU.
+
+vLLM takes a process over when it starts: it seeds the global generators, replaces `torch.set_num_threads`, changes
+environment variables that children inherit, and makes a process group of its own. All this is undone, the last when
+nobody needs vLLM any more, so that training in the same process is what it would be without.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from rzero.engines.death import EngineDied
+from rzero.engines.snapshot import Architecture, architecture, copied, serving_weights
+from rzero.engines.threads import torch_threads
+from rzero.engines.vllm_request import Drawn, RowRequest
+from rzero.policy import Policy
+
+T = TypeVar("T")
+
+GIB = 2**30
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed over in this process
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the machine is shared with training
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """How vLLM is started in this process.
+
+    threads: torch threads while drawing (CPU). kv_cache_gib: memory for the KV cache, GiB; null: what
+    gpu_memory_utilization leaves. gpu_memory_utilization: share of the GPU's memory for weights and cache.
+    max_batched_tokens: tokens, prompts included, of one forward pass. enforce_eager: no CUDA graphs, no compilation.
+    sleep_level: what is given up on the GPU after each call, so that training has room: 0 nothing, 1 cache and weights
+    (kept in host memory), 2 both discarded. Ignored on CPUs, where vLLM knows no sleep.
+    """
+
+    threads: int
+    kv_cache_gib: float | None
+    gpu_memory_utilization: float
+    max_batched_tokens: int
+    enforce_eager: bool
+    sleep_level: int
+
+    def __post_init__(self) -> None:
+        if self.threads < 1 or self.max_batched_tokens < 1:
+            raise ValueError("engine.host.threads and max_batched_tokens must be at least 1")
+        if self.sleep_level not in (0, 1, 2):
+            raise ValueError(f"engine.host.sleep_level must be 0, 1 or 2, got {self.sleep_level}")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"engine.host.gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}"
+            )
+        if self.kv_cache_gib is not None and self.kv_cache_gib <= 0:
+            raise ValueError(f"engine.host.kv_cache_gib must be positive or null, got {self.kv_cache_gib}")
+
+    def start(self, *, max_rows: int, max_tokens: int | None) -> ResidentVllm:
+        """Nothing runs yet: vLLM is built for the architecture of the first weights."""
+        sleeps = self.sleep_level > 0 and torch.cuda.is_available()
+        options: dict[str, Any] = {
+            "max_num_seqs": max_rows,
+            "max_model_len": max_tokens,
+            "max_num_batched_tokens": self.max_batched_tokens,
+            "gpu_memory_utilization": self.gpu_memory_utilization,
+            "kv_cache_memory_bytes": None if self.kv_cache_gib is None else int(self.kv_cache_gib * GIB),
+            "enforce_eager": self.enforce_eager,
+            "enable_sleep_mode": sleeps,
+        }
+        return ResidentVllm(
+            make=lambda shape: build(shape, options),
+            threads=self.threads,
+            sleep_level=self.sleep_level if sleeps else 0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Snapshot:
+    """Weights in host memory."""
+
+    architecture: Architecture
+    weights: dict[str, Tensor]
+
+
+class ResidentVllm:
+    """A `Host`. `make(architecture)` builds a `vllm.LLM`, whose weights mean nothing yet."""
+
+    def __init__(self, *, make: Callable[[Architecture], Any], threads: int, sleep_level: int) -> None:
+        self._make, self._threads, self._sleep_level = make, threads, sleep_level
+        self._llm: Any = None
+        self._architecture: Architecture | None = None
+        self._loaded: Snapshot | None = None
+        self._asleep: tuple[str, ...] = ()
+
+    def take(self, policy: Policy) -> Snapshot:
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            raise ValueError(
+                "engine=vllm and vllm_server serve runs of one process: set trainer.devices=1 or use engine=embedded"
+            )
+        return Snapshot(architecture=architecture(policy), weights=copied(serving_weights(policy.model)))
+
+    def load(self, snapshot: Snapshot) -> int:
+        """Weights wake first, then get their values, and the cache wakes last: memory is asked for in that order."""
+        if self._architecture != snapshot.architecture:
+            self.restart()
+            self._llm = _guarded(lambda: self._make(snapshot.architecture), threads=self._threads)
+            self._architecture = snapshot.architecture
+        self._wake("weights")
+        if self._loaded is not snapshot:
+            _guarded(lambda: _reload(self._llm, snapshot.weights), threads=self._threads)
+            self._loaded = snapshot
+        self._wake("kv_cache")
+        return int(self._llm.model_config.max_model_len)
+
+    def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
+        try:
+            drawn = _guarded(lambda: _generate(self._llm, requests), threads=self._threads)
+        except RuntimeError as error:  # CUDA's, the allocators' and vLLM's own
+            self.restart()
+            raise EngineDied(f"vLLM in this process failed while drawing: {error}") from error
+        if self._sleep_level:
+            self._llm.sleep(level=self._sleep_level)
+            self._asleep = ("weights", "kv_cache")
+            if self._sleep_level == 2:  # weights are not kept
+                self._loaded = None
+        return drawn
+
+    def restart(self) -> None:
+        """vLLM is built again by the next `load`."""
+        self._llm = self._architecture = self._loaded = None
+        self._asleep = ()
+        gc.collect()
+
+    def forget(self, snapshot: Snapshot) -> None:
+        """Snapshots are plain memory."""
+
+    def shut_down(self) -> None:
+        """Also the process group goes, so that the process is free for another run."""
+        if self._llm is not None:
+            self.restart()
+            _leave_groups()
+
+    def _wake(self, part: str) -> None:
+        if part in self._asleep:
+            self._llm.wake_up(tags=[part])
+            self._asleep = tuple(other for other in self._asleep if other != part)
+
+
+def _leave_groups() -> None:
+    from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+
+    cleanup_dist_env_and_memory()
+
+
+def _reload(llm: Any, weights: dict[str, Tensor]) -> None:
+    llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
+    llm.reset_prefix_cache()  # it holds what the old weights made of the prompts
+
+
+def _generate(llm: Any, requests: Sequence[RowRequest]) -> list[Drawn]:
+    from vllm import SamplingParams
+
+    prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
+    params = [SamplingParams(**request.params) for request in requests]
+    return [_drawn(output.outputs[0]) for output in llm.generate(prompts, params, use_tqdm=False)]
+
+
+def _guarded(work: Callable[[], T], *, threads: int) -> T:
+    with torch_threads(threads), left_as_it_was():
+        return work()
+
+
+def _drawn(output: Any) -> Drawn:
+    logprobs = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
+    return Drawn(token_ids=tuple(output.token_ids), logprobs=tuple(logprobs))
+
+
+def build(shape: Architecture, options: dict[str, Any]) -> Any:
+    """A `vllm.LLM` of that architecture with dummy weights.
+
+    Raises RuntimeError naming `make vllm` when vLLM is not installed.
+    """
+    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    try:
+        from vllm import LLM
+    except ModuleNotFoundError as missing:
+        raise RuntimeError(
+            f"engine=vllm needs vLLM ({missing}): `make vllm` installs its CPU build; on a GPU machine "
+            "`pip install vllm==0.32.0`"
+        ) from missing
+    with tempfile.TemporaryDirectory(prefix="rzero-vllm-") as folder:
+        shape.write(Path(folder))
+        options = options | {"dtype": shape.dtype}
+        options |= prompts_in_one_piece(shape, options["max_num_batched_tokens"], options["max_model_len"])
+        return LLM(
+            model=folder,
+            load_format="dummy",  # the first sync brings the weights
+            skip_tokenizer_init=True,  # prompts come as ids
+            generation_config="vllm",
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            seed=0,
+            **{name: value for name, value in options.items() if value is not None},
+        )
+
+
+def prompts_in_one_piece(shape: Architecture, batched_tokens: int, longest: int | None) -> dict[str, Any]:
+    """Options that keep vLLM on CPUs from reading a prompt in two passes.
+
+    After the first of them vLLM 0.32 turns the request's random numbers back by one, which a CPU generator cannot do:
+    "CPU Generator does not use offset" ends the engine.
+    """
+    if torch.cuda.is_available():
+        return {}
+    longest = longest or shape.context or 0
+    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(batched_tokens, longest)}
+
+
+@contextmanager
+def left_as_it_was() -> Iterator[None]:
+    """Global generators, environment, thread setter and warnings of this process after a call into vLLM."""
+    environment, set_threads = dict(os.environ), torch.set_num_threads
+    states = (random.getstate(), np.random.get_state(), torch.get_rng_state())
+    devices: AbstractContextManager[Any] = torch.random.fork_rng(enabled=torch.cuda.is_available())
+    try:
+        with devices, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # vLLM's own, on every import
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        torch.set_num_threads = set_threads
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)

@@ -1,0 +1,40 @@
+"""Is an engine sampling from the policy that is being trained? Log-probs on a short probe say so after each sync."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rzero.policy import Policy
+
+TOLERANCE = 1e-4  # nats; fp32 decoders agree to about 1e-6, a stale matrix is off by more than 1e-2
+
+
+def probe_prompts(policy: Policy) -> list[list[int]]:
+    """Two short sequences of token ids, of different length."""
+    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    return [[(7 * i + 3) % vocabulary for i in range(length)] for length in (3, 6)]
+
+
+@torch.no_grad()
+def policy_logprobs(policy: Policy, ids: Sequence[int]) -> Tensor:
+    """Log-probs [len(ids), V] (nats, temperature 1) that the policy itself gives the token behind each of `ids`."""
+    training = policy.model.training
+    policy.model.eval()
+    try:
+        ids_1T = torch.tensor([ids], device=policy.model.device)
+        logits_TV: Tensor = policy.model(input_ids=ids_1T, use_cache=False).logits[0].float()
+        return logits_TV.log_softmax(-1).cpu()
+    finally:
+        policy.model.train(training)
+
+
+def require_agreement(difference: float, *, tolerance: float = TOLERANCE) -> None:
+    """Raises RuntimeError when log-probs differ by more than `tolerance` nats, or by something that is no number."""
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"the engine's log-probs differ from the policy's by {difference:.3g} nats "
+            f"(at most {tolerance:g} allowed): its weights are stale or its decoder is wrong"
+        )

@@ -1,0 +1,66 @@
+"""What vLLM is asked and what it answers, for vLLM in this process and behind a server alike.
+
+Each completion is a request of its own with a seed of its own, derived from its place in the call. So it does not
+depend on what else is in the batch, and a share of the rows, or a repeated call, draws exactly the same tokens. The
+prefix cache still reads a prompt's full blocks once per group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rzero.engines.rows import Row
+from rzero.engines.sampling import row_keys
+from rzero.types import Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowRequest:
+    """The prompt's token ids, and keyword arguments of vLLM's SamplingParams."""
+
+    prompt_ids: tuple[int, ...]
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """Sampled token ids (a stop token included) and their log-probs (nats)."""
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+def row_requests(
+    rows: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling, *, eos_ids: Sequence[int]
+) -> list[RowRequest]:
+    keys = row_keys(
+        sampling.seed,
+        prompt_index=np.array([row.prompt for row in rows], dtype=np.int64),
+        sample_index=np.array([row.sample for row in rows], dtype=np.int64),
+    )
+    common = {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "stop_token_ids": list(eos_ids),
+        "ignore_eos": True,  # the policy says what ends a response, not the configuration of the model
+        "logprobs": 0,  # those of the sampled tokens
+        "detokenize": False,
+    }
+    return [
+        RowRequest(
+            prompt_ids=tuple(prompt_ids[row.prompt]),
+            params={**common, "max_tokens": row.limit, "seed": int(key) >> 1},  # vLLM's seeds have 63 bits
+        )
+        for row, key in zip(rows, keys, strict=True)
+    ]
+
+
+def probe_requests(probes: Sequence[Sequence[int]], *, tokens: int) -> list[RowRequest]:
+    """Greedy continuations of `tokens` tokens."""
+    params = {"temperature": 0.0, "max_tokens": tokens, "ignore_eos": True, "logprobs": 0, "detokenize": False}
+    return [RowRequest(prompt_ids=tuple(probe), params=dict(params)) for probe in probes]

@@ -1,0 +1,291 @@
+"""vLLM behind servers: waiting, retries, time-outs, dealing, death against a scripted server; one real kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from rzero.engines import fleet, server_process
+from rzero.engines.death import EngineDied
+from rzero.engines.fleet import Fleet
+from rzero.engines.replica import Patience, Replica
+from rzero.engines.server_process import ServerProcess, free_port
+from rzero.engines.snapshot import architecture
+from rzero.engines.vllm import VllmEngine
+from rzero.engines.vllm_request import RowRequest
+from rzero.types import Prompt, Sampling
+
+PATIENCE = Patience(start_s=5.0, answer_s=0.5, attempts=3, first_pause_s=0.01)
+REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2})
+SETTINGS: dict[str, Any] = {
+    "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
+    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "patience": PATIENCE,
+}  # fmt: skip
+PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
+
+
+def tokens(groups):
+    return [[completion.token_ids for completion in group.completions] for group in groups]
+
+
+class Scripted:
+    """A server that echoes prompts as completions. `before(path)` may delay, or return a status or "hang up"."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[str], int | str | None] = lambda path: None
+        self.asked: list[tuple[str, Any]] = []
+
+
+@contextmanager
+def serving() -> Iterator[tuple[str, Scripted]]:
+    script = Scripted()
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def do_GET(self) -> None:
+            self.answer(None)
+
+        def do_POST(self) -> None:
+            self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def answer(self, body: Any) -> None:
+            script.asked.append((self.path, body))
+            verdict = script.before(self.path)
+            if verdict == "hang up":
+                self.connection.close()
+                return
+            logprobs = {"content": [{"logprob": -0.5}] * 2}
+            choice = {"token_ids": body["token_ids"][:2], "logprobs": logprobs} if body and "token_ids" in body else {}
+            reply = {"data": [{"max_model_len": 256}], "success": True, "choices": [choice], "results": [None]}
+            content = json.dumps(reply).encode()
+            self.send_response(verdict if isinstance(verdict, int) else 200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", script
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def talking() -> Iterator[tuple[Replica, Scripted]]:
+    with serving() as (url, script):
+        replica = Replica(url, number=3, process=None, patience=PATIENCE)
+        yield replica, script
+        replica.end()
+
+
+def first(count: int, verdict: int | str) -> Callable[[str], int | str | None]:
+    """`verdict` for the first `count` requests."""
+    left = [verdict] * count
+    return lambda path: left.pop() if left else None
+
+
+def test_a_server_that_is_not_ready_yet_is_waited_for():
+    with talking() as (replica, script):
+        script.before = first(2, 503)
+        replica.await_ready()
+        assert len(script.asked) == 3
+
+
+def test_waiting_ends_with_the_name_of_the_replica():
+    patience = Patience(start_s=0.3, answer_s=0.5, attempts=1, first_pause_s=0.0)
+    replica = Replica(f"http://127.0.0.1:{free_port()}", number=3, process=None, patience=patience)
+    with pytest.raises(EngineDied, match=r"vLLM replica 3 \(http.*\) was not ready within 0.3 s"):
+        replica.await_ready()
+    with pytest.raises(EngineDied, match=r"vLLM replica 3 .* cannot be reached while drawing"):
+        replica.draw(REQUEST)
+    replica.end()
+
+
+def test_a_broken_connection_is_tried_again():
+    with talking() as (replica, script):
+        script.before = first(2, "hang up")
+        assert replica.draw(REQUEST).token_ids == (5, 6)
+        assert len(script.asked) == 3
+        script.before = first(3, "hang up")
+        with pytest.raises(EngineDied, match="cannot be reached while drawing"):
+            replica.draw(REQUEST)
+
+
+def test_an_answer_that_never_comes_names_the_phase():
+    with talking() as (replica, script):
+        script.before = lambda path: time.sleep(1.0)
+        with pytest.raises(EngineDied, match=r"replica 3 .* gave no answer within 0.5 s while loading weights"):
+            replica.load(Path("weights"))
+
+
+def test_statuses_tell_death_from_a_wrong_request():
+    with talking() as (replica, script):
+        script.before = lambda path: 500
+        with pytest.raises(EngineDied, match="failed with status 500 while drawing"):
+            replica.draw(REQUEST)
+        script.before = lambda path: 404
+        with pytest.raises(RuntimeError, match=r"refused a request while drawing .status 404") as refused:
+            replica.draw(REQUEST)
+        assert not isinstance(refused.value, EngineDied)
+
+
+def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy):
+    with serving() as (one, first_script), serving() as (two, second_script):
+        host = Fleet(**{**SETTINGS, "urls": [one, two]}).start(max_rows=4, max_tokens=None)
+        files = host.take(make_policy("qwen3_tied"))
+        assert {path.name for path in files.directory.iterdir()} == {"config.json", "model.safetensors"}
+        assert host.load(files) == 256
+        assert host.load(files) == 256  # known there already
+        rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(7)]
+        assert [drawn.token_ids[0] for drawn in host.draw(rows)] == list(range(7))
+        for script, share in ((first_script, {0, 1, 2, 3}), (second_script, {4, 5, 6})):
+            loads = [body for path, body in script.asked if path == "/collective_rpc"]
+            assert loads == [{"method": "reload_weights", "kwargs": {"weights_path": str(files.directory)}}]
+            assert [path for path, _ in script.asked].count("/reset_prefix_cache") == 1
+            drawn = {body["token_ids"][0] for path, body in script.asked if path.endswith("generate")}
+            assert drawn == share
+        host.forget(files)
+        assert not files.directory.exists()
+        host.shut_down()
+
+
+def test_a_call_is_repeated_when_a_server_of_yours_comes_back(make_policy, monkeypatch):
+    monkeypatch.setattr(VllmEngine, "verify", lambda self, policy: self._draw([REQUEST]))  # echoes have no log-probs
+    with serving() as (url, script):
+        engine = VllmEngine(
+            host=Fleet(**{**SETTINGS, "urls": [url]}), max_rows=4, max_model_len=None, retries=1, tolerance=1e-4
+        )
+        engine.sync(make_policy("qwen3"))
+        expected = engine.generate(PROMPTS, Sampling(max_tokens=2))
+        script.before = first(1, 500)
+        assert engine.generate(PROMPTS, Sampling(max_tokens=2)) == expected
+        loads = [path for path, _ in script.asked if path == "/collective_rpc"]
+        assert len(loads) == 2  # whoever was away is given the weights again
+        script.before = lambda path: 500 if path.endswith("generate") else None
+        with pytest.raises(RuntimeError, match=r"died 2 times in one call \(engine.retries=1\).*vLLM replica 0"):
+            engine.generate(PROMPTS, Sampling(max_tokens=2))
+        engine.close()
+
+
+FAMILY = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("child", child.pid, flush=True)
+if "die" in sys.argv:
+    sys.exit("no room for weights")
+time.sleep(60)
+"""
+
+
+def start_family(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> tuple[ServerProcess, int]:
+    """A stand-in for a server, with a child of its own; the child's id."""
+    monkeypatch.setattr(server_process, "_LAUNCH", FAMILY)
+    started = ServerProcess(folder, arguments, environment={}, threads=1, log=folder / "log")
+    deadline = time.monotonic() + 20
+    while "child" not in started.last_words() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return started, int(started.last_words().split()[1])
+
+
+def gone(pid: int) -> bool:
+    for _ in range(100):
+        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_ending_a_server_ends_its_children_and_nobody_else(monkeypatch, tmp_path):
+    (tmp_path / "other").mkdir()
+    started, child = start_family(monkeypatch, tmp_path)
+    other, others_child = start_family(monkeypatch, tmp_path / "other")
+    started.end()
+    assert gone(started.pid)
+    assert gone(child)
+    assert other.exit_code() is None
+    assert psutil.pid_exists(others_child)
+    other.end()
+    assert gone(others_child)
+
+
+def test_a_server_that_ends_while_starting_is_quoted(monkeypatch, tmp_path):
+    started, child = start_family(monkeypatch, tmp_path, "die")
+    replica = Replica(f"http://127.0.0.1:{started.port}", number=0, process=started, patience=PATIENCE)
+    with pytest.raises(
+        EngineDied, match=r"(?s)replica 0 .* ended with exit code 1 while starting.*no room for weights"
+    ):
+        replica.await_ready()
+    replica.end()
+    assert gone(child)
+
+
+def test_arguments_of_our_servers(make_policy):
+    settings = Fleet(**{**SETTINGS, "arguments": ["--tensor-parallel-size", 2]})
+    arguments = settings.serve_arguments(architecture(make_policy("qwen3")), max_rows=9, max_tokens=None)
+    text = " ".join(arguments)
+    for expected in (
+        "--max-num-seqs 9", "--logprobs-mode processed_logprobs", "--tokens-only", "--enforce-eager",
+        "--no-enable-chunked-prefill", "--max-num-batched-tokens 2048", "--dtype float32", "--tensor-parallel-size 2",
+    ):  # fmt: skip
+        assert expected in text
+    assert "max-model-len" not in text
+    assert hash(settings) == hash(Fleet(**{**SETTINGS, "arguments": ("--tensor-parallel-size", "2")}))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"replicas": 0}, {"threads": 0}, {"max_batched_tokens": 0}, {"devices": ["0"], "replicas": 2}]
+)
+def test_wrong_fleets_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"engine\.host\."):
+        Fleet(**{**SETTINGS, **wrong})
+    with pytest.raises(ValueError, match="patience"):
+        Patience(start_s=1.0, answer_s=0.0, attempts=1, first_pause_s=0.0)
+
+
+@pytest.mark.vllm
+def test_a_server_killed_in_the_middle_of_a_call_is_replaced_and_the_result_is_the_same(
+    served_engine, make_policy, monkeypatch
+):
+    policy = make_policy("qwen3_tied", hidden_size=64, head_dim=32)
+    served_engine.sync(policy)
+    sampling = Sampling(n=8, max_tokens=60, seed=3)
+    expected = served_engine.generate(PROMPTS, sampling)
+    host = served_engine._host
+    before = host._replicas[0].process
+    family = [process.pid for process in psutil.Process(before.pid).children(recursive=True)]
+    drawn, draw = [], fleet.Replica.draw
+
+    def draw_and_kill(self, request):
+        result = draw(self, request)
+        drawn.append(result)
+        if len(drawn) == 1:
+            os.kill(before.pid, signal.SIGKILL)
+        return result
+
+    monkeypatch.setattr(fleet.Replica, "draw", draw_and_kill)
+    again = served_engine.generate(PROMPTS, sampling)
+    assert tokens(again) == tokens(expected)
+    after = host._replicas[0].process
+    assert after.pid != before.pid
+    assert len(drawn) > 16, "the call was made again"
+    assert all(gone(pid) for pid in family), "children of the killed server"
+    monkeypatch.undo()
+    served_engine.close()
+    assert gone(after.pid)
+    assert host._replicas == []
