@@ -97,10 +97,10 @@ def _converted(file: Path, *, chat_template: str | None) -> Any:
 
     from rzero.policy import Policy
 
-    place = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(**place)
+    place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
     tokenizer.chat_template = chat_template
-    loaded = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(**place, local_files_only=True, dtype=torch.float32)
     # transformers refuses to save what it read from GGUF, so the weights move into a model that knows nothing of it
     config = copy.deepcopy(loaded.config)
     del config.quantization_config
