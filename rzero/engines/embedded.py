@@ -108,8 +108,7 @@ class EmbeddedEngine:
         vocabulary = policy.model.get_input_embeddings().weight.shape[0]
         probes, continuation = probe_prompts(policy), [vocabulary // 2, vocabulary // 3]
         for probe, own in zip(probes, self._probe(probes, continuation=continuation), strict=True):
-            reference = policy_logprobs(policy, [*probe, *continuation])[len(probe) - 1 :]
-            require_agreement(float((own - reference).abs().max()))
+            require_agreement(own, policy_logprobs(policy, [*probe, *continuation])[len(probe) - 1 :])
 
     def close(self) -> None:
         """Lets go of the weights; the engine can be synced again."""

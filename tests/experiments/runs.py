@@ -113,7 +113,8 @@ class RunWriter:
     def train(self, iteration: int, role: str, *, steps: int) -> None:
         for step in range(steps):
             metrics = {"reward": 0.4 + 0.02 * step, "kl": 0.001 * step, "completions/mean_length": 30.0 + step}
-            metrics["frac_reward_zero_std"] = 0.25
+            metrics |= {"frac_reward_zero_std": 0.25, "num_tokens": 100.0, "timing_s/step": 10.0}
+            metrics |= {"timing_s/rollout": 5.0, "timing_s/reward": 3.0, "timing_s/update": 2.0}
             self.log(iteration, {f"{role}/{name}": value for name, value in metrics.items()})
         self._complete(f"{iteration}/{role}", 65.5)
 

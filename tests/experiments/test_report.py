@@ -40,6 +40,13 @@ def test_a_complete_run_has_all_parts(complete: Path) -> None:
         assert all(fact in text for fact in ("6 min 40 s", "1.25 GiB", "0123456789ab+changes"))
 
 
+def test_time_is_given_by_part_of_a_step_with_tokens_per_second(complete: Path) -> None:
+    """Two rounds of 4 steps of 10 s and 100 tokens each."""
+    line = next(row for row in (complete / "report.md").read_text().split("\n") if row.startswith("| Challenger | "))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:] == ["40 s (50.0 %)", "24 s (30.0 %)", "16 s (20.0 %)", "800", "20", "10"]
+
+
 def test_the_result_is_the_one_of_the_metrics(complete: Path) -> None:
     run = read_run(complete)
     assert run.base is not None

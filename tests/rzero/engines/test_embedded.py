@@ -184,6 +184,26 @@ def test_weights_are_a_copy_until_the_next_sync(make_policy):
         assert torch.allclose(torch.tensor(after[0].completions[0].logprobs), expected, atol=1e-4)
 
 
+def test_the_check_after_sync_grants_rounding_in_proportion_to_a_log_prob(make_policy, monkeypatch):
+    """Peaked models (Gemma) have log-probs near -50 nats, where fp32 itself is off by more than 1e-4."""
+    policy = make_policy("qwen3")
+    with torch.no_grad():
+        policy.model.lm_head.weight.mul_(3.0)
+    engine = make_engine(policy)
+    probe = engine._probe
+    for error, right in ((1e-5, True), (1e-4, False)):
+
+        def probe_with_error(*asked, error=error, **more):
+            return [logp + error * logp for logp in probe(*asked, **more)]
+
+        monkeypatch.setattr(engine, "_probe", probe_with_error)
+        if right:
+            engine.verify(policy)
+        else:
+            with pytest.raises(RuntimeError, match="differ from the policy's"):
+                engine.verify(policy)
+
+
 @pytest.mark.parametrize("decoder", ["auto", "generic"])
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_tied"])
 def test_adapters_are_merged_into_the_engine_only(make_policy, family, decoder):

@@ -1,0 +1,155 @@
+"""Run one round of an experiment with everything but its weights, its device and its benchmarks: seconds on a CPU.
+
+    python -m experiments.dry_run experiment=paper_qwen3_4b
+    python -m experiments.dry_run experiment=official_octothinker_8b solver.settings.samples_per_prompt=3
+
+The experiment is composed and built as `experiments.run` would do it and made small by conf/dry_run.yaml. The model is
+a random one of the same architecture; it really draws, is scored and is trained. Such a model writes no question block,
+so what it wrote is *read* as a reply from a script: parsing, votes, rewards and band then have something to work on.
+
+Exit codes: 0 the round ended; 2 something is wrong with the experiment.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import PROJECT, composition
+from experiments.resolvers import register_resolvers
+from rzero.interfaces import RolloutEngine
+from rzero.policy import Policy
+from rzero.selfplay import SelfPlay
+from rzero.types import Group, Prompt, Sampling
+
+WRONG = 2
+REPLACED = ("engine", "trainer", "benchmarks")
+"""Groups of conf/dry_run.yaml that take the place of the experiment's; what else is in there changes single values."""
+
+Script = Callable[[Prompt, int, int], str]
+"""The reply to a prompt at this place of a call, for the sample of this number."""
+
+
+class Dictated:
+    """An engine whose tokens and log-probs are its model's own, and whose texts come from a script."""
+
+    def __init__(self, engine: RolloutEngine, *, script: Script) -> None:
+        self.engine, self.script = engine, script
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Any = None) -> list[Group]:
+        groups = self.engine.generate(prompts, sampling, progress)  # type: ignore[call-arg]
+        return [
+            replace(
+                group,
+                completions=tuple(
+                    replace(completion, text=self.script(group.prompt, place, sample))
+                    for sample, completion in enumerate(group.completions)
+                ),
+            )
+            for place, group in enumerate(groups)
+        ]
+
+    def sync(self, policy: Policy) -> None:
+        self.engine.sync(policy)
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+def replies(request: Prompt) -> Script:
+    """Sums as questions for the Challenger's `request`; for any other prompt 7 and other numbers in turn, so that votes
+    are split in half and rewards differ."""
+
+    def script(prompt: Prompt, place: int, sample: int) -> str:
+        if prompt == request:
+            return f"<question>\nWhat is {3 + place} + {4 + sample}?\n</question>\n\n\\boxed{{{7 + place + sample}}}"
+        return f"\\boxed{{{7 if sample % 2 == 0 else 100 + sample}}}"
+
+    return script
+
+
+def small(overrides: Sequence[str], directory: Path) -> DictConfig:
+    """The experiment with a random model in `directory` for its weights and the sizes of conf/dry_run.yaml."""
+    register_resolvers(directory)
+    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
+        cfg, shrunk = compose("config", overrides=list(overrides)), compose("dry_run")
+    architecture = cfg.policy.get("architecture")
+    if architecture is None:
+        raise ValueError(f"policy {cfg.policy.path_or_id} has no `architecture` to take the shape from (conf/policy)")
+    random_policy({"model_type": architecture.model_type, **shrunk.model}, directory / "model")
+    with open_dict(cfg), open_dict(shrunk):
+        cfg.policy.pop("package", None)
+        cfg.policy.path_or_id = str(directory / "model")
+        del shrunk["model"]
+        for group in REPLACED:
+            cfg[group] = shrunk.pop(group)
+        cfg.merge_with(shrunk)
+    return cfg
+
+
+def random_policy(config: dict[str, Any], directory: Path) -> None:
+    """Saves a model of this Hugging Face configuration with random weights; its tokens are bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+    end = "<|end|>"
+    vocabulary = {token: index for index, token in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), end])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token=end)
+    ends = {"bos_token_id": None, "eos_token_id": fast.eos_token_id, "pad_token_id": fast.pad_token_id}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        shape = AutoConfig.for_model(**config, **ends, vocab_size=len(fast))
+        model = AutoModelForCausalLM.from_config(shape, dtype=torch.float32)
+    Policy(model=model, tokenizer=fast).save(directory)
+
+
+def dry_run(overrides: Sequence[str], directory: Path) -> SelfPlay:
+    """One round in `directory`, from configuration to evaluation; returns the run that has ended."""
+    cfg = small(overrides, directory)
+    selfplay = composition.build(cfg, directory)
+    script = replies(selfplay.prompts.challenger())
+    selfplay.make_engine = lambda: Dictated(instantiate(cfg.engine), script=script)
+    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    try:
+        selfplay.run()
+    finally:
+        selfplay.tracker.close()
+    return selfplay
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if {"--help", "-h"} & set(given):
+        print(__doc__)
+        return 0
+    from experiments.run import quiet_libraries
+
+    quiet_libraries()
+    with tempfile.TemporaryDirectory(prefix="rzero_dry_run_") as folder:
+        try:
+            selfplay = dry_run(given, Path(folder))
+        except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return WRONG
+        for stage, commit in selfplay.ledger.stages.items():
+            print(f"{stage}: {commit.result['summary']}")
+    print("the round ended")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

