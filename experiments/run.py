@@ -16,6 +16,7 @@ import logging
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,13 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises `Terminated` while the context lasts: everything is closed in order, then the process ends."""
+    """SIGTERM raises `Terminated` while the context lasts: everything is closed in order, then the process ends.
+
+    Signals belong to the main thread; where another one runs us, they stay as they are.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -39,8 +40,10 @@ class AfterStep(pl.Callback):
         self.on_terminate = signal.getsignal(signal.SIGTERM)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning's own handler starts a broadcast in the middle of whatever the ranks are doing
-        signal.signal(signal.SIGTERM, self.on_terminate)
+        # Lightning's own handler starts a broadcast in the middle of whatever the ranks are doing; like ours, it is set
+        # in the main thread only
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.on_terminate)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
         assert isinstance(pl_module, GRPOModule)
