@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from experiments import PROJECT
 from experiments.resolvers import register_resolvers
 from experiments.torture.attempts import attempt, end_state, uncommitted_rows
-from experiments.torture.plan import Kill, in_recovery, plan
+from experiments.torture.plan import Kill, in_recovery, plan, sooner
 
 
 def shrunk(*overrides: str) -> DictConfig:
@@ -64,8 +64,9 @@ def torture(cfg: DictConfig, *, kills: int, seed: int, folder: Path) -> dict[str
         while not ended:
             kill = waiting[-1] if waiting else None
             ended = attempt(cfg, directory, kill=kill, log=log)
-            if not ended:
-                assert kill is not None
+            if ended and kill is not None:
+                waiting[-1] = sooner(kill)
+            elif kill is not None:
                 done.append(waiting.pop())
                 restarts += 1
                 repeated = max(repeated, uncommitted_rows(directory))

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import experiments.torture.__main__ as torture_main
 from experiments import PROJECT
 from experiments.torture.__main__ import differing, main, shrunk
-from experiments.torture.plan import AtBoundary, boundaries, plan
+from experiments.torture.plan import AtBoundary, AtInstant, boundaries, plan
 
 
 def command(module: str, *arguments: str) -> dict[str, object]:
@@ -59,6 +61,21 @@ def test_all_boundaries_are_visited_when_there_are_kills_enough() -> None:
     assert plan(cfg, kills=6, seed=0, seconds=10) == plan(cfg, kills=6, seed=0, seconds=10)
     assert plan(cfg, kills=6, seed=1, seconds=10) != plan(cfg, kills=6, seed=0, seconds=10)
     assert sum(isinstance(kill, AtBoundary) for kill in plan(cfg, kills=6, seed=0, seconds=10)) == 3
+
+
+def test_a_machine_that_gets_faster_is_hit_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instants are drawn for the run that was timed; later ones may end before an instant comes."""
+
+    def attempt(cfg: object, directory: Path, *, kill: AtInstant | None = None, log: Path) -> bool:
+        return kill is None or kill.seconds > 0.1
+
+    monkeypatch.setattr(torture_main, "attempt", attempt)
+    monkeypatch.setattr(torture_main, "plan", lambda *_, **__: [AtInstant(seconds=100.0), AtInstant(seconds=0.05)])
+    monkeypatch.setattr(torture_main, "end_state", lambda _: {})
+    monkeypatch.setattr(torture_main, "uncommitted_rows", lambda _: 0)
+    report = torture_main.torture(shrunk(), kills=2, seed=0, folder=tmp_path)
+    assert report["kills"] == 2
+    assert report["runs"] == 11, "ten halvings bring 100 s below 0.1 s; both kills then hit the last run"
 
 
 def test_what_differs_is_named() -> None:
