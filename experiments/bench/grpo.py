@@ -24,7 +24,7 @@ TRL = PROJECT / ".venv-trl"
 MODEL = PROJECT / "experiments" / "models" / "micro"
 SIDES = {"ours": "experiments.bench.grpo_ours", "trl": "experiments.bench.grpo_trl"}
 WORK = {
-    "prompts": 16, "samples": 8, "max_tokens": 96, "learning_rate": 1e-6, "kl_coefficient": 0.01, "clip": 0.2,
+    "prompts": 48, "samples": 8, "max_tokens": 160, "learning_rate": 1e-6, "kl_coefficient": 0.01, "clip": 0.2,
     "max_tokens_per_microbatch": 2048,
 }  # fmt: skip
 """What a step is, for both sides. TRL takes the whole step as one batch, which is its fastest way at this size."""
