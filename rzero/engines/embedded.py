@@ -108,7 +108,8 @@ class EmbeddedEngine:
         vocabulary = policy.model.get_input_embeddings().weight.shape[0]
         probes, continuation = probe_prompts(policy), [vocabulary // 2, vocabulary // 3]
         for probe, own in zip(probes, self._probe(probes, continuation=continuation), strict=True):
-            require_agreement(own, policy_logprobs(policy, [*probe, *continuation])[len(probe) - 1 :])
+            expected = policy_logprobs(policy, [*probe, *continuation])[len(probe) - 1 :]
+            require_agreement(own, expected, largest=float(expected.abs().max()))
 
     def close(self) -> None:
         """Lets go of the weights; the engine can be synced again."""

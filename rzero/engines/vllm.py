@@ -74,7 +74,8 @@ class VllmEngine:
         for probe, drawn in zip(probes, self._draw(probe_requests(probes, tokens=_PROBE_TOKENS)), strict=True):
             reference = policy_logprobs(policy, [*probe, *drawn.token_ids])[len(probe) - 1 : -1]
             expected = reference.gather(1, torch.tensor(drawn.token_ids)[:, None]).squeeze(1)
-            require_agreement(torch.tensor(drawn.logprobs), expected, tolerance=self._tolerance)
+            largest = float(reference.abs().max())
+            require_agreement(torch.tensor(drawn.logprobs), expected, largest=largest, tolerance=self._tolerance)
 
     def close(self) -> None:
         """Lets go of the weights and, when no other engine uses it, of vLLM; the engine can be synced again."""

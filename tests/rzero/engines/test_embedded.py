@@ -184,7 +184,7 @@ def test_weights_are_a_copy_until_the_next_sync(make_policy):
         assert torch.allclose(torch.tensor(after[0].completions[0].logprobs), expected, atol=1e-4)
 
 
-def test_the_check_after_sync_grants_rounding_in_proportion_to_a_log_prob(make_policy, monkeypatch):
+def test_the_check_after_sync_grants_rounding_in_proportion_to_the_largest_log_prob(make_policy, monkeypatch):
     """Peaked models (Gemma) have log-probs near -50 nats, where fp32 itself is off by more than 1e-4."""
     policy = make_policy("qwen3")
     with torch.no_grad():
