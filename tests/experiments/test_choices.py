@@ -143,3 +143,11 @@ def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
     assert official.challenger.loss.aggregation.size == 2
     assert official.challenger.settings.updates_per_rollout == 32
     official.tracker.close()
+
+
+@pytest.mark.parametrize("engine", options("engine"))
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_composes_with_every_engine(experiment: str, engine: str) -> None:
+    """An experiment that sets a key which only one engine knows would fail when that engine is built."""
+    cfg = config(f"experiment={experiment}", f"engine={engine}")
+    assert set(cfg.engine) == set(config(f"engine={engine}").engine)
