@@ -1,6 +1,7 @@
 """Pre-train a micro base model on the text of the micro world.
 
     python -m experiments.pretrain                      # the committed model, conf/pretrain.yaml
+    python -m experiments.pretrain model_size=small     # another size of conf/model_size/
     python -m experiments.pretrain name=try minutes=2   # a quick look
 
 Writes an ordinary Hugging Face directory (Qwen3 architecture, safetensors, tokenizer with chat template, model card).
@@ -21,6 +22,7 @@ from typing import Any
 
 import hydra
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -140,7 +142,7 @@ def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, se
     digest = hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     facts: dict[str, Any] = {
-        "command": f"python -m experiments.pretrain name={cfg.name}",
+        "command": " ".join(["python -m experiments.pretrain", *HydraConfig.get().overrides.task]),
         "parameters": parameters,
         "steps": steps,
         "seed": cfg.seed,

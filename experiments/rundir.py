@@ -29,9 +29,11 @@ def default_path(name: str, seed: int) -> Path:
 
 
 def finished(directory: Path) -> bool:
-    """Whether a run there came to its end (`run.json` says so)."""
-    path = directory / "run.json"
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["finished"])
+    """Whether a run there came to its end (`run.json` says so). A damaged file says nothing: going on repairs it."""
+    try:
+        return bool(json.loads((directory / "run.json").read_bytes())["finished"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
 
 
 @contextmanager

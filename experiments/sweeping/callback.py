@@ -6,11 +6,9 @@ into a warning; what must stop the command leaves as SystemExit.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +23,9 @@ from experiments.sweeping import jobs
 from experiments.sweeping.jobs import Job
 from experiments.sweeping.places import spoken_overrides
 from rzero.escaping import terminal_text
+from rzero.parent import die_with
 
 FAILED = 1
-_PR_SET_PDEATHSIG = 1
 
 
 class SweepCallback(Callback):
@@ -45,8 +43,8 @@ class SweepCallback(Callback):
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
             return
-        if os.getppid() == self.command:
-            die_with_parent()
+        if self.command is not None and os.getppid() == self.command:
+            die_with(self.command)  # joblib's workers outlive a command that was killed, and hang, holding their memory
         job = _job(config)
         jobs.write(_sweep(config), job)
         _say(f"job {job.number}: {job.name}")
@@ -86,13 +84,6 @@ class SweepCallback(Callback):
             )
         if failed:
             sys.exit(FAILED)
-
-
-def die_with_parent() -> None:
-    """In a worker of the local launcher: joblib's outlive a command that was killed, and hang, holding their memory."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1:
-        os._exit(FAILED)  # it was killed before the line above
 
 
 def ended(job: Job, job_return: JobReturn) -> Job:

@@ -19,9 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch.distributed as dist
-
 from rzero.engines.death import EngineDied
+from rzero.engines.hosting import require_one_process
 from rzero.engines.replica import Patience, Replica
 from rzero.engines.resident import GIB, prompts_in_one_piece
 from rzero.engines.server_process import ServerProcess
@@ -114,10 +113,7 @@ class ServedVllm:
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy) -> Files:
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            raise ValueError(
-                "engine=vllm and vllm_server serve runs of one process: set trainer.devices=1 or use engine=embedded"
-            )
+        require_one_process()
         files = Files(architecture=architecture(policy), directory=self._path / f"weights_{next(self._numbers)}")
         files.directory.mkdir()
         files.architecture.write(files.directory)

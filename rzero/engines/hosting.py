@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from weakref import WeakSet
 
+import torch.distributed as dist
+
 from rzero.engines.vllm_request import Drawn, RowRequest
 from rzero.policy import Policy
 
@@ -19,7 +21,7 @@ class Host(Protocol):
     """A running vLLM."""
 
     def take(self, policy: Policy) -> Any:
-        """A snapshot of the policy's merged weights. All processes of a run call this together."""
+        """A snapshot of the policy's merged weights. Raises ValueError in a run of several processes."""
 
     def load(self, snapshot: Any) -> int:
         """From here on `draw` samples from `snapshot`; returns the longest sequence (tokens) that it can hold."""
@@ -63,3 +65,11 @@ def give_back(host: Host, *, tenant: object) -> None:
             if not tenants:
                 del _OPEN[key]
                 host.shut_down()
+
+
+def require_one_process() -> None:
+    """Raises ValueError in a run of several processes: every one of them would start a vLLM of its own."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        raise ValueError(
+            "engine=vllm and vllm_server serve runs of one process: set trainer.devices=1 or use engine=embedded"
+        )

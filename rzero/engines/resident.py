@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from rzero.engines.death import EngineDied
+from rzero.engines.hosting import require_one_process
 from rzero.engines.snapshot import Architecture, architecture, copied, serving_weights
 from rzero.engines.threads import torch_threads
 from rzero.engines.vllm_request import Drawn, RowRequest
@@ -108,10 +108,7 @@ class ResidentVllm:
         self._asleep: tuple[str, ...] = ()
 
     def take(self, policy: Policy) -> Snapshot:
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            raise ValueError(
-                "engine=vllm and vllm_server serve runs of one process: set trainer.devices=1 or use engine=embedded"
-            )
+        require_one_process()
         return Snapshot(architecture=architecture(policy), weights=copied(serving_weights(policy.model)))
 
     def load(self, snapshot: Snapshot) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from experiments import PROJECT
-from experiments.run import command, expand_policy
+from experiments import PROJECT, rundir
+from experiments.provenance import write_manifest
+from experiments.run import begin, command, expand_policy, resumed
+from tests.experiments.small import config
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,41 @@ def test_resume_needs_a_run_and_keeps_its_configuration(run: Callable[..., Resul
     result = run(f"resume={tmp_path}", "seed=3")
     assert result.returncode == 2
     assert "remove seed=3" in result.stderr
+
+
+def damages(content: bytes, *, seed: int) -> Iterator[bytes]:
+    """50 truncations and 50 flipped bits."""
+    rng = random.Random(seed)
+    for number in range(100):
+        place = rng.randrange(len(content))
+        flipped = bytes([content[place] ^ (1 << rng.randrange(8))])
+        yield content[:place] if number % 2 else content[:place] + flipped + content[place + 1 :]
+
+
+def test_a_damaged_configuration_is_restored_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begin(tmp_path, config("seed=3"))
+    path = tmp_path / "config.yaml"
+    whole = path.read_bytes()
+    for damaged in damages(whole, seed=0):
+        path.write_bytes(damaged)
+        cfg, _ = resumed(OmegaConf.create({"resume": str(tmp_path)}), [])
+        assert cfg == OmegaConf.create(whole.decode())
+        assert path.read_bytes() == whole
+        assert "restored" in capsys.readouterr().err
+
+
+def test_a_torn_manifest_is_set_aside_and_said(tmp_path: Path) -> None:
+    """It holds times and versions and no state: a run goes on without it, and does not pass for finished."""
+    cfg, path = config(), tmp_path / "run.json"
+    write_manifest(tmp_path, cfg, finished=False)
+    write_manifest(tmp_path, cfg, finished=True)
+    whole = path.read_bytes()
+    assert rundir.finished(tmp_path)
+    for length in range(0, len(whole), len(whole) // 50):
+        path.write_bytes(whole[:length])
+        assert not rundir.finished(tmp_path)
+        assert "is damaged" in write_manifest(tmp_path, cfg, finished=False)
+        assert (tmp_path / "run.damaged.json").read_bytes() == whole[:length]
 
 
 def test_a_policy_that_is_no_option_is_taken_for_a_path() -> None:

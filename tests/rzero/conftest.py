@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,6 +50,22 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def make_policy() -> Callable[..., Policy]:
     """make_policy("qwen3", seed=0, **config changes) -> Policy."""
     return build_policy
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The saved model that tiny runs start from."""
+    path = tmp_path_factory.mktemp("base") / "model"
+    build_policy("qwen3_tied").save(path)
+    return path
+
+
+@pytest.fixture
+def quiet_lightning() -> Iterator[None]:
+    """Lightning and torch warn about their own internals."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,7 @@ from rzero.types import Prompt, RewardBreakdown
 from tests.rzero.tiny_run import ADAMW, execute, reply, tiny_run
 from tests.rzero.two_processes import make_loss, settings
 
-
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Lightning and torch warn about their own internals."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, make_policy: Callable[..., Any]) -> Path:
-    path = tmp_path_factory.mktemp("base") / "model"
-    make_policy("qwen3_tied").save(path)
-    return path
+pytestmark = pytest.mark.usefixtures("quiet_lightning")
 
 
 def solver(reward: Any, **changes: Any) -> SolverPhase:

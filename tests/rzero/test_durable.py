@@ -7,9 +7,10 @@ import functools
 import itertools
 import random
 import shutil
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +27,7 @@ STEPS = 3
 ROLE = {"steps": STEPS}
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Lightning and torch warn about their own internals."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory, make_policy: Callable[..., Any]) -> Path:
-    path = tmp_path_factory.mktemp("base") / "model"
-    make_policy("qwen3_tied").save(path)
-    return path
+pytestmark = pytest.mark.usefixtures("quiet_lightning")
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +81,15 @@ def test_adapters_and_dropout_go_on_exactly_too(tmp_path: Path, make_policy: Cal
     assert execute(tiny_run(tmp_path / "run", tmp_path / "base", role=ROLE, load=load)) == expected
 
 
-def test_every_operation_of_the_disk_may_fail(tmp_path: Path, base: Path, untouched: dict[str, str]) -> None:
+def test_every_operation_of_the_disk_may_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The k-th write, fsync or rename fails, k = 1, 2, ... until the next stage or checkpoint is committed; from there
-    again, until a run passes: so every operation of the run has failed once, in every way in turn.
+    again, until a run passes: so every operation of the run has failed once, in every way in turn. Temporary files of
+    the system lie on another file system meanwhile, from which a rename would fail.
     """
+    elsewhere = Path("/dev/shm")
+    assert elsewhere.stat().st_dev != tmp_path.stat().st_dev, "another file system, for the test to mean something"
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setenv("TMPDIR", str(elsewhere))
     directory = tmp_path / "run"
     ways = itertools.cycle(itertools.product(REASONS, (False, True), (False, True)))
     failures, number = 0, 1

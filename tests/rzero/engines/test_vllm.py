@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rzero.engines import fleet, resident
+from rzero.engines import hosting, resident
 from rzero.engines.death import EngineDied, repeat_when_dead
 from rzero.engines.fleet import Fleet
 from rzero.engines.replica import Patience
@@ -136,12 +136,11 @@ def test_a_call_is_repeated_until_the_retries_are_used_up():
     assert len(revived) == 2
 
 
-@pytest.mark.parametrize("module", [resident, fleet])
-def test_a_run_of_several_processes_is_refused(policy, monkeypatch, module):
-    settings = Resident(**HOST) if module is resident else SERVERS
+@pytest.mark.parametrize("settings", [Resident(**HOST), SERVERS], ids=["resident", "fleet"])
+def test_a_run_of_several_processes_is_refused(policy, monkeypatch, settings):
     host = settings.start(max_rows=4, max_tokens=None)
-    monkeypatch.setattr(module.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(module.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(hosting.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(hosting.dist, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"trainer\.devices"):
         host.take(policy)
     host.shut_down()
