@@ -1,18 +1,18 @@
-"""The result block of the README, generated from the committed figures so that it cannot drift from them."""
+"""The generated blocks of the README: they come from the committed figures, so they cannot drift from them."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from experiments import PROJECT
 from rzero.durable import write_atomically
 
 README = PROJECT / "README.md"
-BEGIN, END = "<!-- results:{name} (python -m experiments.results {name} --readme) -->", "<!-- end of results:{name} -->"
 
 
 def block(name: str, figures: dict[str, Any]) -> str:
-    """Markdown between (and without) the markers."""
+    """Markdown of `experiments.results`: what the README says between the markers."""
     command = (
         f"Command: `python -m experiments.results {name} --seeds {' '.join(map(str, figures['seeds']))}` (`--fresh` "
         f"runs it all again). Commit of the runs: {', '.join(figures['commits']) or 'unknown'}."
@@ -20,25 +20,25 @@ def block(name: str, figures: dict[str, Any]) -> str:
     return "\n\n".join([_headline(figures), _overall(figures), _averages(figures), _rounds(figures), command])
 
 
-def update(name: str, figures: dict[str, Any]) -> None:
-    """Replace the block in the README. Raises ValueError when its markers are missing."""
-    text = README.read_text(encoding="utf-8")
-    head, tail = _split(name, text)
-    write_atomically(README, f"{head}\n{block(name, figures)}\n{tail}".encode())
+def update(name: str, text: str) -> None:
+    """Replace a block of the README. Raises ValueError when its markers are missing."""
+    head, _, tail = _parts(name)
+    write_atomically(README, f"{head}\n{text}\n{tail}".encode())
 
 
 def current(name: str) -> str:
-    """The block as it stands in the README."""
-    text = README.read_text(encoding="utf-8")
-    head, tail = _split(name, text)
-    return text[len(head) : len(text) - len(tail)].strip("\n")
+    """A block as it stands in the README."""
+    return _parts(name)[1].strip("\n")
 
 
-def _split(name: str, text: str) -> tuple[str, str]:
-    begin, end = BEGIN.format(name=name), END.format(name=name)
-    if text.count(begin) != 1 or text.count(end) != 1:
-        raise ValueError(f"{README} must hold the markers {begin} and {end} exactly once")
-    return text[: text.index(begin) + len(begin)], text[text.index(end) :]
+def _parts(name: str) -> tuple[str, str, str]:
+    """The README up to a block, the block, and the rest; markers are `<!-- results:NAME (COMMAND) -->` and its end."""
+    begin, end = rf"<!-- results:{name} \([^)]*\) -->", f"<!-- end of results:{name} -->"
+    found = re.fullmatch(rf"(.*?{begin})(.*?)({end}.*)", README.read_text(encoding="utf-8"), re.DOTALL)
+    if not found:
+        raise ValueError(f"{README} must hold the markers {begin} and {end}")
+    head, text, tail = found.groups()
+    return head, text, tail
 
 
 def _table(header: list[str], rows: list[list[str]]) -> str:

@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     figures = summary(runs)
     if options.readme:
-        readme.update(options.name, figures)
+        readme.update(options.name, readme.block(options.name, figures))
     if options.json:
         print(json.dumps(figures))
     else:

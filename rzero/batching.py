@@ -1,6 +1,9 @@
 """From completions of a rollout to padded micro-batches that fit a token budget, and back.
 
 A micro-batch row is prompt then completion, contiguous, padded on the right to the longest row of its micro-batch only.
+With `share_prompts` the model sees the rows of a group behind one copy of their prompt and no padding
+(`rzero.shared_prompts`); the tensors here stay the padded ones.
+
 Weights are made once for the whole optimiser step (`rzero.grpo.aggregation`) and travel with the rows, so how a step is
 cut into micro-batches changes nothing but memory and speed.
 
@@ -10,12 +13,14 @@ Shapes: N rows of one optimiser step (one rank), C completion positions, B rows 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+K = TypeVar("K")
 
 NOT_A_ROW = -1  # in MicroBatch.rows: padding added so that all ranks run equally many micro-batches
 
@@ -61,7 +66,8 @@ class MicroBatch:
     """Padded tensors of some rows. `rows` are their indices in the list they came from (NOT_A_ROW: padding).
 
     `completion_mask_BT` covers completion tokens, `mask_BT` those that are learned from (rows that count). Log-probs
-    are float32, 0 outside completions, and None unless every row has them.
+    are float32, 0 outside completions, and None unless every row has them. `prompts` (B,): equal numbers for rows
+    that share their prompt (of whatever group), or None: nothing is shared.
     """
 
     rows: tuple[int, ...]
@@ -75,6 +81,7 @@ class MicroBatch:
     old_logp_BT: Tensor | None = None
     ref_logp_BT: Tensor | None = None
     engine_logp_BT: Tensor | None = None
+    prompts: tuple[int, ...] | None = None
 
     def split(self, values_BT: Tensor) -> Iterable[tuple[int, Tensor]]:
         """(row index, values of its completion tokens) for each real row, such as freshly computed log-probs."""
@@ -111,42 +118,77 @@ def microbatches(
     max_tokens: int,
     weights_NC: Tensor,
     pad_id: int = 0,
+    share_prompts: bool = False,
     count: int | None = None,
     device: torch.device | str = "cpu",
 ) -> list[MicroBatch]:
-    """Every row exactly once, longest first, in micro-batches of at most `max_tokens` positions, padding included.
+    """Every row exactly once, in the micro-batches of `plan`.
 
     `weights_NC`: weight of each completion token, from `aggregation.weights(completion_mask(rows), ...)`.
     `count`: return that many, filling up with micro-batches of weight zero. Under data parallelism every rank passes
     the largest number any rank needs (`len(plan(...))`), because gradients are exchanged once per micro-batch.
     """
-    parts = plan([row.length for row in rows], max_tokens=max_tokens)
+    parts = plan(rows, max_tokens=max_tokens, share_prompts=share_prompts)
     batches = [_pad(rows, part, weights_NC=weights_NC, pad_id=pad_id, device=torch.device(device)) for part in parts]
+    if share_prompts:
+        number = {prompt: index for index, prompt in enumerate(shared_tokens(rows, key=lambda row: row.prompt_ids))}
+        batches = [replace(b, prompts=tuple(number[rows[index].prompt_ids] for index in b.rows)) for b in batches]
     missing = 0 if count is None else count - len(batches)
     if missing < 0:
         raise ValueError(f"{len(rows)} rows need {len(batches)} micro-batches, more than count={count}")
     return batches + [_weightless(pad_id=pad_id, like=batches[0] if batches else None, device=device)] * missing
 
 
-def plan(lengths: Sequence[int], *, max_tokens: int) -> list[list[int]]:
-    """Which rows share a micro-batch, given their lengths: longest first, each filled up to `max_tokens` positions.
+def plan(rows: Sequence[Row], *, max_tokens: int, share_prompts: bool = False) -> list[list[int]]:
+    """Which rows share a micro-batch, as indices into `rows`; ties keep their order.
 
-    The largest micro-batch comes first, so that memory runs out at once or not at all. Ties keep their order.
+    Longest first, each micro-batch filled up to `max_tokens` positions, padding included: the largest one comes first,
+    so that memory runs out at once or not at all. With `share_prompts` rows of one prompt stay together, most tokens
+    first, and a micro-batch has at most `max_tokens` tokens, each prompt counted once and no padding.
     """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    if order and lengths[order[0]] > max_tokens:
+    longest = max((row.length for row in rows), default=0)
+    if longest > max_tokens:
         raise ValueError(
-            f"max_tokens_per_microbatch={max_tokens} is less than the longest row ({lengths[order[0]]} tokens): "
+            f"max_tokens_per_microbatch={max_tokens} is less than the longest row ({longest} tokens): "
             "raise it to at least the longest prompt plus the longest response"
         )
+    return _by_prompt(rows, max_tokens=max_tokens) if share_prompts else _by_length(rows, max_tokens=max_tokens)
+
+
+def _by_length(rows: Sequence[Row], *, max_tokens: int) -> list[list[int]]:
     parts: list[list[int]] = []
     capacity = 0
-    for index in order:
+    for index in sorted(range(len(rows)), key=lambda index: (-rows[index].length, index)):
         if not parts or len(parts[-1]) == capacity:
             parts.append([])
-            capacity = max_tokens // max(lengths[index], 1)
+            capacity = max_tokens // rows[index].length
         parts[-1].append(index)
     return parts
+
+
+def _by_prompt(rows: Sequence[Row], *, max_tokens: int) -> list[list[int]]:
+    size = shared_tokens(rows, key=lambda row: row.prompt_ids)
+    parts: list[list[int]] = []
+    room = 0
+    for prompt in sorted(size, key=lambda prompt: -size[prompt]):
+        if not parts or min(size[prompt], max_tokens) > room:  # only what is larger than a micro-batch is cut
+            parts, room = [*parts, []], max_tokens
+        room -= len(prompt)
+        for index, row in enumerate(rows):
+            if row.prompt_ids == prompt:
+                if len(row.completion_ids) > room:
+                    parts, room = [*parts, []], max_tokens - len(prompt)
+                parts[-1].append(index)
+                room -= len(row.completion_ids)
+    return parts
+
+
+def shared_tokens(rows: Sequence[Row], *, key: Callable[[Row], K]) -> dict[K, int]:
+    """Key -> tokens of the rows that have it, one copy of their prompt counted; in order of first appearance."""
+    tokens = {key(row): len(row.prompt_ids) for row in rows}
+    for row in rows:
+        tokens[key(row)] += len(row.completion_ids)
+    return tokens
 
 
 _LOGPROBS = ("old_logp", "ref_logp", "engine_logp")
@@ -171,7 +213,7 @@ def _pad(
         flat = torch.cat([value.to("cpu", torch.float32) for value in values])
         return torch.zeros(completion_mask_BT.shape).masked_scatter(completion_mask_BT, flat)
 
-    logprobs: dict[str, Tensor] = {}
+    logprobs: dict[str, Any] = {}
     for name in _LOGPROBS:
         values = [getattr(row, name) for row in chosen]
         if all(value is not None for value in values):

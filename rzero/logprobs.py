@@ -9,7 +9,7 @@ Shapes: B sequences, T positions, S scored tokens, H hidden size, V vocabulary, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rzero.shared_prompts import SharedPrompts
+
 KEEP_LOGITS_BELOW = 2**22  # S x V elements (16 MB in float32): cheaper to keep for backward than to compute twice
+_NO_MASK = torch.zeros(1, 1, 1, 1)  # transformers hands a mask of four dimensions on as it is and makes none of its own
 
 
 def completion_logprobs(
@@ -31,6 +34,7 @@ def completion_logprobs(
     chunk_tokens: int,
     entropy: bool = False,
     position_ids_BT: Tensor | None = None,
+    prompts: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """log p(token | everything before it) in nats for the tokens under `completion_mask_BT`, and their entropies.
 
@@ -39,6 +43,8 @@ def completion_logprobs(
 
     `model`: a causal language model of transformers, bare, wrapped by PEFT, or sharded by FSDP2 (`fully_shard`).
     `chunk_tokens`: how many rows of V logits exist at once; affects memory and speed only.
+    `prompts`: equal numbers (B,) say that rows have the same prompt, which then goes through the model once
+    (call `rzero.shared_prompts.make_ready` before). Rows are then a prompt and, right behind it, a completion.
     Raises ValueError when the mask names the first position, which nothing predicts.
     """
     if temperature <= 0:
@@ -52,11 +58,27 @@ def completion_logprobs(
     causal_lm = _causal_lm(model)
     row_S, column_S = scored_BT.nonzero(as_tuple=True)
 
-    def forward(**inputs: Any) -> tuple[Tensor, Tensor | None]:
-        inputs = {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids")}
-        hidden_BTH = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "position_ids": position_ids_BT}
+    shared = None
+    if prompts is not None:
+        shared = SharedPrompts(input_ids_BT, completion_mask_BT=scored_BT, prompts=prompts)
+        inputs = {"input_ids": shared.ids_1N, "attention_mask": None, "position_ids": shared.positions_1N}
+    elif attention_mask_BT is not None and _padded_right(attention_mask_BT):
+        # Causal attention already keeps padding on the right from being seen, and without a mask the fused kernel runs.
+        inputs["attention_mask"] = None
+
+    def forward(**given: Any) -> tuple[Tensor, Tensor | None]:
+        given = {name: given[name] for name in inputs}
+        if shared is not None:
+            given |= {"shared_prompts": shared, "attention_mask": _NO_MASK}
+        hidden_BTH = causal_lm.get_decoder()(**given, use_cache=False).last_hidden_state
+        if shared is not None:
+            shared.check(causal_lm)
+            hidden_SH = hidden_BTH[0, shared.place_BT[row_S, column_S - 1]]
+        else:
+            hidden_SH = hidden_BTH[row_S, column_S - 1]
         return head_logprobs(
-            hidden_BTH[row_S, column_S - 1],
+            hidden_SH,
             weight_VH=_head_weight(causal_lm),
             targets_S=input_ids_BT[row_S, column_S],
             shape=LogitShape.of(causal_lm, temperature=temperature),
@@ -64,13 +86,8 @@ def completion_logprobs(
             entropy=entropy,
         )
 
-    if attention_mask_BT is not None and _padded_right(attention_mask_BT):
-        # Causal attention already keeps padding on the right from being seen, and without a mask the fused kernel runs.
-        attention_mask_BT = None
     with _forward_replaced(causal_lm, forward):
-        logp_S, entropy_S = model(
-            input_ids=input_ids_BT, attention_mask=attention_mask_BT, position_ids=position_ids_BT
-        )
+        logp_S, entropy_S = model(**inputs)
     blank_BT = logp_S.new_zeros(scored_BT.shape)
     logp_BT = blank_BT.index_put((row_S, column_S), logp_S)
     return logp_BT, blank_BT.index_put((row_S, column_S), entropy_S) if entropy_S is not None else None

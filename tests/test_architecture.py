@@ -20,7 +20,7 @@ LAYERS = (
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
     {"prompts", "parsing", "grading", "voting", "repetition", "rewards"}
-    | {"grpo", "batching", "logprobs", "distributed", "policy", "reference"},
+    | {"grpo", "batching", "logprobs", "distributed", "policy", "reference", "shared_prompts"},
     {"modules", "phases", "engines", "curriculum", "bank", "ledger", "tracking", "progress", "health"}
     | {"checkpoint", "collapse"},
     {"selfplay"},

@@ -25,17 +25,19 @@ MODEL = PROJECT / "experiments" / "models" / "micro"
 SIDES = {"ours": "experiments.bench.grpo_ours", "trl": "experiments.bench.grpo_trl"}
 WORK = {
     "prompts": 48, "samples": 8, "max_tokens": 160, "learning_rate": 1e-6, "kl_coefficient": 0.01, "clip": 0.2,
-    "max_tokens_per_microbatch": 2048,
+    "max_tokens_per_microbatch": 2048, "share_prompts": True,
 }  # fmt: skip
-"""What a step is, for both sides. TRL takes the whole step as one batch, which is its fastest way at this size."""
+"""What a step is, for both sides; the last two are settings of ours. TRL takes the whole step as one batch, which is
+its fastest way at this size."""
 
 
 def run(*, steps: int = 2) -> dict[str, Any]:
     """Ratios above 1 mean that TRL takes longer (goals: whole step 3, update 1.3) or, for memory, that we take more.
 
     step_speedup_vs_trl, update_speedup_vs_trl: medians of seconds per completion token. peak_rss_ratio_vs_trl: ours by
-    TRL's. mfu: operations of the update (one forward and backward, one reference pass; padding not counted) by what
-    one thread's best matrix product does in that time. update_profile: shares of the update's CPU time by operation.
+    TRL's. mfu: operations of the update (one forward and backward, one reference pass; each prompt once, no padding) by
+    what one thread's best matrix product does in that time. update_profile: shares of the update's CPU time by
+    operation.
     """
     if not (TRL / "trl").is_dir():
         install = f"{sys.executable} -m pip install --no-deps --target {TRL} trl==1.16.0"
@@ -79,8 +81,8 @@ def _rows() -> int:
 def _flops(step: dict[str, Any]) -> float:
     """Operations of one update: forward, twice that backward, and the reference's forward pass."""
     model = Architecture.of({"path_or_id": str(MODEL)})
-    context = step["sequence_tokens"] / _rows() / 2
-    return 4 * model.forward_flops(tokens=step["sequence_tokens"], scored=step["tokens"], context=context)
+    context = step["mean_sequence"] / 2
+    return 4 * model.forward_flops(tokens=step["model_tokens"], scored=step["tokens"], context=context)
 
 
 class _Side:

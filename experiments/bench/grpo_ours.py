@@ -56,9 +56,9 @@ def main() -> None:
         ),
         settings=GRPOSettings(
             steps=len(steps), prompts_per_step=settings["prompts"], samples_per_prompt=settings["samples"],
-            updates_per_rollout=1, max_tokens_per_microbatch=settings["max_tokens_per_microbatch"], chunk_tokens=2048,
-            max_grad_norm=1.0, sampling={"temperature": 1.0, "max_tokens": settings["max_tokens"]},
-            advantage=group_advantages,
+            updates_per_rollout=1, max_tokens_per_microbatch=settings["max_tokens_per_microbatch"],
+            share_prompts=settings["share_prompts"], chunk_tokens=2048, max_grad_norm=1.0,
+            sampling={"temperature": 1.0, "max_tokens": settings["max_tokens"]}, advantage=group_advantages,
         ),
         loss=PolicyLoss(
             clip_low=settings["clip"], clip_high=settings["clip"], aggregation=SequenceMean(),
@@ -92,7 +92,10 @@ def _watch_update(module: Solver, steps: _OnCommand, figures: dict[str, Any]) ->
     def watched(groups: Any, paid: Any) -> dict[str, float]:
         lengths = [(len(group.prompt_ids), len(c.token_ids)) for group in groups for c in group.completions]
         figures.clear()
-        figures.update(tokens=sum(own for _, own in lengths), sequence_tokens=sum(map(sum, lengths)))
+        prompts = sum(len(group.prompt_ids) for group in groups)  # each goes through the model once: share_prompts
+        tokens = sum(own for _, own in lengths)
+        mean_sequence = sum(map(sum, lengths)) / len(lengths)
+        figures.update(tokens=tokens, model_tokens=prompts + tokens, mean_sequence=mean_sequence)
         clock = Clock()
         if steps.command == "profile":
             with profile(activities=[ProfilerActivity.CPU]) as recorded:

@@ -3,6 +3,7 @@
 python -m experiments.reproduce --list                    # claims, commands and what has been run
 python -m experiments.reproduce main_table scale=micro
 python -m experiments.reproduce all scale=micro           # everything, one after the other
+python -m experiments.reproduce --readme                  # write the verdicts of what has been run into the README
 """
 
 from __future__ import annotations
@@ -13,29 +14,41 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from experiments import PROJECT, readme
 from experiments.reproduce.command import (
     NAMES,
     USAGE,
     Options,
+    claims,
     command_line,
     read_options,
     run,
     state,
     studies,
-    verdicts,
 )
+from experiments.reproduce.writing import CLAIM_HEADER, claim_row, table
 
 
 def show(options: Options, console: Console) -> None:
     """Every study with its state and command, and every claim with its verdict once there is one."""
     for study in studies():
         now = state(study, options)
-        found = verdicts(study, options) if now == "done" else {}
+        found = claims(study, options) if now == "done" else []
         lines = [f"{study.name}: {study.title}", f"  state    {now}", f"  command  {command_line(study, options)}"]
         for claim in study.claims:
             lines.append(f"  claim    {claim.text} (paper: {claim.paper})")
-            lines += [f"           {model}: {verdict}" for model, verdict in found.get(claim.text, {}).items()]
+            lines += [f"           {e['model']}: {e['verdict']}" for e in found if e["claim"] == claim.text]
         console.print("\n".join(lines) + "\n", highlight=False, markup=False, soft_wrap=True)
+
+
+def verdicts(options: Options) -> str:
+    """Every claim that has been put to the test, as the README has it: one table, each study linked to its folder."""
+    rows = []
+    for study in studies():
+        if state(study, options) == "done":
+            link = f"[{study.name}]({options.folder(study).relative_to(PROJECT)}/table.md)"
+            rows += [[link, *claim_row(entry)] for entry in claims(study, options)]
+    return table(("study", *CLAIM_HEADER), rows, mark="---")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,12 +59,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--list", action="store_true", help="show claims, commands and states, and run nothing")
+    parser.add_argument("--readme", action="store_true", help="write the verdicts of what has been run into the README")
     parser.add_argument("name", nargs="?", metavar="STUDY", help=f"all, or one of {', '.join(NAMES)}")
     parser.add_argument("settings", nargs="*", metavar="key=value")
     options = parser.parse_args(arguments)
     settings = options.settings
     if options.list:
         show(read_options([*([options.name] if options.name else []), *settings]), Console())
+        return 0
+    if options.readme:
+        readme.update("claims", verdicts(read_options(settings)))
         return 0
     if options.name not in (*NAMES, "all"):
         parser.error(f"name a study, or all: {', '.join(NAMES)}")

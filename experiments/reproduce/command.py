@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -97,12 +98,9 @@ def state(study: Study, options: Options) -> str:
     return "done" if current in written.read_text(encoding="utf-8") else "table out of date"
 
 
-def verdicts(study: Study, options: Options) -> dict[str, dict[str, str]]:
-    """What a written result says of each claim: {claim: {model: verdict}}."""
-    figures = json.loads((options.folder(study) / FIGURES).read_text(encoding="utf-8"))
-    found: dict[str, dict[str, str]] = {}
-    for entry in figures["claims"]:
-        found.setdefault(entry["claim"], {})[entry["model"]] = entry["verdict"]
+def claims(study: Study, options: Options) -> list[dict[str, Any]]:
+    """What a written result says of each claim and model."""
+    found: list[dict[str, Any]] = json.loads((options.folder(study) / FIGURES).read_text(encoding="utf-8"))["claims"]
     return found
 
 

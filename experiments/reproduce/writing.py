@@ -20,6 +20,9 @@ from experiments.runs import Run, Store
 from rzero.durable import write_atomically
 
 FIGURES, MANIFEST = "figures.json", "manifest.json"
+CLAIM_HEADER = (
+    "model", "claim", "the paper", "here", "measured, points [95 % interval]", "sure that it is above 0", "seeds",
+)  # fmt: skip
 
 
 def write(
@@ -96,21 +99,13 @@ def markdown(study: Study, grids: Sequence[Grid], claims: Sequence[dict[str, Any
     blocks = [f"# {study.title}", f"Paper: {study.source}. Command: `{command}`."]
     for grid in grids:
         blocks += [grid.title + ":", table(grid.header, grid.rows)]
-    header = (
-        "model",
-        "claim",
-        "the paper",
-        "here",
-        "measured, points [95 % interval]",
-        "sure that it is above 0",
-        "seeds",
-    )
-    blocks += ["## Claims", table(header, [_claim(entry) for entry in claims], mark="---")]
+    blocks += ["## Claims", table(CLAIM_HEADER, [claim_row(entry) for entry in claims], mark="---")]
     blocks.append("A claim holds, or does not, where the interval over seeds (Student's t) leaves 0 out.")
     return "\n\n".join([*blocks, "![figure](figure.png)"]) + "\n"
 
 
-def _claim(entry: dict[str, Any]) -> list[str]:
+def claim_row(entry: dict[str, Any]) -> list[str]:
+    """A claim under CLAIM_HEADER."""
     interval = "" if entry["low"] is None else f" [{entry['low']:+.2f}, {entry['high']:+.2f}]"
     sure = "one seed says nothing" if entry["confidence"] is None else f"{100 * entry['confidence']:.1f} %"
     measured = f"{entry['mean']:+.2f}{interval}"

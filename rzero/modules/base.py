@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from rzero.batching import NOT_A_ROW, MicroBatch, Row, completion_mask, microbatches, plan, windows
+from rzero.batching import NOT_A_ROW, MicroBatch, Row, completion_mask, microbatches, plan, shared_tokens, windows
 from rzero.distributed import Ranks, deal, exchange, shard, whole
 from rzero.grpo import PolicyLoss, kl_divergence, kl_penalised_rewards, window_totals
 from rzero.interfaces import RolloutEngine
@@ -31,6 +31,7 @@ from rzero.policy import Policy
 from rzero.reference import AdaptersOff, FrozenCopy
 from rzero.roles import Role
 from rzero.seeding import derive
+from rzero.shared_prompts import make_ready
 from rzero.types import Group, Prompt, RewardBreakdown
 
 Rewards = list[list[RewardBreakdown]]
@@ -71,6 +72,9 @@ class GRPOModule(pl.LightningModule):
         self.rollouts_done = 0
         self.restore_optimizer: Callable[[torch.optim.Optimizer], None] | None = None
         self.step_metrics: dict[str, float] = {}
+        if settings.share_prompts:
+            for model in [self.model, *([reference.model] if reference else [])]:
+                make_ready(model)
         loss.check_sampling(settings.rollout_sampling(seed=0))
         if loss.needs_reference and reference is None:
             raise ValueError("loss.kl_coefficient is positive, so the phase needs a reference policy")
@@ -209,19 +213,20 @@ class GRPOModule(pl.LightningModule):
         """
         mask_NC = completion_mask([rows[index] for index in window])
         weights_NC = self.loss.aggregation.weights(mask_NC, totals=window_totals(mask_NC))
-        hands = deal([rows[index].length for index in window], size=self.ranks.size)
+        hands = self._hands([rows[index] for index in window])
         hand = hands[self.ranks.rank]
-        max_tokens = self.settings.max_tokens_per_microbatch
+        cut: dict[str, Any] = {
+            "max_tokens": self.settings.max_tokens_per_microbatch,
+            "share_prompts": self.settings.share_prompts,
+        }
         parts = microbatches(
             [rows[window[place]] for place in hand],
             weights_NC=weights_NC[hand],
-            max_tokens=max_tokens,
             pad_id=self.policy.tokenizer.pad_token_id,
             # gradients are exchanged, and split parameters gathered, once per micro-batch: all ranks need equally many
-            count=max(
-                len(plan([rows[window[place]].length for place in other], max_tokens=max_tokens)) for other in hands
-            ),
+            count=max(len(plan([rows[window[place]] for place in other], **cut)) for other in hands),
             device=self.device,
+            **cut,
         )
         parts = [
             replace(part, rows=tuple(row if row == NOT_A_ROW else window[hand[row]] for row in part.rows))
@@ -234,6 +239,16 @@ class GRPOModule(pl.LightningModule):
                 with self.reference.active() as model:
                     parts = [replace(part, ref_logp_BT=self._logprobs(model, part)[0]) for part in parts]
         return parts
+
+    def _hands(self, rows: Sequence[Row]) -> list[list[int]]:
+        """Indices of the rows that each rank learns from: whole groups where they share their prompt."""
+        if not self.settings.share_prompts:
+            return deal([row.length for row in rows], size=self.ranks.size)
+        sizes = shared_tokens(rows, key=lambda row: row.group)
+        owner: dict[int, int] = {}
+        for rank, hand in enumerate(deal(list(sizes.values()), size=self.ranks.size)):
+            owner |= {list(sizes)[place]: rank for place in hand}
+        return [[i for i, row in enumerate(rows) if owner[row.group] == rank] for rank in range(self.ranks.size)]
 
     def _kl_penalty(self, parts: Sequence[MicroBatch], *, rows: int) -> Tensor:
         """What the KL of each completion costs in reward (rows,), float64; KL per token is that of the old policy."""
@@ -263,6 +278,7 @@ class GRPOModule(pl.LightningModule):
             temperature=self.settings.sampling["temperature"],
             chunk_tokens=self.settings.chunk_tokens,
             entropy=entropy,
+            prompts=part.prompts,
         )
 
     def _update(self, parts: Sequence[MicroBatch]) -> dict[str, float]:

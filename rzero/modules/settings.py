@@ -16,11 +16,12 @@ from rzero.types import Sampling
 class GRPOSettings:
     """What both roles share, in the words of the config.
 
-    prompts_per_step: groups per rollout. samples_per_prompt: completions per group (the group size).
-    updates_per_rollout: optimiser steps per rollout. max_tokens_per_microbatch: padded tokens in memory at once.
-    steps: rollouts in a phase. max_grad_norm: gradient clipping by norm. sampling: temperature, top_p, top_k,
-    max_tokens of the rollouts. chunk_tokens: rows of logits that exist at once. advantage: from rewards (B,) and group
-    numbers (B,) to advantages (B,). refill, overlong: see `rzero.modules.choices`; None: not used.
+    steps: rollouts in a phase. prompts_per_step: groups per rollout. samples_per_prompt: completions per group (the
+    group size). updates_per_rollout: optimiser steps per rollout. max_tokens_per_microbatch: tokens in memory at once,
+    padding included. share_prompts: completions of one prompt go through the model behind one copy of it and without
+    padding; the same maths in other roundings. chunk_tokens: rows of logits that exist at once. max_grad_norm: gradient
+    clipping by norm. sampling: temperature, top_p, top_k, max_tokens of the rollouts. advantage: from rewards (B,) and
+    group numbers (B,) to advantages (B,). refill, overlong: see `rzero.modules.choices`; None: not used.
     """
 
     steps: int
@@ -28,6 +29,7 @@ class GRPOSettings:
     samples_per_prompt: int
     updates_per_rollout: int
     max_tokens_per_microbatch: int
+    share_prompts: bool
     chunk_tokens: int
     max_grad_norm: float
     sampling: Mapping[str, Any]

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 
 from evaluation.metrics import Scores
 from experiments import PROJECT, readme, results, runs
+from experiments.reproduce import __main__ as overview
+from experiments.reproduce.command import Options
 from tests.experiments.small import SHRUNK, config
 
 SEEDS = [0, 1, 2]
@@ -30,6 +32,10 @@ def test_the_readme_block_is_regenerated_from_the_committed_runs(capsys: pytest.
     assert results.main(["micro", "--seeds", "0", "1", "2", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert readme.block("micro", figures) == readme.current("micro")
+
+
+def test_the_verdicts_in_the_readme_are_those_of_the_committed_studies() -> None:
+    assert overview.verdicts(Options()) == readme.current("claims")
 
 
 @pytest.mark.usefixtures("stored_only")

@@ -56,12 +56,61 @@ def test_every_row_once_within_the_budget(max_tokens):
 
 
 def test_longest_first_ties_in_order_and_deterministic():
-    assert plan([3, 9, 3, 9, 5], max_tokens=18) == [[1, 3], [4, 0, 2]]
-    assert plan([3, 9, 3, 9, 5], max_tokens=9) == [[1], [3], [4], [0, 2]]
+    rows = [Row(prompt_ids=(1,), completion_ids=(2,) * (length - 1), group=0) for length in (3, 9, 3, 9, 5)]
+    assert plan(rows, max_tokens=18) == [[1, 3], [4, 0, 2]]
+    assert plan(rows, max_tokens=9) == [[1], [3], [4], [0, 2]]
     assert plan([], max_tokens=9) == []
     rows = make_rows(9)
     first, second = (cut(rows, max_tokens=50) for _ in range(2))
     assert all(torch.equal(a.input_ids_BT, b.input_ids_BT) for a, b in zip(first, second, strict=True))
+
+
+def prompted(*lengths_of):
+    """Rows of the given completion lengths, one list for each prompt; prompt i has i + 2 tokens."""
+    return [
+        Row(prompt_ids=(index,) * (index + 2), completion_ids=(9,) * length, group=index)
+        for index, lengths in enumerate(lengths_of)
+        for length in lengths
+    ]
+
+
+def test_rows_of_one_prompt_stay_together_and_count_it_once():
+    rows = prompted([4, 4], [5, 1, 1], [2, 2])  # 2 + 8, 3 + 7 and 4 + 4 tokens
+    assert plan(rows, max_tokens=28, share_prompts=True) == [[0, 1, 2, 3, 4, 5, 6]]
+    assert plan(rows, max_tokens=27, share_prompts=True) == [[0, 1, 2, 3, 4], [5, 6]]
+    assert plan(rows, max_tokens=19, share_prompts=True) == [[0, 1], [2, 3, 4, 5, 6]]
+    assert plan(rows, max_tokens=8, share_prompts=True) == [[0], [1], [2], [3, 4], [5, 6]]  # cut where it has to be
+    shuffled = [rows[index] for index in (5, 0, 3, 1, 6, 4, 2)]
+    assert plan(shuffled, max_tokens=19, share_prompts=True) == [[1, 3], [2, 5, 6, 0, 4]]
+    assert plan([], max_tokens=9, share_prompts=True) == []
+    with pytest.raises(ValueError, match="max_tokens_per_microbatch=7 is less than the longest row"):
+        plan(rows, max_tokens=7, share_prompts=True)
+
+
+def test_rows_of_several_groups_may_share_a_prompt():
+    rows = [replace(row, group=index // 2) for index, row in enumerate(prompted([3] * 6))]
+    [batch] = cut(rows, max_tokens=20, share_prompts=True)
+    assert batch.prompts == (0,) * 6
+    assert batch.rows == tuple(range(6))
+    assert {len(part) for part in plan(rows, max_tokens=12, share_prompts=True)} == {3}
+    assert [batch.prompts for batch in cut(rows, max_tokens=20)] == [None] * 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_sharing_loses_no_row_and_keeps_to_the_budget(seed):
+    draw = random.Random(seed)
+    rows = prompted(*([draw.randint(1, 12) for _ in range(draw.randint(1, 5))] for _ in range(draw.randint(1, 9))))
+    draw.shuffle(rows)
+    budget = draw.randint(max(row.length for row in rows), 60)
+    batches = cut(rows, max_tokens=budget, share_prompts=True)
+    assert sorted(index for batch in batches for index in batch.rows) == list(range(len(rows)))
+    for batch in batches:
+        tokens = sum(len(rows[index].completion_ids) for index in batch.rows)
+        assert tokens + sum(map(len, {rows[index].prompt_ids for index in batch.rows})) <= budget
+        for number, index in zip(batch.prompts, batch.rows, strict=True):
+            assert {
+                rows[other].prompt_ids for n, other in zip(batch.prompts, batch.rows, strict=True) if n == number
+            } == {rows[index].prompt_ids}
 
 
 def test_log_probabilities_travel_with_their_tokens_and_come_back():

@@ -62,15 +62,21 @@ def test_the_first_step_is_on_policy_and_without_learning_the_mismatch_stays_fla
         assert step["sampling/sampling_logp_difference/max"] < 1e-4
 
 
-def test_how_a_step_is_cut_changes_nothing(make_policy, tmp_path):
+@pytest.mark.parametrize("role", ["solver", "challenger"])
+def test_how_a_step_is_cut_changes_nothing(make_policy, tmp_path, role):
+    """Whatever the budget, and whether completions share their prompt; all of the Challenger's have the same one."""
     trained = []
-    for budget in (40, 90, 100_000):
+    for budget, share in ((45, False), (90, False), (100_000, False), (45, True), (100_000, True)):
         policy = make_policy("qwen3")
-        train(make(policy, settings=settings(max_tokens_per_microbatch=budget)), tmp_path)
-        trained.append(policy.model.state_dict())
-    for other in trained[1:]:
-        for name, tensor in other.items():
-            torch.testing.assert_close(tensor, trained[0][name], atol=1e-5, rtol=0)
+        changes = settings(max_tokens_per_microbatch=budget, share_prompts=share)
+        steps = train(make(policy, role, settings=changes), tmp_path)
+        trained.append((steps, policy.model.state_dict()))
+    for steps, weights in trained[1:]:
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, trained[0][1][name], atol=1e-5, rtol=0)
+        for step, first in zip(steps, trained[0][0], strict=True):
+            assert step["kl"] == pytest.approx(first["kl"], rel=1e-3, abs=1e-7)
+            assert step["entropy"] == pytest.approx(first["entropy"], rel=1e-5)
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(make_policy, tmp_path):

@@ -45,6 +45,7 @@ def settings(**changes: Any) -> GRPOSettings:
         "samples_per_prompt": 3,
         "updates_per_rollout": 2,
         "max_tokens_per_microbatch": 70,
+        "share_prompts": False,
         "chunk_tokens": 16,
         "max_grad_norm": 0.5,
         "sampling": {"temperature": 0.9, "max_tokens": 12},
@@ -139,10 +140,15 @@ def load(base: Path, *, tuning: str) -> Policy:
     return load_policy(base, dtype="float32", attn_implementation="sdpa", lora=lora)
 
 
+def shared_in_two(role: str, ranks: Ranks) -> GRPOSettings:
+    """Two processes let the Solver's completions share their prompts, one does not: the result is to be the same."""
+    return settings(share_prompts=role == "solver" and ranks.size > 1)
+
+
 def train(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ranks: Ranks) -> None:
     """Trains a phase and leaves the weights (`target`) and the metrics of its steps (`target.json`)."""
     policy = load(base, tuning=tuning)
-    module = make_module(policy, role=role, ranks=ranks)
+    module = make_module(policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks))
     steps: list[dict[str, float]] = []
     paused = target.with_name(f"{target.name}_paused")
 
@@ -163,7 +169,7 @@ def go_on(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ra
     """Trains what is left after the checkpoint that `train` made, and leaves the weights (`target`_resumed)."""
     paused = target.with_name(f"{target.name}_paused")
     policy = load(base, tuning=tuning)
-    module = make_module(policy, role=role, ranks=ranks)
+    module = make_module(policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks))
     checkpoint.load_weights(paused, policy.model)
     module.rollouts_done, module.restore_optimizer = 1, functools.partial(checkpoint.load_optimizer, paused)
     trainer = functools.partial(make_trainer, **strategy_of(strategy, size=ranks.size))
