@@ -36,7 +36,15 @@ RANDOM = Treatment(name="random reward", folder="random_reward", overrides=("var
 NO_REPETITION = Treatment(name="no repetition penalty", folder="no_repetition", overrides=("variant=no_repetition",))
 NO_FILTERING = Treatment(name="no filtering", folder="no_filtering", overrides=("variant=no_filtering",))
 SHARED = Treatment(name="one model, two roles", folder="shared", overrides=("roles=shared",))
-TEN_ROUNDS = Treatment(name="R-Zero, ten rounds", folder="ten_rounds", overrides=("iterations=10",))
+TEN_ROUNDS = Treatment(
+    name="R-Zero, ten rounds",
+    folder="ten_rounds",
+    overrides=(
+        "iterations=10",
+        "challenger.settings.share_prompts=true",  # the same update, only faster
+        "solver.settings.share_prompts=true",
+    ),
+)
 LABELLED = Treatment(name="labelled training of the base", folder="labelled", overrides=("variant=labelled",))
 LABELLED_AFTER = Treatment(
     name="labelled training after R-Zero", folder="labelled_after", overrides=("variant=labelled",), after=RZERO
