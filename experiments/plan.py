@@ -100,7 +100,15 @@ def _role(
     )
     learned = settings["prompts_per_step"] * settings["samples_per_prompt"]
     passes = (settings["updates_per_rollout"] > 1) + needs_reference
-    step = work_of(model, setting, hardware, drawn=learned * (1 + answers), learned=learned, passes=passes)
+    step = work_of(
+        model,
+        setting,
+        hardware,
+        drawn=learned * (1 + answers),
+        learned=learned,
+        prompts=settings["prompts_per_step"] if settings["share_prompts"] else learned,
+        passes=passes,
+    )
     advice = _advice(memory, model, setting, hardware, microbatch_tokens=settings["max_tokens_per_microbatch"])
     return _phase(step * settings["steps"], memory=memory, hardware=hardware, advice=advice)
 

@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from evaluation.micro.corpus import CorpusSpec, Document, documents
+from experiments.provenance import commit
 
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -140,7 +140,6 @@ def train(model: Qwen3ForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
 def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, seconds: float) -> None:
     """The model card: what was read, how long, and the checksum of the weights."""
     digest = hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     facts: dict[str, Any] = {
         "command": " ".join(["python -m experiments.pretrain", *HydraConfig.get().overrides.task]),
         "parameters": parameters,
@@ -149,7 +148,7 @@ def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, se
         "minutes_on_one_core": round(seconds / 60, 1),
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "commit": commit,
+        "commit": commit(),
         "sha256": digest,
     }
     rows = "\n".join(f"| {key} | {value} |" for key, value in facts.items())

@@ -32,11 +32,17 @@ def work_of(
     *,
     drawn: int,
     learned: int = 0,
+    prompts: int = 0,
     passes: int = 0,
 ) -> Work:
-    """One step: `drawn` completions, `learned` of them updated on after `passes` more passes (old, reference)."""
+    """One step: `drawn` completions, `learned` of them updated on after `passes` more passes (old, reference).
+
+    `prompts`: how many copies of prompts an update runs over.
+    """
     work = decoding(model, setting, hardware, completions=drawn)
-    return work + update(model, setting, hardware, completions=learned, passes=passes) if learned else work
+    if not learned:
+        return work
+    return work + update(model, setting, hardware, completions=learned, prompts=prompts, passes=passes)
 
 
 def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, completions: int) -> Work:
@@ -56,12 +62,15 @@ def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, compl
     return Work(tokens=tokens, flops=flops, hours=seconds / hardware.decoding_utilisation / 3600)
 
 
-def update(model: Architecture, setting: Setting, hardware: Hardware, *, completions: int, passes: int) -> Work:
+def update(
+    model: Architecture, setting: Setting, hardware: Hardware, *, completions: int, prompts: int, passes: int
+) -> Work:
     """Forward and backward over every sequence once, plus the extra passes; checkpointing adds a forward pass."""
     mean = setting.response_tokens * hardware.response_fraction
-    length = hardware.prompt_tokens + mean
-    forward = model.forward_flops(tokens=completions * length, scored=completions * mean, context=length / 2)
+    tokens = prompts * hardware.prompt_tokens + completions * mean
+    context = (hardware.prompt_tokens + mean) / 2
+    forward = model.forward_flops(tokens=tokens, scored=completions * mean, context=context)
     backward = 1 if setting.lora is not None else 2  # frozen weights need no gradient of their own
     flops = forward * (passes + 1 + backward + setting.checkpointing)
     seconds = flops / setting.devices / (hardware.peak_tflops * 1e12 * hardware.training_utilisation)
-    return Work(tokens=completions * length, flops=flops, hours=seconds / 3600)
+    return Work(tokens=tokens, flops=flops, hours=seconds / 3600)

@@ -90,10 +90,13 @@ def test_work_scales_as_it_should() -> None:
         name="x", peak_tflops=1.0, bandwidth_gb_s=1.0, memory_gib=1.0, training_utilisation=0.5,
         decoding_utilisation=0.5, usable_memory=0.9, prompt_tokens=10, response_fraction=0.5,
     )  # fmt: skip
-    once = update(TINY, SETTING, device, completions=16, passes=0)
-    twice = update(TINY, SETTING, device, completions=32, passes=0)
+    once = update(TINY, SETTING, device, completions=16, prompts=16, passes=0)
+    twice = update(TINY, SETTING, device, completions=32, prompts=32, passes=0)
     assert twice.hours == pytest.approx(2 * once.hours)
-    assert update(TINY, SETTING, device, completions=16, passes=3).flops == pytest.approx(2 * once.flops)
+    assert update(TINY, SETTING, device, completions=16, prompts=16, passes=3).flops == pytest.approx(2 * once.flops)
+    shared = update(TINY, SETTING, device, completions=16, prompts=4, passes=0)
+    assert once.tokens - shared.tokens == 12 * device.prompt_tokens
+    assert shared.flops < once.flops
     assert once.hours * 3600 == pytest.approx(once.flops / 4 / 0.5e12)
     drawn = decoding(TINY, SETTING, device, completions=32)
     assert drawn.tokens == 32 * 25
