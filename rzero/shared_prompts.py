@@ -24,7 +24,7 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "shared_prompts"
 """The name under which transformers knows the attention of this file."""
 
-_WITHOUT_EFFECT = {"position_ids", "use_cache", "output_attentions", "output_hidden_states", "is_causal"}
+_WITHOUT_EFFECT = {"position_ids", "use_cache", "output_attentions", "output_hidden_states"}
 
 
 def make_ready(model: Any) -> None:
