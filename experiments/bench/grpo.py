@@ -1,6 +1,6 @@
 """A whole GRPO step (rollout, reward, update) against TRL's GRPOTrainer, and the share of peak that an update reaches.
 
-Both sides train the committed micro model on the same prompts with the same group size, limits, KL and AdamW, each in
+All sides train the committed micro model on the same prompts with the same group size, limits, KL and AdamW, each in
 its own process on one thread; the parent lets them take steps in turn, so that both see the same machine. Seconds
 are CPU seconds. Lengths are drawn, so times are divided by the completion tokens of the step. TRL is installed apart:
 
@@ -22,7 +22,13 @@ from experiments.planning import Architecture
 
 TRL = PROJECT / ".venv-trl"
 MODEL = PROJECT / "experiments" / "models" / "micro"
-SIDES = {"ours": "experiments.bench.grpo_ours", "trl": "experiments.bench.grpo_trl"}
+SIDES: dict[str, tuple[str, dict[str, Any]]] = {
+    "ours": ("experiments.bench.grpo_ours", {}),
+    "separate": ("experiments.bench.grpo_ours", {"share_prompts": False}),
+    "trl": ("experiments.bench.grpo_trl", {}),
+}
+"""Module and changes to the work of each side. `separate`: ours with a copy of the prompt for every completion."""
+
 WORK = {
     "prompts": 48, "samples": 8, "max_tokens": 160, "learning_rate": 1e-6, "kl_coefficient": 0.01, "clip": 0.2,
     "max_tokens_per_microbatch": 2048, "share_prompts": True,
@@ -34,7 +40,8 @@ its fastest way at this size."""
 def run(*, steps: int = 2) -> dict[str, Any]:
     """Ratios above 1 mean that TRL takes longer (goals: whole step 3, update 1.3) or, for memory, that we take more.
 
-    step_speedup_vs_trl, update_speedup_vs_trl: medians of seconds per completion token. peak_rss_ratio_vs_trl: ours by
+    step_speedup_vs_trl, update_speedup_vs_trl: medians of seconds per completion token; update_speedup_vs_separate: the
+    same against our own update with a copy of the prompt for every completion. peak_rss_ratio_vs_trl: ours by
     TRL's. mfu: operations of the update (one forward and backward, one reference pass; each prompt once, no padding) by
     what one thread's best matrix product does in that time. update_profile: shares of the update's CPU time by
     operation.
@@ -64,6 +71,7 @@ def run(*, steps: int = 2) -> dict[str, Any]:
     return {
         "step_speedup_vs_trl": per_token["trl"]["step"] / per_token["ours"]["step"],
         "update_speedup_vs_trl": per_token["trl"]["update"] / per_token["ours"]["update"],
+        "update_speedup_vs_separate": per_token["separate"]["update"] / per_token["ours"]["update"],
         "peak_rss_ratio_vs_trl": rss["ours"] / rss["trl"],
         "mfu": statistics.median(_flops(step) / step["update"] for step in taken["ours"]) / peak,
         "peak_gflops": peak / 1e9,
@@ -90,9 +98,10 @@ class _Side:
 
     def __init__(self, name: str) -> None:
         paths = [str(PROJECT), *([str(TRL)] if name == "trl" else [])]
-        self.name = name
+        module, changes = SIDES[name]
+        self._what = (module, json.dumps({**WORK, **changes}))
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", SIDES[name], json.dumps(WORK)],
+            [sys.executable, "-W", "ignore", "-m", *self._what],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -109,9 +118,8 @@ class _Side:
             if line.startswith('{"bench"'):  # libraries print to stdout, too
                 answer: dict[str, Any] = json.loads(line)["bench"]
                 return answer
-        raise RuntimeError(
-            f"the {self.name} side ended; see: {sys.executable} -m {SIDES[self.name]} '{json.dumps(WORK)}'"
-        )
+        module, settings = self._what
+        raise RuntimeError(f"a side of the benchmark ended; see: {sys.executable} -m {module} '{settings}'")
 
     def close(self) -> None:
         self._process.kill()
