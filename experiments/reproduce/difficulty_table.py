@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from experiments.reproduce.arms import MICRO, RZERO
 from experiments.reproduce.command import main
 from experiments.reproduce.pictures import curves
-from experiments.reproduce.study import Claim, Grid, Group, Runs, Study, fall, mean_text, rise
+from experiments.reproduce.study import Claim, Grid, Group, Runs, Study, mean_text, rise
 from experiments.runs import Run
 
 MEASURED = {
@@ -24,8 +24,13 @@ MEASURED = {
 
 
 def harder_for_the_base(runs: Group) -> list[float]:
-    """Share of answers of the base model that are right, questions of the first round minus those of the last."""
-    return [right(run, 0, 0) - right(run, -1, 0) for run in runs[RZERO.name]]
+    """How often the base model is right, in percent, about questions of the first round minus about the last's."""
+    return [100 * (right(run, 0, 0) - right(run, -1, 0)) for run in runs[RZERO.name]]
+
+
+def less_reliable(runs: Group) -> list[float]:
+    """How often labels of kept questions are right, in percent, in the first round minus in the last."""
+    return [-100 * value for value in rise(RZERO, "audit/label_accuracy_kept")(runs)]
 
 
 def right(run: Run, i: int, j: int) -> float:
@@ -87,11 +92,12 @@ STUDY = Study(
             text="posed questions take more steps from round to round",
             paper="not measured: it needs an oracle",
             measure=rise(RZERO, "audit/level"),
+            unit="steps",
         ),
         Claim(
             text="pseudo-labels become less reliable from round to round",
             paper="79, 69, 63 % right",
-            measure=fall(RZERO, "audit/label_accuracy_kept"),
+            measure=less_reliable,
         ),
     ),
     tabulate=tabulate,

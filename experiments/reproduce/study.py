@@ -27,12 +27,13 @@ Verdict = Literal["holds", "does not hold", "undecided"]
 class Claim:
     """A statement of the paper and its measure: one number per seed, positive where the statement is true.
 
-    `paper` is what the paper reports for it.
+    `paper` is what the paper reports for it, `unit` that of the measure.
     """
 
     text: str
     paper: str
     measure: Callable[[Group], Sequence[float]]
+    unit: str = "points"
 
     def judge(self, runs: Group) -> tuple[Verdict, Estimate]:
         """It holds, or does not, when the 95 % interval over seeds leaves 0 out; one seed decides nothing."""
@@ -123,11 +124,6 @@ def rise(treatment: Treatment, metric: str) -> Callable[[Group], list[float]]:
     return lambda runs: [run.rounds[-1][metric] - run.rounds[1][metric] for run in runs[treatment.name]]
 
 
-def fall(treatment: Treatment, metric: str) -> Callable[[Group], list[float]]:
-    """A measure: a round metric in the first round minus in the last."""
-    return lambda runs: [-value for value in rise(treatment, metric)(runs)]
-
-
 def mean_text(values: Sequence[float], form: str = ".1f") -> str:
     """Mean over seeds, with the interval's half where there are several."""
     estimate = over_seeds(values)
@@ -148,6 +144,7 @@ def plain(study: Study, runs: Runs) -> list[dict[str, Any]]:
                     "claim": claim.text,
                     "paper": claim.paper,
                     "verdict": verdict,
+                    "unit": claim.unit,
                     "mean": estimate.mean,
                     "low": estimate.low,
                     "high": estimate.high,

@@ -21,7 +21,7 @@ from rzero.durable import write_atomically
 
 FIGURES, MANIFEST = "figures.json", "manifest.json"
 CLAIM_HEADER = (
-    "model", "claim", "the paper", "here", "measured, points [95 % interval]", "sure that it is above 0", "seeds",
+    "model", "claim", "the paper", "here", "measured [95 % interval]", "sure that it is above 0", "seeds",
 )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def claim_row(entry: dict[str, Any]) -> list[str]:
     """A claim under CLAIM_HEADER."""
     interval = "" if entry["low"] is None else f" [{entry['low']:+.2f}, {entry['high']:+.2f}]"
     sure = "one seed says nothing" if entry["confidence"] is None else f"{100 * entry['confidence']:.1f} %"
-    measured = f"{entry['mean']:+.2f}{interval}"
+    measured = f"{entry['mean']:+.2f}{interval} {entry['unit']}"
     return [entry["model"], entry["claim"], entry["paper"], entry["verdict"], measured, sure, str(entry["seeds"])]
 
 
