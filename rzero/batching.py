@@ -167,19 +167,22 @@ def _by_length(rows: Sequence[Row], *, max_tokens: int) -> list[list[int]]:
 
 
 def _by_prompt(rows: Sequence[Row], *, max_tokens: int) -> list[list[int]]:
-    size = shared_tokens(rows, key=lambda row: row.prompt_ids)
+    tokens = shared_tokens(rows, key=lambda row: row.prompt_ids)
+    indices: dict[tuple[int, ...], list[int]] = {prompt: [] for prompt in tokens}
+    for index, row in enumerate(rows):
+        indices[row.prompt_ids].append(index)
     parts: list[list[int]] = []
     room = 0
-    for prompt in sorted(size, key=lambda prompt: -size[prompt]):
-        if not parts or min(size[prompt], max_tokens) > room:  # only what is larger than a micro-batch is cut
+    for prompt in sorted(tokens, key=lambda prompt: -tokens[prompt]):
+        if not parts or min(tokens[prompt], max_tokens) > room:  # only what is larger than a micro-batch is cut
             parts, room = [*parts, []], max_tokens
         room -= len(prompt)
-        for index, row in enumerate(rows):
-            if row.prompt_ids == prompt:
-                if len(row.completion_ids) > room:
-                    parts, room = [*parts, []], max_tokens - len(prompt)
-                parts[-1].append(index)
-                room -= len(row.completion_ids)
+        for index in indices[prompt]:
+            needed = len(rows[index].completion_ids)
+            if needed > room:
+                parts, room = [*parts, []], max_tokens - len(prompt)
+            parts[-1].append(index)
+            room -= needed
     return parts
 
 

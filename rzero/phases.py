@@ -69,6 +69,7 @@ def fit(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # on a login node; not asked for
         on_interrupt = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit(module, loader)

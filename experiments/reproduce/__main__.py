@@ -41,9 +41,9 @@ def show(options: Options, console: Console) -> None:
         console.print("\n".join(lines) + "\n", highlight=False, markup=False, soft_wrap=True)
 
 
-def verdicts(options: Options) -> str:
+def verdicts() -> str:
     """Every claim that has been put to the test, as the README has it: one table, each study linked to its folder."""
-    rows = []
+    options, rows = Options(), []
     for study in studies():
         if state(study, options) == "done":
             link = f"[{study.name}]({options.folder(study).relative_to(PROJECT)}/table.md)"
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(read_options([*([options.name] if options.name else []), *settings]), Console())
         return 0
     if options.readme:
-        readme.update("claims", verdicts(read_options(settings)))
+        readme.update("claims", verdicts())
         return 0
     if options.name not in (*NAMES, "all"):
         parser.error(f"name a study, or all: {', '.join(NAMES)}")

@@ -19,10 +19,10 @@ def tabulate(runs: Runs) -> list[Grid]:
 
 
 def label_lead(runs: Group) -> list[float]:
-    """Share of right pseudo-labels in the last round, two models minus one, seed by seed; the oracle measures it."""
+    """How often pseudo-labels of the last round are right, in percent, two models minus one; the oracle measures it."""
     metric = "audit/label_accuracy_kept"
     pairs = zip(runs[RZERO.name], runs[SHARED.name], strict=True)
-    return [two.rounds[-1][metric] - one.rounds[-1][metric] for two, one in pairs]
+    return [100 * (two.rounds[-1][metric] - one.rounds[-1][metric]) for two, one in pairs]
 
 
 STUDY = Study(

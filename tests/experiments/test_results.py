@@ -11,7 +11,6 @@ from omegaconf import OmegaConf
 from evaluation.metrics import Scores
 from experiments import PROJECT, readme, results, runs
 from experiments.reproduce import __main__ as overview
-from experiments.reproduce.command import Options
 from tests.experiments.small import SHRUNK, config
 
 SEEDS = [0, 1, 2]
@@ -35,7 +34,7 @@ def test_the_readme_block_is_regenerated_from_the_committed_runs(capsys: pytest.
 
 
 def test_the_verdicts_in_the_readme_are_those_of_the_committed_studies() -> None:
-    assert overview.verdicts(Options()) == readme.current("claims")
+    assert overview.verdicts() == readme.current("claims")
 
 
 @pytest.mark.usefixtures("stored_only")

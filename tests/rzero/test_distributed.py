@@ -103,7 +103,10 @@ def test_what_several_processes_save_is_an_ordinary_directory(trained: Path, bas
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begun by one process, ended by one and by two: the same questions, metrics and weights. Only rank 0 writes."""
+    """Begun by one process, ended by one and by two: the same questions, metrics and weights. Only rank 0 writes.
+
+    All inside a SLURM job of one task, where Lightning would refuse two devices.
+    """
     small = (
         "iterations=1", "challenger.settings.steps=1", "solver.settings.steps=1", "curriculum.candidates=16",
         "curriculum.votes=3", "benchmarks.benchmarks.items=1", "response_tokens=32",
@@ -114,6 +117,9 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
         begun.run()
     begun.tracker.close()
     monkeypatch.undo()
+    job = {"JOB_ID": "7", "JOB_NAME": "rzero", "NTASKS": "1", "NTASKS_PER_NODE": "1", "PROCID": "0", "NODELIST": "here"}
+    for name, value in job.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     for name, more in (("one", ()), ("two", ("trainer=ddp_cpu",))):
         with quiet():

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from rzero import checkpoint
@@ -122,7 +123,7 @@ def make_trainer(*, devices: int = 1, strategy: Any = "auto", **options: Any) ->
     return pl.Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, precision="32-true", max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        use_distributed_sampler=False, **options,
+        use_distributed_sampler=False, plugins=[LightningEnvironment()], **options,
     )  # fmt: skip
 
 
