@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rzero.shared_prompts import SharedPrompts
+from rzero.shared_prompts import SharedPrompts, causal_lm_of
 
 KEEP_LOGITS_BELOW = 2**22  # S x V elements (16 MB in float32): cheaper to keep for backward than to compute twice
 _NO_MASK = torch.zeros(1, 1, 1, 1)  # transformers hands a mask of four dimensions on as it is and makes none of its own
@@ -55,7 +55,7 @@ def completion_logprobs(
     if bool(scored_BT[:, 0].any()):
         raise ValueError("completion_mask covers the first position, which no token predicts: the prompt is empty")
 
-    causal_lm = _causal_lm(model)
+    causal_lm = causal_lm_of(model)
     row_S, column_S = scored_BT.nonzero(as_tuple=True)
 
     inputs = {"input_ids": input_ids_BT, "attention_mask": attention_mask_BT, "position_ids": position_ids_BT}
@@ -230,11 +230,6 @@ def _chunks(total: int, size: int) -> Iterator[slice]:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def _causal_lm(model: Any) -> Any:
-    """The transformers model inside an adapter wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 @contextmanager

@@ -27,12 +27,17 @@ ATTENTION = "shared_prompts"
 _WITHOUT_EFFECT = {"position_ids", "use_cache", "output_attentions", "output_hidden_states"}
 
 
+def causal_lm_of(model: Any) -> Any:
+    """The transformers model inside an adapter wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def make_ready(model: Any) -> None:
     """Give a model the attention that `SharedPrompts` needs; without them it goes on as before, with SDPA.
 
     Raises ValueError when the model uses another implementation than SDPA.
     """
-    causal_lm = model.get_base_model() if hasattr(model, "get_base_model") else model
+    causal_lm = causal_lm_of(model)
     now = causal_lm.config.get_text_config()._attn_implementation
     if now == ATTENTION:
         return

@@ -65,7 +65,7 @@ def answer(request: dict[str, Any], enter: Callable[[int], None]) -> tuple[bool,
         enter(3)
         return equal(left, right), None
     except Exception as error:
-        # The one broad except of the project: the input is untrusted text and math-verify, sympy and ANTLR raise
+        # Broad on purpose: the input is untrusted text and math-verify, sympy and ANTLR raise
         # whatever they like on it. It is a verdict ("not equivalent"), it is counted, and only its type is reported.
         return False, type(error).__name__
 

@@ -245,10 +245,9 @@ class GRPOModule(pl.LightningModule):
         if not self.settings.share_prompts:
             return deal([row.length for row in rows], size=self.ranks.size)
         sizes = shared_tokens(rows, key=lambda row: row.group)
-        owner: dict[int, int] = {}
-        for rank, hand in enumerate(deal(list(sizes.values()), size=self.ranks.size)):
-            owner |= {list(sizes)[place]: rank for place in hand}
-        return [[i for i, row in enumerate(rows) if owner[row.group] == rank] for rank in range(self.ranks.size)]
+        groups = list(sizes)
+        dealt = [{groups[place] for place in hand} for hand in deal(list(sizes.values()), size=self.ranks.size)]
+        return [[index for index, row in enumerate(rows) if row.group in mine] for mine in dealt]
 
     def _kl_penalty(self, parts: Sequence[MicroBatch], *, rows: int) -> Tensor:
         """What the KL of each completion costs in reward (rows,), float64; KL per token is that of the old policy."""
