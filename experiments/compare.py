@@ -26,6 +26,7 @@ from rich.table import Table
 from evaluation.metrics import Scores, gain
 from experiments import PROJECT
 from experiments.reporting.data import Run, read_run
+from experiments.terminal import print_table
 from rzero.durable import write_atomically
 
 PAPER = PROJECT / "conf" / "paper_results.yaml"
@@ -92,7 +93,7 @@ def show(data: Mapping[str, Any], console: Console) -> None:
     gains = [turn["gain"] for turn in rounds]
     table.add_row("gain", *(f"{g['points']:+.2f}" if g else "" for g in gains))
     table.add_row("95 % interval", *(f"{g['low']:+.2f} .. {g['high']:+.2f}" if g else "" for g in gains))
-    console.print(table)
+    print_table(console, table)
     if not data["paper"]:
         console.print(f"the paper has no row for {data['model']}", highlight=False, markup=False)
         return
@@ -102,7 +103,7 @@ def show(data: Mapping[str, Any], console: Console) -> None:
         paper.add_column(column, justify="right")
     for row in next(iter(data["paper"].values())):
         paper.add_row(row, *(f"{values[row]:.2f}" for values in data["paper"].values()))
-    console.print(paper)
+    print_table(console, paper)
 
 
 def draw(found: Sequence[Mapping[str, Any]]) -> Figure:

@@ -108,14 +108,13 @@ def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextMan
 
 def follow(config: str, directory: str, seat: Seat) -> None:
     """What another process of a run does: the same, silently and without writing."""
-    import torch
-
     from experiments.run import quiet_libraries
+    from rzero.cpu import set_up_cpu
 
     quiet_libraries()
     cfg = OmegaConf.create(config)
     assert isinstance(cfg, DictConfig)
-    torch.set_num_threads(cfg.threads)
+    set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     build(cfg, Path(directory), seat=seat).run()
 
 

@@ -34,6 +34,8 @@ from evaluation.metrics import PROTOCOLS, Scores, standard_errors
 from experiments import PROJECT, composition, rundir
 from experiments.resolvers import register_resolvers
 from experiments.run import STOPPED, WRONG, check, expand_policy, quiet_libraries
+from experiments.terminal import print_table
+from rzero.cpu import set_up_cpu
 from rzero.durable import write_atomically
 from rzero.escaping import markdown_cell
 from rzero.policy import Policy
@@ -189,7 +191,7 @@ def show(results: Sequence[Evaluated], *, console: Console, directory: Path) -> 
         table.add_column(column, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    print_table(console, table)
     notes = [note for result in results for note in notes_of(result)]
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
@@ -201,12 +203,10 @@ def show(results: Sequence[Evaluated], *, console: Console, directory: Path) -> 
 
 def run(arguments: Sequence[str], *, console: Console) -> None:
     """Everything from the command line to the table."""
-    import torch
-
     configured = configurations(arguments)
     first = configured[0][1]
     check(first)
-    torch.set_num_threads(first.threads)
+    set_up_cpu(threads=first.threads, kernels=first.cpu_kernels)
     quiet_libraries()
     directory = Path(first.directory or DIRECTORY)
     directory.mkdir(parents=True, exist_ok=True)

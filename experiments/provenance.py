@@ -75,7 +75,9 @@ def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired
             "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
     else:
-        attempt: dict[str, Any] = {"started_unix_s": now, "commit": commit()}
+        from rzero.cpu import describe_cpu  # torch: commands that only read do without it
+
+        attempt: dict[str, Any] = {"started_unix_s": now, "commit": commit(), "cpu": describe_cpu()}
         manifest["attempts"].append(attempt | ({"repaired": list(repaired)} if repaired else {}))
     manifest |= {
         "name": cfg.name,

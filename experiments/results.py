@@ -29,6 +29,7 @@ from evaluation.metrics import gain, spread
 from experiments import readme
 from experiments.reproduce.arms import FORMAT, MICRO, RANDOM, RZERO, UNTRAINED, arm_of
 from experiments.runs import STORE, WORK, Run, Store, complete
+from experiments.terminal import print_table
 
 ARMS = {"micro": {treatment.name: arm_of(MICRO, treatment) for treatment in (RZERO, UNTRAINED, FORMAT, RANDOM)}}
 
@@ -97,7 +98,7 @@ def show(name: str, figures: dict[str, Any], console: Console) -> None:
     for arm, rows in figures["overall"].items():
         for seed, values in zip(figures["seeds"], rows, strict=True):
             table.add_row(arm, str(seed), *(f"{v:.2f}" for v in values), f"{values[-1] - values[0]:+.2f}")
-    console.print(table)
+    print_table(console, table)
     console.print(
         f"R-Zero gains {figures['mean_gain']:+.2f} ± {figures['spread_gain']:.2f} points (smallest "
         f"{figures['min_gain']:+.2f}), of which {figures['gain_among_well_formed']:+.2f} are right answers among "

@@ -199,12 +199,11 @@ def execute(cfg: DictConfig) -> Ending:
 
 def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
     """The work itself, in a directory that is ours."""
-    import torch
-
     from experiments import composition
     from experiments.provenance import write_manifest
+    from rzero.cpu import set_up_cpu
 
-    torch.set_num_threads(cfg.threads)
+    set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     console.print(f"run directory: {directory}", highlight=False, markup=False, soft_wrap=True)
     selfplay = composition.build(cfg, directory)

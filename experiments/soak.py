@@ -47,16 +47,15 @@ def measure() -> dict[str, int]:
 
 def soak(rounds: int, *, seed: int, folder: Path) -> dict[str, Any]:
     """The report that the command prints."""
-    import torch
-
     from experiments import composition
     from experiments.run import quiet_libraries
     from experiments.torture.__main__ import shrunk
+    from rzero.cpu import set_up_cpu
 
     started = time.monotonic()
     # every question somebody answered is kept: how good the rounds are does not matter here
     cfg = shrunk(f"iterations={rounds}", f"seed={seed}", "curriculum.rule.band.half_width=0.5", "collapse=warn")
-    torch.set_num_threads(cfg.threads)
+    set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     selfplay = composition.build(cfg, folder)
     gauge = selfplay.narrator = Gauge()

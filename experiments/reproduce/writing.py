@@ -53,6 +53,7 @@ def manifest(
             "overrides": list(arm.overrides),
             "seed": run.seed,
             "commits": sorted({attempt["commit"] for attempt in run.attempts}),
+            "cpus": sorted({attempt.get("cpu", "not recorded") for attempt in run.attempts}),
             "wall_minutes": round(run.wall_minutes, 2),
             "peak_rss_gib": round(run.peak_rss_gib, 3),
         }

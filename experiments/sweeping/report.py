@@ -20,6 +20,7 @@ from experiments.reporting.content import NOTHING, Cell, Picture, Section, Table
 from experiments.reporting.plots import COLOURS, GREY, MARKERS, STYLE
 from experiments.sweeping.jobs import Job
 from experiments.sweeping.summary import Arm, Difference
+from experiments.terminal import print_table
 from rzero.durable import write_atomically
 from rzero.escaping import terminal_text
 
@@ -74,7 +75,7 @@ def show(found: Sequence[Arm]) -> None:
         table.add_column(column, justify="left" if column == "arm" else "right")
     for row in _rows(found):
         table.add_row(*(escape(terminal_text(text)) for text in row))
-    Console().print(table)
+    print_table(Console(), table)
 
 
 def _arms(found: Sequence[Arm], *, pictures: Sequence[Picture]) -> Section:

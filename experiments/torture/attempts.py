@@ -75,14 +75,13 @@ def _run(cfg: DictConfig, directory: Path, kill: Kill | None, log: Path) -> NoRe
 
 def run(cfg: DictConfig, directory: Path) -> None:
     """A run or what is left of it, without its report."""
-    import torch
-
     from experiments import composition, rundir
     from experiments.provenance import write_manifest
     from experiments.run import quiet_libraries
+    from rzero.cpu import set_up_cpu
     from rzero.durable import write_atomically
 
-    torch.set_num_threads(cfg.threads)
+    set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     if not directory.exists():
         rundir.create(directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from omegaconf import OmegaConf
 from experiments import PROJECT, rundir
 from experiments.provenance import write_manifest
 from experiments.run import begin, command, expand_policy, resumed
+from rzero.cpu import describe_cpu
 from tests.experiments.small import config
 
 
@@ -141,6 +143,7 @@ def test_a_torn_manifest_is_set_aside_and_said(tmp_path: Path) -> None:
     write_manifest(tmp_path, cfg, finished=False)
     write_manifest(tmp_path, cfg, finished=True)
     whole = path.read_bytes()
+    assert [attempt["cpu"] for attempt in json.loads(whole)["attempts"]] == [describe_cpu()]
     assert rundir.finished(tmp_path)
     for length in range(0, len(whole), len(whole) // 50):
         path.write_bytes(whole[:length])

@@ -1,0 +1,22 @@
+"""Tables on a terminal, in a pipe or in a log."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+NO_LIMIT = 10_000  # columns
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table with nothing cut off.
+
+    A narrow terminal gets long cells in several lines. A file or a pipe has no width (rich would take 80 columns and
+    end names in dots): the console is made as wide as the table.
+    """
+    for column in table.columns:
+        column.overflow = "fold"
+    if not console.is_terminal:
+        wanted = console.measure(table, options=console.options.update(max_width=NO_LIMIT)).maximum
+        console.width = max(console.width, wanted)
+    console.print(table)

@@ -1,0 +1,112 @@
+"""Portable kernels give the same bits on every CPU, and no process gets other kernels than it asked for in silence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rzero import cpu
+
+PROJECT = Path(__file__).resolve().parents[2]
+PROGRAM = """
+import hashlib, json, os
+import torch
+from torch.nn import functional as F
+from rzero.cpu import describe_cpu, set_up_cpu
+
+set_up_cpu(threads=1, kernels="portable")
+seeded = torch.Generator().manual_seed(0)
+
+def digest(*tensors):
+    whole = hashlib.sha256()
+    for tensor in tensors:
+        whole.update(tensor.detach().contiguous().numpy().tobytes())
+    return whole.hexdigest()[:10]
+
+width, inner, vocabulary, tokens = 128, 384, 160, 512
+x = torch.randn(tokens, width, generator=seeded)
+shapes = (inner, width), (width, inner), (vocabulary, width), (width, width)
+up, down, head, query = weights = [
+    torch.randn(*shape, generator=seeded).mul_(0.1).requires_grad_() for shape in shapes
+]
+mlp = F.silu(x @ up.T) @ down.T
+q = (x @ query.T).view(8, 64, 4, 32).transpose(1, 2)
+attention = F.scaled_dot_product_attention(q, q, q, is_causal=True)
+z = attention.transpose(1, 2).reshape(tokens, width) + mlp
+z = z * torch.rsqrt(z.pow(2).mean(-1, keepdim=True) + 1e-6)
+logprobs = torch.log_softmax(z @ head.T, -1)
+targets = torch.randint(0, vocabulary, (tokens, 1), generator=seeded)
+(-logprobs.gather(1, targets).exp().mean()).backward()
+found = {"mlp": digest(mlp), "attention": digest(attention), "logprobs": digest(logprobs)}
+found["gradients"] = digest(*(weight.grad for weight in weights))
+torch.optim.AdamW(weights, lr=1e-3).step()
+print(json.dumps(found | {"weights": digest(*weights), "cpu": describe_cpu()}))
+"""
+TORCH = "2.13.0"
+BITS = {
+    "mlp": "172937f30a", "attention": "5b4049b3f5", "logprobs": "6b3ea487d3",
+    "gradients": "d4f5f7a22a", "weights": "f9250d5a26",
+}  # fmt: skip
+"""An update of a small block in this release of torch, on an Emerald Rapids and on an emulated Haswell."""
+
+
+def computed() -> dict[str, Any]:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="portable kernels need a torch built with MKL")
+def test_portable_kernels_give_the_same_bits_as_on_other_machines() -> None:
+    if torch.__version__.partition("+")[0] != TORCH:
+        pytest.skip(f"the bits were taken down with torch {TORCH}, this is {torch.__version__}")
+    found = computed()
+    assert found.pop("cpu").endswith(", AVX2 kernels")
+    assert found == BITS
+
+
+def test_another_choice_than_before_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_chosen", None)
+    cpu.set_up_cpu(threads=1, kernels="native")
+    cpu.set_up_cpu(threads=1, kernels="native")
+    with pytest.raises(RuntimeError, match="native kernels already; cpu_kernels=portable"):
+        cpu.set_up_cpu(threads=1, kernels="portable")
+
+
+def test_a_process_that_has_computed_with_faster_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR"):
+        monkeypatch.setenv(name, "")  # so that what is set below is taken back
+    monkeypatch.setattr(cpu, "_chosen", None)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    with pytest.raises(RuntimeError, match="torch uses AVX512"):
+        cpu.set_up_cpu(threads=1, kernels="portable")
+    assert cpu._chosen is None
+
+
+def test_portable_without_mkl_and_unknown_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_chosen", None)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="built with MKL"):
+        cpu.set_up_cpu(threads=1, kernels="portable")
+    with pytest.raises(ValueError, match="native or portable, got 'fast'"):
+        cpu.set_up_cpu(threads=1, kernels="fast")
+
+
+def test_the_cpu_is_described_with_its_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kernels = torch.backends.cpu.get_cpu_capability()
+    info = tmp_path / "cpuinfo"
+    core = "processor\t: {}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Xeon\n"
+    info.write_text("\n".join(core.format(i) for i in range(2)))
+    monkeypatch.setattr(cpu, "_INFO", info)
+    assert cpu.describe_cpu() == f"GenuineIntel family 6 model 207, {kernels} kernels"
+    monkeypatch.setattr(cpu, "_INFO", tmp_path / "absent")
+    assert cpu.describe_cpu().endswith(f", {kernels} kernels")
