@@ -1,4 +1,4 @@
-"""Portable kernels give the same bits on every CPU, and no process gets other kernels than it asked for in silence."""
+"""The same bits on every Intel CPU with AVX2 kernels; and no process gets others than it asked for in silence."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from rzero import cpu
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROGRAM = """
-import hashlib, json, os
+import hashlib, json
 import torch
 from torch.nn import functional as F
 from rzero.cpu import describe_cpu, set_up_cpu
 
-set_up_cpu(threads=1, kernels="portable")
+set_up_cpu(threads=1, kernels="avx2")
 seeded = torch.Generator().manual_seed(0)
 
 def digest(*tensors):
@@ -64,49 +64,66 @@ def computed() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="portable kernels need a torch built with MKL")
-def test_portable_kernels_give_the_same_bits_as_on_other_machines() -> None:
+INTEL = "processor\t: {}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Xeon\n"
+
+
+@pytest.fixture
+def core(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A process that has chosen no kernels yet, on an Intel CPU of two cores; the file that says so."""
+    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR"):
+        monkeypatch.setenv(name, "")  # so that what a test sets is taken back
+    info = tmp_path / "cpuinfo"
+    info.write_text("\n".join(INTEL.format(i) for i in range(2)))
+    monkeypatch.setattr(cpu, "_INFO", info)
+    monkeypatch.setattr(cpu, "_chosen", None)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    return info
+
+
+def test_avx2_kernels_give_the_same_bits_as_on_other_machines() -> None:
     if torch.__version__.partition("+")[0] != TORCH:
         pytest.skip(f"the bits were taken down with torch {TORCH}, this is {torch.__version__}")
+    if "GenuineIntel" not in cpu.describe_cpu() or not torch.backends.mkl.is_available():
+        pytest.skip("MKL gives the same bits on Intel CPUs only")
     found = computed()
     assert found.pop("cpu").endswith(", AVX2 kernels")
     assert found == BITS
 
 
-def test_another_choice_than_before_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_chosen", None)
+@pytest.mark.usefixtures("core")
+def test_another_choice_than_before_is_refused() -> None:
     cpu.set_up_cpu(threads=1, kernels="native")
     cpu.set_up_cpu(threads=1, kernels="native")
-    with pytest.raises(RuntimeError, match="native kernels already; cpu_kernels=portable"):
-        cpu.set_up_cpu(threads=1, kernels="portable")
+    with pytest.raises(RuntimeError, match="native kernels already; cpu_kernels=avx2"):
+        cpu.set_up_cpu(threads=1, kernels="avx2")
 
 
-def test_a_process_that_has_computed_with_faster_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("ATEN_CPU_CAPABILITY", "MKL_CBWR"):
-        monkeypatch.setenv(name, "")  # so that what is set below is taken back
-    monkeypatch.setattr(cpu, "_chosen", None)
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+@pytest.mark.usefixtures("core")
+def test_a_process_that_has_computed_with_other_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    with pytest.raises(RuntimeError, match="torch uses AVX512"):
-        cpu.set_up_cpu(threads=1, kernels="portable")
-    assert cpu._chosen is None
+    with pytest.raises(RuntimeError, match="settled for AVX512"):
+        cpu.set_up_cpu(threads=1, kernels="avx2")
+    cpu.set_up_cpu(threads=1, kernels="native")
 
 
-def test_portable_without_mkl_and_unknown_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "_chosen", None)
+def test_avx2_is_refused_where_it_would_not_give_the_same_bits(core: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    core.write_text(INTEL.format(0).replace("GenuineIntel", "AuthenticAMD"))
+    with pytest.raises(ValueError, match="needs an Intel CPU"):
+        cpu.set_up_cpu(threads=1, kernels="avx2")
+    core.write_text(INTEL.format(0))
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="built with MKL"):
-        cpu.set_up_cpu(threads=1, kernels="portable")
-    with pytest.raises(ValueError, match="native or portable, got 'fast'"):
+    with pytest.raises(ValueError, match="a torch with MKL"):
+        cpu.set_up_cpu(threads=1, kernels="avx2")
+    assert os.environ["MKL_CBWR"] == ""
+
+
+def test_unknown_kernels_are_refused() -> None:
+    with pytest.raises(ValueError, match="native or avx2, got 'fast'"):
         cpu.set_up_cpu(threads=1, kernels="fast")
 
 
-def test_the_cpu_is_described_with_its_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cpu_is_described_with_its_kernels(core: Path) -> None:
     kernels = torch.backends.cpu.get_cpu_capability()
-    info = tmp_path / "cpuinfo"
-    core = "processor\t: {}\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Xeon\n"
-    info.write_text("\n".join(core.format(i) for i in range(2)))
-    monkeypatch.setattr(cpu, "_INFO", info)
     assert cpu.describe_cpu() == f"GenuineIntel family 6 model 207, {kernels} kernels"
-    monkeypatch.setattr(cpu, "_INFO", tmp_path / "absent")
+    core.unlink()
     assert cpu.describe_cpu().endswith(f", {kernels} kernels")
