@@ -166,11 +166,10 @@ def gain(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0)
         difference = new.matrix()[:, columns].mean(axis=1) - old.matrix()[:, columns].mean(axis=1)
         index = rng.integers(len(difference), size=(resamples, len(difference)))
         drawn[old.name] = difference[index].mean(axis=1)
-    low, high = np.quantile(averages(drawn, groups)["Overall AVG"], [0.025, 0.975])
+    points = after.overall - before.overall
+    low, high = _bounds(drawn, groups, estimate=points)
     among, form = _split(before, after)
-    return Gain(
-        points=after.overall - before.overall, low=float(low), high=float(high), among_well_formed=among, format=form
-    )
+    return Gain(points=points, low=low, high=high, among_well_formed=among, format=form)
 
 
 def _split(before: Scores, after: Scores) -> tuple[float, float]:
@@ -195,9 +194,16 @@ def interval(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> tuple[f
     for score in scores.benchmarks:
         values = score.matrix()[:, scores.headline_columns].mean(axis=1)
         drawn[score.name] = values[rng.integers(len(values), size=(resamples, len(values)))].mean(axis=1)
-    groups = {score.name: score.group for score in scores.benchmarks}
+    return _bounds(drawn, {score.name: score.group for score in scores.benchmarks}, estimate=scores.overall)
+
+
+def _bounds(drawn: dict[str, np.ndarray], groups: dict[str, str], *, estimate: float) -> tuple[float, float]:
+    """The 2.5 % and 97.5 % quantiles of Overall AVG, never beyond the estimate.
+
+    With an item or two in a benchmark all resamples are alike, and rounding alone puts them above or below it.
+    """
     low, high = np.quantile(averages(drawn, groups)["Overall AVG"], [0.025, 0.975])
-    return float(low), float(high)
+    return min(float(low), estimate), max(float(high), estimate)
 
 
 def standard_errors(scores: Scores) -> dict[str, dict[str, float]]:

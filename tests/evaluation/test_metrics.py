@@ -28,6 +28,7 @@ def scores(**benchmarks: tuple[str, list[tuple[bool, float, float]]]) -> Scores:
     )
 
 
+GROUPS = {"a": "math", "b": "math", "c": "math", "d": "general", "e": "general", "f": "general"}
 BASE = scores(
     a=("math", [(True, 0.5, 1.0), (False, 0.5, 1.0)]),
     b=("math", [(True, 1.0, 1.0), (True, 0.0, 1.0)]),
@@ -79,6 +80,19 @@ def test_scores_survive_json() -> None:
 def test_the_interval_of_a_constant_is_a_point() -> None:
     constant = scores(a=("math", [(True, 1.0, 1.0)] * 5))
     assert interval(constant) == (100, 100)
+
+
+@pytest.mark.parametrize("eighths", range(9))
+def test_an_interval_holds_its_estimate_however_few_items_there_are(eighths: int) -> None:
+    """All resamples of a single item are alike; sums in another order must not put them beside the estimate."""
+    right = eighths / 8
+    before = scores(**{name: (group, [(False, 0.3, 1.0)]) for name, group in GROUPS.items()})
+    after = scores(**{name: (group, [(True, right / (i + 3), 1.0)]) for i, (name, group) in enumerate(GROUPS.items())})
+    low, high = interval(after)
+    assert low <= after.overall <= high
+    change = gain(before, after)
+    assert change.low <= change.points <= change.high
+    assert change.high - change.low < 1e-9
 
 
 def test_spread_is_the_sample_standard_deviation() -> None:
