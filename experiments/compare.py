@@ -70,7 +70,8 @@ def comparison(run: Run, *, model: str | None = None) -> dict[str, Any]:
         if turn.iteration:
             found["gain"] = asdict(gain(run.base, turn.scores))
         rounds.append(found)
-    named = model or str(run.config.get("policy", {}).get("path_or_id", ""))
+    written = str(run.settings.get("policy", {}).get("path_or_id", ""))
+    named = model or written.rpartition("}/")[2]  # without a folder that only means something where it ran
     return {
         "run": str(run.path),
         "model": named,

@@ -166,6 +166,14 @@ def test_runs_are_compared_with_the_paper(tmp_path: Path, capsys: pytest.Capture
     assert compare.paper_rows("some/other-model") == {}
 
 
+def test_a_run_on_a_local_copy_is_compared_with_the_paper_wherever_the_copy_was(tmp_path: Path) -> None:
+    """What stands for the folder is not looked up: it need not exist here."""
+    run = finished_run(tmp_path / "run", policy={"path_or_id": "${nowhere:}/models/Qwen3-4B-Base"})
+    assert compare.main([str(run.path)]) == 0
+    [data] = json.loads((run.path / "compare.json").read_text())
+    assert data["paper"]["base"]["Overall AVG"] == 27.10
+
+
 def test_analyses_of_a_run_without_generating_anything(tmp_path: Path) -> None:
     conf = {"grader": {"_target_": "rzero.grading.ExactGrader", "max_chars": 500}}
     prompts = {"challenger_system": "", "challenger_user": "x", "solver_system": "", "solver_user": "{question}"}
