@@ -1,7 +1,8 @@
 """Several processes that run one loop together.
 
 Every process of a run executes the same self-play (SPMD). Text is everybody's: each process draws its share of the rows
-of a rollout and receives the others' (`ShardedEngine`), so each sees the same groups and makes the same decisions.
+of a rollout and receives the others' (`ShardedEngine`), or rank 0 has servers draw them all (`LedEngine`), so each sees
+the same groups and makes the same decisions.
 What judges text (votes, rewards, curriculum) runs on rank 0 only and is handed on (`Ranks.shared`), and only rank 0
 writes. In the update each process learns from its own hand of every window's rows (`deal`), weighted by totals of the
 whole window, which each can count for itself; the strategy of Lightning (DDP or FSDP2) then averages gradients.
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -40,14 +42,20 @@ T = TypeVar("T")
 
 _PATIENCE_S = 30.0  # how long a process that failed is given to say why
 _ENDING_S = 10.0  # how long all processes together are given to end when they are told to
+# How long the others wait while rank 0 draws or judges: hours at the paper's size. One that dies is noticed at once.
+_ERRAND = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This process (`rank`, from 0) among the `size` of a run. All ranks call the methods, in the same order."""
+    """This process (`rank`, from 0) among the `size` of a run. All ranks call the methods, in the same order.
+
+    group: what objects are handed on through; None: the default process group.
+    """
 
     rank: int = 0
     size: int = 1
+    group: Any = None
 
     @property
     def first(self) -> bool:
@@ -59,7 +67,7 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
     def shared(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -72,7 +80,7 @@ class Ranks:
 
         def ask_first(*args: P.args, **kwargs: P.kwargs) -> T:
             answer: list[Any] = [function(*args, **kwargs) if self.first else None]
-            dist.broadcast_object_list(answer, src=0)
+            dist.broadcast_object_list(answer, src=0, group=self.group)
             result: T = answer[0]
             return result
 
@@ -100,7 +108,7 @@ class Seat:
         Path(f"{self.rendezvous}.{self.rank}").touch()
         dist.init_process_group(backend, init_method=f"file://{self.rendezvous}", rank=self.rank, world_size=self.size)
         try:
-            yield Ranks(rank=self.rank, size=self.size)
+            yield Ranks(rank=self.rank, size=self.size, group=dist.new_group(backend="gloo", timeout=_ERRAND))
         finally:
             dist.destroy_process_group()
             os.environ.pop("LOCAL_RANK", None)
@@ -213,9 +221,42 @@ class ShardedEngine:
         ]
 
 
-def sharded(engine: Any, ranks: Ranks) -> Any:
-    """The engine itself when there is one process."""
-    return engine if ranks.size == 1 else ShardedEngine(engine, ranks)
+class LedEngine:
+    """A `RolloutEngine` on servers, in each of several processes: rank 0 has them draw, everybody gets the groups.
+
+    The engine behind it takes `ranks` in `sync`: every rank helps to put together weights that are split over them and
+    to check the servers against the policy.
+    """
+
+    def __init__(self, engine: Any, ranks: Ranks) -> None:
+        self._engine, self._ranks = engine, ranks
+
+    def sync(self, policy: Any) -> None:
+        self._engine.sync(policy, ranks=self._ranks)
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Any = None) -> list[Group]:
+        return self._ranks.shared(self._engine.generate)(prompts, sampling, progress)
+
+
+def across(engine: Any, ranks: Ranks) -> Any:
+    """An engine for all of several processes; itself when there is one.
+
+    Raises ValueError for an engine that serves one process only.
+    """
+    if ranks.size == 1:
+        return engine
+    match engine.drawn_by:
+        case "each":
+            return ShardedEngine(engine, ranks)
+        case "first":
+            return LedEngine(engine, ranks)
+        case _:
+            raise ValueError(
+                "engine=vllm serves runs of one process: set trainer.devices=1, or use engine=vllm_server or embedded"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------- update

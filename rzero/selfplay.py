@@ -26,7 +26,7 @@ from typing import Any
 from rzero import checkpoint
 from rzero.bank import JsonlBank
 from rzero.collapse import CollapseMonitor, RollBack
-from rzero.distributed import Ranks, alone, sharded
+from rzero.distributed import Ranks, across, alone
 from rzero.durable import fingerprints, require_space
 from rzero.health import GraderHealth
 from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
@@ -153,7 +153,7 @@ class SelfPlay:
         if self.iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {self.iterations}")
         with self.launch() as self.ranks:
-            self.learning, self.frozen = (sharded(self.make_engine(), self.ranks) for _ in range(2))
+            self.learning, self.frozen = (across(self.make_engine(), self.ranks) for _ in range(2))
             try:
                 self._stage("evaluation", 0, self.evaluate)
                 for iteration in range(1, self.iterations + 1):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -55,6 +55,8 @@ class EmbeddedEngine:
     response tokens that room is made for at first. verify_sync: compare with the policy's own forward pass after each
     sync. decoder: `auto` takes the fused decoder where it computes the architecture exactly, else the generic one.
     """
+
+    drawn_by: Final = "each"  # of several processes, its share
 
     def __init__(
         self,

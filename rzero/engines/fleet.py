@@ -18,9 +18,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar, Literal
 
-from rzero.engines.death import EngineDied
-from rzero.engines.hosting import require_one_process
 from rzero.engines.replica import Patience, Replica
 from rzero.engines.resident import GIB, prompts_in_one_piece
 from rzero.engines.server_process import ServerProcess
@@ -38,6 +37,8 @@ class Fleet:
     folder for weights that all servers can read, null: a temporary one. The others are those of
     `rzero.engines.resident.Resident`, for servers of our own.
     """
+
+    drawn_by: ClassVar[Literal["first"]] = "first"
 
     urls: Sequence[str]
     replicas: int
@@ -113,7 +114,6 @@ class ServedVllm:
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy) -> Files:
-        require_one_process()
         files = Files(architecture=architecture(policy), directory=self._path / f"weights_{next(self._numbers)}")
         files.directory.mkdir()
         files.architecture.write(files.directory)
@@ -140,17 +140,17 @@ class ServedVllm:
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
     def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
-        """Neighbouring rows go to the same replica, because they share a prompt."""
-        pairs = [
-            (self._replicas[index * self._count // len(requests)], request) for index, request in enumerate(requests)
-        ]
-        with ThreadPoolExecutor(max_workers=min(len(pairs), self._max_rows * self._count)) as pool:
-            waiting = [pool.submit(replica.draw, request) for replica, request in pairs]
-            try:
-                return [answer.result() for answer in waiting]
-            except EngineDied:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        """Neighbouring rows go to the same replica, because they share a prompt; each has a queue of its own."""
+        queues = [ThreadPoolExecutor(max_workers=self._max_rows) for _ in self._replicas]
+        try:
+            waiting = []
+            for index, request in enumerate(requests):
+                number = index * self._count // len(requests)
+                waiting.append(queues[number].submit(self._replicas[number].draw, request))
+            return [answer.result() for answer in waiting]
+        finally:
+            for queue in queues:
+                queue.shutdown(wait=False, cancel_futures=True)
 
     # ---- servers -------------------------------------------------------------------------------------------------
 
@@ -173,7 +173,7 @@ class ServedVllm:
     def _open(self, number: int) -> Replica:
         settings = self._settings
         if settings.urls:
-            return Replica(settings.urls[number], number=number, process=None, patience=settings.patience)
+            return self._replica(settings.urls[number], number=number, process=None)
         assert self._served is not None
         process = ServerProcess(
             self._served.directory,
@@ -182,8 +182,11 @@ class ServedVllm:
             threads=settings.threads,
             log=self._path / f"replica_{number}.log",
         )
-        url = f"http://127.0.0.1:{process.port}"
-        return Replica(url, number=number, process=process, patience=settings.patience)
+        return self._replica(f"http://127.0.0.1:{process.port}", number=number, process=process)
+
+    def _replica(self, url: str, *, number: int, process: ServerProcess | None) -> Replica:
+        patience, connections = self._settings.patience, self._max_rows
+        return Replica(url, number=number, process=process, patience=patience, connections=connections)
 
     def _on_all(self, work: Callable[[Replica], None]) -> None:
         with ThreadPoolExecutor(max_workers=self._count) as pool:

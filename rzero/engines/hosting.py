@@ -8,10 +8,8 @@ generates first loads its own weights, unless they are the ones that were used l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 from weakref import WeakSet
-
-import torch.distributed as dist
 
 from rzero.engines.vllm_request import Drawn, RowRequest
 from rzero.policy import Policy
@@ -21,7 +19,7 @@ class Host(Protocol):
     """A running vLLM."""
 
     def take(self, policy: Policy) -> Any:
-        """A snapshot of the policy's merged weights. Raises ValueError in a run of several processes."""
+        """A snapshot of the policy's merged weights."""
 
     def load(self, snapshot: Any) -> int:
         """From here on `draw` samples from `snapshot`; returns the longest sequence (tokens) that it can hold."""
@@ -39,7 +37,12 @@ class Host(Protocol):
 
 
 class HostSettings(Protocol):
-    """How a host is started; hashable, so that equal settings share one."""
+    """How a host is started; hashable, so that equal settings share one.
+
+    drawn_by: which of several processes can draw from it, `first` (for all of them) or `one` (there is no other).
+    """
+
+    drawn_by: ClassVar[Literal["first", "one"]]
 
     def start(self, *, max_rows: int, max_tokens: int | None) -> Host: ...
 
@@ -65,11 +68,3 @@ def give_back(host: Host, *, tenant: object) -> None:
             if not tenants:
                 del _OPEN[key]
                 host.shut_down()
-
-
-def require_one_process() -> None:
-    """Raises ValueError in a run of several processes: every one of them would start a vLLM of its own."""
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        raise ValueError(
-            "engine=vllm and vllm_server serve runs of one process: set trainer.devices=1 or use engine=embedded"
-        )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from rzero.engines.death import EngineDied
@@ -37,13 +38,20 @@ class Patience:
 
 
 class Replica:
-    """A server at `url`. `process` is the one that we started, None when it is the user's."""
+    """A server at `url`. `process` is the one that we started, None when it is the user's.
 
-    def __init__(self, url: str, *, number: int, process: ServerProcess | None, patience: Patience) -> None:
+    connections: how many requests may be under way at once without opening new connections.
+    """
+
+    def __init__(
+        self, url: str, *, number: int, process: ServerProcess | None, patience: Patience, connections: int
+    ) -> None:
         self._url, self.process, self._patience = url.rstrip("/"), process, patience
         self.name = f"vLLM replica {number} ({self._url})"
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy has no business between us
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=connections))
 
     def await_ready(self) -> None:
         """Returns when the server answers. Raises EngineDied when its process ends or the time is up."""

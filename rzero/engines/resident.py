@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rzero.engines.death import EngineDied
-from rzero.engines.hosting import require_one_process
 from rzero.engines.snapshot import Architecture, architecture, copied, serving_weights
 from rzero.engines.threads import torch_threads
 from rzero.engines.vllm_request import Drawn, RowRequest
@@ -50,6 +49,8 @@ class Resident:
     sleep_level: what is given up on the GPU after each call, so that training has room: 0 nothing, 1 cache and weights
     (kept in host memory), 2 both discarded. Ignored on CPUs, where vLLM knows no sleep.
     """
+
+    drawn_by: ClassVar[Literal["one"]] = "one"
 
     threads: int
     kv_cache_gib: float | None
@@ -108,7 +109,6 @@ class ResidentVllm:
         self._asleep: tuple[str, ...] = ()
 
     def take(self, policy: Policy) -> Snapshot:
-        require_one_process()
         return Snapshot(architecture=architecture(policy), weights=copied(serving_weights(policy.model)))
 
     def load(self, snapshot: Snapshot) -> int:

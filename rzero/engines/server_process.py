@@ -36,6 +36,7 @@ class ServerProcess:
         self.port, self._log = free_port(), log
         place = ["--model", str(model), "--host", "127.0.0.1", "--port", str(self.port)]
         variables = {**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": str(threads), **environment}
+        variables.pop("LOCAL_RANK", None)  # ours in a run of several processes, which a server is not one of
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH, *place, *arguments],

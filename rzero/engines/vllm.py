@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from rzero.distributed import Ranks
 from rzero.engines.death import repeat_when_dead
 from rzero.engines.hosting import Host, HostSettings, borrow, give_back
 from rzero.engines.rows import encode_all, rows_of_share, to_completions, to_groups
+from rzero.engines.snapshot import serving_weights
 from rzero.engines.verification import policy_logprobs, probe_prompts, require_agreement
 from rzero.engines.vllm_request import Drawn, RowRequest, probe_requests, row_requests
 from rzero.policy import Policy
@@ -17,6 +19,7 @@ from rzero.types import Group, Prompt, Sampling
 
 Progress = Callable[[int, int], None]
 _PROBE_TOKENS = 3
+ALONE = Ranks()
 
 
 class VllmEngine:
@@ -55,9 +58,24 @@ class VllmEngine:
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
+    @property
+    def drawn_by(self) -> str:
+        """Which of several processes can draw: see `HostSettings`."""
+        return self._settings.drawn_by
+
     @torch.no_grad()
-    def sync(self, policy: Policy) -> None:
-        """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ."""
+    def sync(self, policy: Policy, *, ranks: Ranks = ALONE) -> None:
+        """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ.
+
+        Of several processes all have to call it, and only the first can draw afterwards.
+        """
+        if ranks.first:
+            self._take(policy)
+        else:
+            serving_weights(policy.model)  # weights that are split over ranks are put together by all of them
+        self.verify(policy, ranks=ranks)
+
+    def _take(self, policy: Policy) -> None:
         if self._host is None:
             self._host = borrow(self._settings, tenant=self, max_rows=self._max_rows, max_tokens=self._max_model_len)
         before, self._snapshot = self._snapshot, self._host.take(policy)
@@ -65,13 +83,13 @@ class VllmEngine:
             self._host.forget(before)
         self._tokenizer, self._eos_ids, self._context = policy.tokenizer, policy.eos_ids(), policy.context()
         self.version += 1
-        self.verify(policy)
 
     @torch.no_grad()
-    def verify(self, policy: Policy) -> None:
+    def verify(self, policy: Policy, *, ranks: Ranks = ALONE) -> None:
         """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
         probes = probe_prompts(policy)
-        for probe, drawn in zip(probes, self._draw(probe_requests(probes, tokens=_PROBE_TOKENS)), strict=True):
+        answers = ranks.shared(self._draw)(probe_requests(probes, tokens=_PROBE_TOKENS))
+        for probe, drawn in zip(probes, answers, strict=True):
             reference = policy_logprobs(policy, [*probe, *drawn.token_ids])[len(probe) - 1 : -1]
             expected = reference.gather(1, torch.tensor(drawn.token_ids)[:, None]).squeeze(1)
             largest = float(reference.abs().max())

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from rzero import checkpoint
-from rzero.distributed import Ranks, Seat, sharded
+from rzero.distributed import Ranks, Seat, across
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
 from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
@@ -67,7 +67,7 @@ def make_engine(ranks: Ranks) -> Any:
         max_rows=64, threads=1, compact_below=0.85, prefill_tokens=4096, first_capacity=16, verify_sync=True,
         decoder="auto",
     )  # fmt: skip
-    return sharded(engine, ranks)
+    return across(engine, ranks)
 
 
 def question(index: int) -> LabelledQuestion:

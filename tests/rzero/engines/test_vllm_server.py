@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def serving() -> Iterator[tuple[str, Scripted]]:
 @contextmanager
 def talking() -> Iterator[tuple[Replica, Scripted]]:
     with serving() as (url, script):
-        replica = Replica(url, number=3, process=None, patience=PATIENCE)
+        replica = Replica(url, number=3, process=None, patience=PATIENCE, connections=4)
         yield replica, script
         replica.end()
 
@@ -109,7 +110,7 @@ def test_a_server_that_is_not_ready_yet_is_waited_for():
 
 def test_waiting_ends_with_the_name_of_the_replica():
     patience = Patience(start_s=0.3, answer_s=0.5, attempts=1, first_pause_s=0.0)
-    replica = Replica(f"http://127.0.0.1:{free_port()}", number=3, process=None, patience=patience)
+    replica = Replica(f"http://127.0.0.1:{free_port()}", number=3, process=None, patience=patience, connections=1)
     with pytest.raises(EngineDied, match=r"vLLM replica 3 \(http.*\) was not ready within 0.3 s"):
         replica.await_ready()
     with pytest.raises(EngineDied, match=r"vLLM replica 3 .* cannot be reached while drawing"):
@@ -165,8 +166,31 @@ def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy)
         host.shut_down()
 
 
+def test_all_replicas_draw_at_once_however_many_rows_wait_for_the_first(make_policy):
+    """Each answers its rows when the other has been asked for one."""
+    asked, met = (threading.Event(), threading.Event()), []
+    with serving() as (one, first_script), serving() as (two, second_script):
+        host = Fleet(**{**SETTINGS, "urls": [one, two], "patience": replace(PATIENCE, answer_s=20)}).start(
+            max_rows=1, max_tokens=None
+        )
+        host.load(host.take(make_policy("qwen3_tied")))
+        for number, script in enumerate((first_script, second_script)):
+
+            def wait(path: str, number: int = number) -> None:
+                asked[number].set()
+                met.append(asked[1 - number].wait(timeout=10))
+
+            script.before = wait
+        rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(8)]
+        assert [drawn.token_ids[0] for drawn in host.draw(rows)] == list(range(8))
+        assert met == [True] * 8
+        host.shut_down()
+
+
 def test_a_call_is_repeated_when_a_server_of_yours_comes_back(make_policy, monkeypatch):
-    monkeypatch.setattr(VllmEngine, "verify", lambda self, policy: self._draw([REQUEST]))  # echoes have no log-probs
+    monkeypatch.setattr(
+        VllmEngine, "verify", lambda self, policy, ranks: self._draw([REQUEST])
+    )  # echoes have no log-probs
     with serving() as (url, script):
         engine = VllmEngine(
             host=Fleet(**{**SETTINGS, "urls": [url]}), max_rows=4, max_model_len=None, retries=1, tolerance=1e-4
@@ -226,7 +250,7 @@ def test_ending_a_server_ends_its_children_and_nobody_else(monkeypatch, tmp_path
 
 def test_a_server_that_ends_while_starting_is_quoted(monkeypatch, tmp_path):
     started, child = start_family(monkeypatch, tmp_path, "die")
-    replica = Replica(f"http://127.0.0.1:{started.port}", number=0, process=started, patience=PATIENCE)
+    replica = Replica(f"http://127.0.0.1:{started.port}", number=0, process=started, patience=PATIENCE, connections=1)
     with pytest.raises(
         EngineDied, match=r"(?s)replica 0 .* ended with exit code 1 while starting.*no room for weights"
     ):
