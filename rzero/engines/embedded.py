@@ -25,9 +25,9 @@ from rzero.engines.generic import GenericDecoder
 from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
-from rzero.engines.verification import policy_logprobs, probe_prompts, require_agreement
+from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement
 from rzero.engines.weights import why_not_fused
-from rzero.policy import Policy, merged_weights, unwrap_adapters
+from rzero.policy import Policy, merged_weights, parse_dtype, unwrap_adapters
 from rzero.types import Completion, Group, Prompt, Sampling
 
 DecoderName = Literal["auto", "fused", "generic"]
@@ -54,6 +54,7 @@ class EmbeddedEngine:
     alive below which finished rows are taken out. prefill_tokens: padded prompt tokens read at once. first_capacity:
     response tokens that room is made for at first. verify_sync: compare with the policy's own forward pass after each
     sync. decoder: `auto` takes the fused decoder where it computes the architecture exactly, else the generic one.
+    dtype: what weights are rounded to for rollouts, such as bfloat16; None: the policy's.
     """
 
     drawn_by: Final = "each"  # of several processes, its share
@@ -68,6 +69,7 @@ class EmbeddedEngine:
         first_capacity: int,
         verify_sync: bool,
         decoder: DecoderName,
+        dtype: str | None = None,
     ) -> None:
         if max_rows < 1 or threads < 1 or prefill_tokens < 1 or first_capacity < 1:
             raise ValueError("engine.max_rows, threads, prefill_tokens and first_capacity must be at least 1")
@@ -82,6 +84,7 @@ class EmbeddedEngine:
         self._first_capacity = first_capacity
         self._verify_sync = verify_sync
         self._decoder_name = decoder
+        self._dtype = parse_dtype(dtype, key="engine.dtype") if dtype else None
         self._decoder: Decoder | None = None
         self._model_of_decoder: Any = None
         self._tokenizer: Any = None
@@ -95,7 +98,7 @@ class EmbeddedEngine:
         """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ."""
         model = unwrap_adapters(policy.model)
         if self._decoder is None or self._model_of_decoder is not policy.model:
-            self._decoder = self._make_decoder(model)
+            self._decoder = self._make_decoder(model, self._dtype or model.dtype)
             self._model_of_decoder = policy.model
         self._decoder.load(merged_weights(policy.model))
         self._tokenizer = policy.tokenizer
@@ -109,20 +112,21 @@ class EmbeddedEngine:
         """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
         vocabulary = policy.model.get_input_embeddings().weight.shape[0]
         probes, continuation = probe_prompts(policy), [vocabulary // 2, vocabulary // 3]
+        dtype = coarser(policy.model.dtype, self._dtype or policy.model.dtype)
         for probe, own in zip(probes, self._probe(probes, continuation=continuation), strict=True):
             expected = policy_logprobs(policy, [*probe, *continuation])[len(probe) - 1 :]
-            require_agreement(own, expected, largest=float(expected.abs().max()))
+            require_agreement(own, expected, largest=float(expected.abs().max()), dtype=dtype)
 
     def close(self) -> None:
         """Lets go of the weights; the engine can be synced again."""
         self._decoder = self._model_of_decoder = self._tokenizer = None
 
-    def _make_decoder(self, model: Any) -> Decoder:
-        reason = why_not_fused(model)
+    def _make_decoder(self, model: Any, dtype: torch.dtype) -> Decoder:
+        reason = why_not_fused(model, dtype)
         if self._decoder_name == "fused" and reason is not None:
             raise ValueError(f"engine.decoder=fused cannot run this model: {reason}; use auto or generic")
         if self._decoder_name == "generic" or reason is not None:
-            return GenericDecoder(model)
+            return GenericDecoder(model, dtype=dtype)
         return FusedDecoder(model, prefill_tokens=self._prefill_tokens, first_capacity=self._first_capacity)
 
     def _probe(self, probes: list[list[int]], *, continuation: list[int]) -> list[Tensor]:

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import torch
+
 from rzero.engines.replica import Patience, Replica
 from rzero.engines.resident import GIB, prompts_in_one_piece
 from rzero.engines.server_process import ServerProcess
@@ -113,8 +115,9 @@ class ServedVllm:
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
-    def take(self, policy: Policy) -> Files:
-        files = Files(architecture=architecture(policy), directory=self._path / f"weights_{next(self._numbers)}")
+    def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Files:
+        shape = architecture(policy, dtype=dtype)
+        files = Files(architecture=shape, directory=self._path / f"weights_{next(self._numbers)}")
         files.directory.mkdir()
         files.architecture.write(files.directory)
         write_weights(files.directory, serving_weights(policy.model))

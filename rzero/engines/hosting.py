@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Protocol
 from weakref import WeakSet
 
+import torch
+
 from rzero.engines.vllm_request import Drawn, RowRequest
 from rzero.policy import Policy
 
@@ -18,8 +20,8 @@ from rzero.policy import Policy
 class Host(Protocol):
     """A running vLLM."""
 
-    def take(self, policy: Policy) -> Any:
-        """A snapshot of the policy's merged weights."""
+    def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Any:
+        """A snapshot of the policy's merged weights, to be served in `dtype` (None: the policy's)."""
 
     def load(self, snapshot: Any) -> int:
         """From here on `draw` samples from `snapshot`; returns the longest sequence (tokens) that it can hold."""

@@ -108,8 +108,8 @@ class ResidentVllm:
         self._loaded: Snapshot | None = None
         self._asleep: tuple[str, ...] = ()
 
-    def take(self, policy: Policy) -> Snapshot:
-        return Snapshot(architecture=architecture(policy), weights=copied(serving_weights(policy.model)))
+    def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Snapshot:
+        return Snapshot(architecture=architecture(policy, dtype=dtype), weights=copied(serving_weights(policy.model)))
 
     def load(self, snapshot: Snapshot) -> int:
         """Weights wake first, then get their values, and the cache wakes last: memory is asked for in that order."""

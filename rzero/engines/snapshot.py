@@ -24,7 +24,7 @@ class Architecture:
     config: str
     """config.json as text."""
     dtype: str
-    """Such as float32."""
+    """Such as float32: what weights are rounded to when they are loaded."""
     context: int | None
     """Longest sequence (tokens) that the model was built for."""
 
@@ -32,13 +32,13 @@ class Architecture:
         (directory / "config.json").write_text(self.config, encoding="utf-8")
 
 
-def architecture(policy: Policy) -> Architecture:
-    """That of the policy's model without adapters."""
+def architecture(policy: Policy, *, dtype: torch.dtype | None = None) -> Architecture:
+    """That of the policy's model without adapters, to be served in `dtype` (None: the model's)."""
     base = unwrap_adapters(policy.model)
     config = {name: value for name, value in base.config.to_dict().items() if name not in _NOT_ARCHITECTURE}
-    dtype = str(base.dtype).removeprefix("torch.")
-    config |= {"architectures": [architecture_of(base).__name__], "dtype": dtype}
-    return Architecture(config=json.dumps(config, sort_keys=True, indent=1), dtype=dtype, context=policy.context())
+    name = str(dtype or base.dtype).removeprefix("torch.")
+    config |= {"architectures": [architecture_of(base).__name__], "dtype": name}
+    return Architecture(config=json.dumps(config, sort_keys=True, indent=1), dtype=name, context=policy.context())
 
 
 def serving_weights(model: Any) -> dict[str, Tensor]:

@@ -9,10 +9,14 @@ from torch import Tensor
 
 from rzero.policy import Policy
 
-TOLERANCE = 1e-4  # nats; fp32 decoders agree to about 1e-6, a stale matrix is off by more than 1e-2
-# Rounding grows with the logits: in Gemma 3 270M, whose log-probs reach -40 nats, two right fp32 passes differ by 3e-4
-# nats, and each by as much from the same pass in fp64.
-RELATIVE_TOLERANCE = 2e-5
+# Nats, or a share of the largest log-prob, because rounding grows with the logits. fp32: decoders agree to about 1e-6,
+# a stale matrix is off by more than 1e-2; in Gemma 3 270M, whose log-probs reach -40 nats, two right passes differ by
+# 3e-4, and each by as much from the same pass in fp64. bf16: two right passes of the micro model, whose log-probs reach
+# -26 nats, differ by 0.14, so that only gross errors are found, such as a head that was not loaded (about 1 nat).
+TOLERANCES = {torch.float64: (1e-4, 2e-5), torch.float32: (1e-4, 2e-5)} | {
+    torch.float16: (0.01, 2e-3),
+    torch.bfloat16: (0.1, 2e-2),
+}
 
 
 def probe_prompts(policy: Policy) -> list[list[int]]:
@@ -34,13 +38,22 @@ def policy_logprobs(policy: Policy, ids: Sequence[int]) -> Tensor:
         policy.model.train(training)
 
 
-def require_agreement(own: Tensor, expected: Tensor, *, largest: float, tolerance: float = TOLERANCE) -> None:
-    """Raises RuntimeError when log-probs (nats, any shape) differ by more than rounding, or are no numbers.
+def coarser(*dtypes: torch.dtype) -> torch.dtype:
+    """The one that rounds most."""
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
-    Allowed are `tolerance` nats or, where that is more, the share `RELATIVE_TOLERANCE` of `largest`: the size of the
-    policy's largest log-prob at these positions, over the whole vocabulary.
+
+def require_agreement(
+    own: Tensor, expected: Tensor, *, largest: float, dtype: torch.dtype, tolerance: float | None = None
+) -> None:
+    """Raises RuntimeError when log-probs (nats, any shape) differ by more than rounding in `dtype`, or are no numbers.
+
+    largest: size of the policy's largest log-prob at these positions, over the whole vocabulary. tolerance: nats to
+    allow in place of those of `TOLERANCES`.
     """
-    difference, allowed = float((own - expected).abs().max()), max(tolerance, RELATIVE_TOLERANCE * largest)
+    nats, share = TOLERANCES[dtype]
+    allowed = max(nats if tolerance is None else tolerance, share * largest)
+    difference = float((own - expected).abs().max())
     if not difference <= allowed:
         raise RuntimeError(
             f"the engine's log-probs differ from the policy's by {difference:.3g} nats "

@@ -12,9 +12,9 @@ from rzero.engines.death import repeat_when_dead
 from rzero.engines.hosting import Host, HostSettings, borrow, give_back
 from rzero.engines.rows import encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.snapshot import serving_weights
-from rzero.engines.verification import policy_logprobs, probe_prompts, require_agreement
+from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement
 from rzero.engines.vllm_request import Drawn, RowRequest, probe_requests, row_requests
-from rzero.policy import Policy
+from rzero.policy import Policy, parse_dtype
 from rzero.types import Group, Prompt, Sampling
 
 Progress = Callable[[int, int], None]
@@ -34,20 +34,29 @@ class VllmEngine:
     host: where vLLM runs. max_rows: completions decoded side by side. max_model_len: longest sequence (prompt and
     response, tokens) that room is made for; null: what the model was built for. retries: how often a call is repeated
     on a fresh vLLM when it dies. tolerance: largest difference in nats from the policy's own log-probs on a short
-    greedy probe after each sync; bfloat16 needs about 0.1.
+    greedy probe after each sync; null: what rounding explains. dtype: what weights are rounded to for rollouts, such as
+    bfloat16; null: the policy's.
     """
 
     def __init__(
-        self, *, host: HostSettings, max_rows: int, max_model_len: int | None, retries: int, tolerance: float
+        self,
+        *,
+        host: HostSettings,
+        max_rows: int,
+        max_model_len: int | None,
+        retries: int,
+        tolerance: float | None,
+        dtype: str | None = None,
     ) -> None:
         if max_rows < 1 or (max_model_len is not None and max_model_len < 2):
             raise ValueError("engine.max_rows must be at least 1 and engine.max_model_len null or at least 2")
-        if retries < 0 or tolerance <= 0:
+        if retries < 0 or (tolerance is not None and tolerance <= 0):
             raise ValueError(
-                f"engine.retries must be at least 0 and engine.tolerance positive, got {retries}, {tolerance}"
+                f"engine.retries must be at least 0 and engine.tolerance null or positive, got {retries}, {tolerance}"
             )
         self._settings, self._max_rows, self._max_model_len = host, max_rows, max_model_len
         self._retries, self._tolerance = retries, tolerance
+        self._dtype = parse_dtype(dtype, key="engine.dtype") if dtype else None
         self._host: Host | None = None
         self._snapshot: Any = None
         self._tokenizer: Any = None
@@ -78,7 +87,7 @@ class VllmEngine:
     def _take(self, policy: Policy) -> None:
         if self._host is None:
             self._host = borrow(self._settings, tenant=self, max_rows=self._max_rows, max_tokens=self._max_model_len)
-        before, self._snapshot = self._snapshot, self._host.take(policy)
+        before, self._snapshot = self._snapshot, self._host.take(policy, dtype=self._dtype)
         if before is not None:
             self._host.forget(before)
         self._tokenizer, self._eos_ids, self._context = policy.tokenizer, policy.eos_ids(), policy.context()
@@ -92,8 +101,10 @@ class VllmEngine:
         for probe, drawn in zip(probes, answers, strict=True):
             reference = policy_logprobs(policy, [*probe, *drawn.token_ids])[len(probe) - 1 : -1]
             expected = reference.gather(1, torch.tensor(drawn.token_ids)[:, None]).squeeze(1)
-            largest = float(reference.abs().max())
-            require_agreement(torch.tensor(drawn.logprobs), expected, largest=largest, tolerance=self._tolerance)
+            require_agreement(
+                torch.tensor(drawn.logprobs), expected, largest=float(reference.abs().max()),
+                dtype=coarser(policy.model.dtype, self._dtype or policy.model.dtype), tolerance=self._tolerance,
+            )  # fmt: skip
 
     def close(self) -> None:
         """Lets go of the weights and, when no other engine uses it, of vLLM; the engine can be synced again."""

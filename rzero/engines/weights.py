@@ -59,9 +59,11 @@ class ModelWeights:
     logit_cap: float | None
 
 
-def why_not_fused(model: Any) -> str | None:
-    """None when the fused decoder computes exactly this model, else the reason why it does not."""
+def why_not_fused(model: Any, dtype: torch.dtype) -> str | None:
+    """None when the fused decoder computes exactly this model in `dtype`, else the reason why it does not."""
     config = model.config
+    if dtype != model.dtype or dtype in (torch.bfloat16, torch.float16):
+        return f"it decodes float32 policies in float32, this one is {model.dtype} and is to be decoded in {dtype}"
     if config.model_type not in FAMILIES:
         return f"architecture {config.model_type} is not one of {', '.join(FAMILIES)}"
     ropes = config.rope_parameters

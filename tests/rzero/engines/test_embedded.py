@@ -1,5 +1,6 @@
 """The embedded engine against transformers, and the promises of `RolloutEngine`."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -298,3 +299,47 @@ def test_prompts_are_read_once_per_group(make_policy, monkeypatch):
     monkeypatch.setattr(FusedDecoder, "start", spy)
     engine.generate([*PROMPTS, PROMPTS[0]], Sampling(n=10, max_tokens=3))
     assert read == [3]
+
+
+def rounded(policy: Policy) -> Policy:
+    """The same policy in bfloat16."""
+    return replace(policy, model=copy.deepcopy(policy.model).bfloat16())
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3", "gpt2"])
+def test_rollouts_in_bfloat16_come_from_the_rounded_policy(make_policy, family):
+    """Of a float32 policy that asks for it, and of a bfloat16 one: the sync is accepted, log-probs fit."""
+    policy = make_policy(family)
+    expected_from = rounded(policy)
+    sampling = Sampling(n=3, max_tokens=20, seed=1)
+    asked, own = make_engine(policy, dtype="bfloat16"), make_engine(expected_from)
+    assert policy.model.dtype is torch.float32
+    for engine in (asked, own):
+        assert isinstance(engine._decoder, GenericDecoder)
+        assert {weight.dtype for weight in engine._decoder._model.parameters()} == {torch.bfloat16}
+    groups = asked.generate(PROMPTS, sampling)
+    assert tokens(groups) == tokens(own.generate(PROMPTS, sampling))
+    exact = 0.0
+    for group in groups:
+        for completion in group.completions:
+            found = torch.tensor(completion.logprobs)
+            expected = reference_logprobs(expected_from, group, completion).float()
+            assert torch.allclose(found, expected, atol=0.15)
+            exact += float((found - reference_logprobs(policy, group, completion)).abs().sum())
+    assert exact > 0.0, "nothing was rounded"
+
+
+def test_a_head_that_was_not_loaded_is_found_in_bfloat16_too(make_policy):
+    policy = make_policy("qwen3")
+    engine = make_engine(policy, dtype="bfloat16")
+    with torch.no_grad():
+        policy.model.lm_head.weight.copy_(torch.randn_like(policy.model.lm_head.weight))
+    with pytest.raises(RuntimeError, match=r"differ from the policy's by .* stale"):
+        engine.verify(policy)
+
+
+def test_the_fused_decoder_refuses_to_round(make_policy):
+    with pytest.raises(ValueError, match=r"decoder=fused cannot run this model: .* decoded in torch.bfloat16"):
+        make_engine(make_policy("qwen3"), decoder="fused", dtype="bfloat16")
+    with pytest.raises(ValueError, match=r"engine\.dtype must name a floating type"):
+        make_engine(make_policy("qwen3"), dtype="int8")

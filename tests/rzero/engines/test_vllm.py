@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import Any
 
 import pytest
 import torch
 
-from rzero.engines import hosting, resident
+from rzero.distributed import LedEngine, Ranks, across
+from rzero.engines import resident
 from rzero.engines.death import EngineDied, repeat_when_dead
 from rzero.engines.fleet import Fleet
 from rzero.engines.replica import Patience
@@ -136,14 +138,14 @@ def test_a_call_is_repeated_until_the_retries_are_used_up():
     assert len(revived) == 2
 
 
-@pytest.mark.parametrize("settings", [Resident(**HOST), SERVERS], ids=["resident", "fleet"])
-def test_a_run_of_several_processes_is_refused(policy, monkeypatch, settings):
-    host = settings.start(max_rows=4, max_tokens=None)
-    monkeypatch.setattr(hosting.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(hosting.dist, "get_world_size", lambda: 2)
-    with pytest.raises(ValueError, match=r"trainer\.devices"):
-        host.take(policy)
-    host.shut_down()
+def test_servers_draw_for_several_processes_and_vllm_in_the_process_for_one():
+    one, two = Ranks(), Ranks(rank=1, size=2)
+    resident_engine = make_engine()
+    served_engine = VllmEngine(host=SERVERS, max_rows=4, max_model_len=None, retries=0, tolerance=None)
+    assert across(resident_engine, one) is resident_engine
+    assert isinstance(across(served_engine, two), LedEngine)
+    with pytest.raises(ValueError, match=r"one process: set trainer\.devices=1, or use engine=vllm_server"):
+        across(resident_engine, two)
 
 
 def test_without_vllm_the_error_says_what_to_install(policy, monkeypatch):
@@ -257,6 +259,33 @@ def test_a_smaller_model_length_bounds_prompt_and_response(policy):
         engine.generate([Prompt(user="number " * 60)], GREEDY)
     [group] = engine.generate(PROMPTS[1:], Sampling(max_tokens=500))
     assert len(group.prompt_ids) + len(group.completions[0].token_ids) == 64
+    engine.close()
+
+
+@pytest.mark.vllm
+def test_vllm_in_bfloat16_samples_from_the_rounded_policy(policy):
+    """Weights travel as they are and vLLM rounds them; log-probs are those of the policy up to that."""
+    engine = VllmEngine(
+        host=Resident(**HOST), max_rows=16, max_model_len=None, retries=0, tolerance=None, dtype="bfloat16"
+    )
+    engine.sync(policy)
+    groups = engine.generate(PROMPTS, Sampling(n=4, max_tokens=12, seed=2))
+    rounded = copy.deepcopy(policy.model).bfloat16()
+    off = {"policy": 0.0, "rounded": 0.0}
+    for group in groups:
+        for completion in group.completions:
+            ids = torch.tensor([[*group.prompt_ids, *completion.token_ids]])
+            for name, model in (("policy", policy.model), ("rounded", rounded)):
+                with torch.no_grad():
+                    logits = model(input_ids=ids).logits[0, len(group.prompt_ids) - 1 : -1].float()
+                chosen = logits.log_softmax(-1).gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(1)
+                off[name] = max(off[name], float((torch.tensor(completion.logprobs) - chosen).abs().max()))
+    assert off["rounded"] < 0.25, "vLLM rounds in other places than transformers"
+    assert off["policy"] > 1e-4, "nothing was rounded"
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight.mul_(-1.0)
+    with pytest.raises(RuntimeError, match="differ from the policy's by"):
+        engine.verify(policy)
     engine.close()
 
 
