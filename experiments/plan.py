@@ -45,13 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def plan(overrides: Sequence[str]) -> dict[str, Any]:
     """The figures of the run that `overrides` compose; sizes in bytes, times in hours."""
     register_resolvers()
+    # the devices of the plan, whichever this machine has
+    OmegaConf.register_new_resolver("gpus", lambda count: [str(number) for number in range(count)], replace=True)
     chosen = [f"+{text}" if text.startswith("hardware") else text for text in overrides]
     if not any(text.startswith("+hardware=") for text in chosen):
         chosen.insert(0, "+hardware=h100")
     with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
         composed = compose("config", overrides=chosen)
     hardware: Hardware = instantiate(composed.hardware)
-    cfg = _resolved(composed)
+    cfg = resolved(composed)
     model, setting = Architecture.of(cfg["policy"]), Setting.of(cfg)
     phases = {
         "challenger": _role(cfg["challenger"], model, setting, hardware, answers=cfg["challenger"]["polling"]["votes"]),
@@ -74,7 +76,7 @@ def plan(overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _resolved(composed: Any) -> dict[str, Any]:
+def resolved(composed: Any) -> dict[str, Any]:
     """The parts of the configuration that say something about size, with interpolations resolved."""
     parts = ("policy", "engine", "trainer", "challenger", "curriculum", "solver")
     return {
@@ -92,11 +94,10 @@ def _role(
     memory = memory_of(
         model,
         setting,
-        prompt_tokens=hardware.prompt_tokens,
+        hardware,
         microbatch_tokens=settings["max_tokens_per_microbatch"],
         chunk_tokens=settings["chunk_tokens"],
         needs_reference=needs_reference,
-        engines=2,
     )
     learned = settings["prompts_per_step"] * settings["samples_per_prompt"]
     passes = (settings["updates_per_rollout"] > 1) + needs_reference
@@ -110,32 +111,30 @@ def _role(
         passes=passes,
     )
     advice = _advice(memory, model, setting, hardware, microbatch_tokens=settings["max_tokens_per_microbatch"])
-    return _phase(step * settings["steps"], memory=memory, hardware=hardware, advice=advice)
+    return _phase(step * settings["steps"], memory=memory, advice=advice)
 
 
 def _questions(phase: Mapping[str, Any], model: Architecture, setting: Setting, hardware: Hardware) -> dict[str, Any]:
     """Candidates and the Solver's answers to them: rollouts only."""
     memory = Memory(
-        weights=0, reference=0, gradients=0, optimiser=0,
-        engines=2 * model.parameters * setting.weight_bytes,
-        activations=0,
-        kv_cache=memory_of(
-            model, setting, prompt_tokens=hardware.prompt_tokens, microbatch_tokens=0, chunk_tokens=0,
-            needs_reference=False, engines=2,
-        ).kv_cache,
+        weights=0, reference=0, gradients=0, optimiser=0, activations=0,
+        engines=setting.rollouts.weights(model),
+        kv_cache=setting.rollouts.cache(model, hardware),
+        cache_stays=setting.rollouts.stays,
     )  # fmt: skip
     work = work_of(model, setting, hardware, drawn=phase["candidates"] * (1 + phase["votes"]))
     advice = _advice(memory, model, setting, hardware, microbatch_tokens=0)
-    return _phase(work, memory=memory, hardware=hardware, advice=advice)
+    return _phase(work, memory=memory, advice=advice)
 
 
-def _phase(work: Work, *, memory: Memory, hardware: Hardware, advice: Sequence[str]) -> dict[str, Any]:
+def _phase(work: Work, *, memory: Memory, advice: Sequence[str]) -> dict[str, Any]:
+    kinds = {name: size for name, size in asdict(memory).items() if name != "cache_stays"}
     return {
-        "memory": {**asdict(memory), "peak": memory.peak},
+        "memory": {**kinds, "peak": memory.peak},
         "tokens": work.tokens,
         "flops": work.flops,
         "hours": work.hours,
-        "fits": memory.peak <= hardware.usable_bytes,
+        "fits": not advice,
         "advice": list(advice),
     }
 
@@ -145,12 +144,15 @@ def _advice(
 ) -> list[str]:
     """What to change, for each thing that does not fit; numbers where a number would do."""
     room = hardware.usable_bytes - memory.standing
-    if room <= 0:
+    if room < 0:
         return [_make_room(memory, setting, short=-room)]
     advice = []
-    if memory.kv_cache > room:
-        rows = int(setting.rows_at_once * room / memory.kv_cache)
-        advice.append(f"the KV cache: engine.max_rows={rows} (now {setting.rows_at_once}), or fewer response_tokens")
+    if not setting.rollouts.side_by_side(model, hardware):
+        advice.append("vLLM's KV cache, which does not hold one row: a larger engine.host.gpu_memory_utilization")
+    rows = setting.rollouts.rows
+    if memory.kv_cache > room and not memory.cache_stays:
+        fitting = int(rows * room / memory.kv_cache)
+        advice.append(f"the KV cache: engine.max_rows={fitting} (now {rows}), or fewer response_tokens")
     if memory.activations > room:
         tokens = int(microbatch_tokens * room / memory.activations)
         fewer = f"settings.max_tokens_per_microbatch of about {tokens} (now {microbatch_tokens})"
@@ -164,6 +166,10 @@ def _advice(
 
 def _make_room(memory: Memory, setting: Setting, *, short: float) -> str:
     ways = []
+    if setting.rollouts.weight_bytes == 4:
+        ways.append("engine.dtype=bfloat16 (rollouts from rounded weights)")
+    if setting.rollouts.vllm_share is not None and setting.rollouts.copies:
+        ways.append(f"engine.host.gpu_memory_utilization below {setting.rollouts.vllm_share}")
     if not setting.sharded:
         ways.append("trainer=fsdp with several devices (weights, gradients and optimiser are then shared out)")
     elif memory.engines < memory.standing - memory.engines:

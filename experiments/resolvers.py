@@ -19,6 +19,7 @@ def register_resolvers(run_directory: Path | None = None) -> None:
     OmegaConf.register_new_resolver("run_directory", lambda: str(run_directory or "."), replace=True)
     OmegaConf.register_new_resolver("group", group, replace=True)
     OmegaConf.register_new_resolver("jobs_at_once", jobs_at_once, replace=True)
+    OmegaConf.register_new_resolver("gpus", gpus, replace=True)
 
 
 def group(alone: str) -> str:
@@ -29,6 +30,17 @@ def group(alone: str) -> str:
     if hydra.mode != RunMode.MULTIRUN:
         return alone
     return f"{hydra.runtime.choices.get('sweeps') or alone}_{Path(hydra.sweep.dir).name}"
+
+
+def gpus(count: int) -> list[str]:
+    """The GPUs of `count` processes as CUDA_VISIBLE_DEVICES names them, one each; 0, 1, ... where it is not set.
+
+    Raises ValueError where it names fewer.
+    """
+    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if visible and len(visible) < count:
+        raise ValueError(f"CUDA_VISIBLE_DEVICES names {len(visible)} devices for {count} processes (trainer.devices)")
+    return (visible or [str(number) for number in range(count)])[:count]
 
 
 def jobs_at_once(threads: int, gib: float, accelerator: str) -> int:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiments.planning.architecture import Architecture
+from experiments.planning.hardware import Hardware
+from experiments.planning.rollouts import BYTES, Rollouts
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _ADAM = 8  # two float32 moments per trained parameter
 
 
@@ -22,25 +23,23 @@ class Setting:
     mixed: bool  # products in bf16 from float32 weights
     lora: Mapping[str, Any] | None
     checkpointing: bool
-    rows_at_once: int
-    response_tokens: int
+    rollouts: Rollouts
 
     @classmethod
     def of(cls, cfg: Mapping[str, Any]) -> Setting:
         """From a resolved run configuration."""
         trainer, policy = cfg["trainer"], cfg["policy"]
         strategy = trainer.get("strategy") or {}
+        rounded = trainer["precision"].endswith("-true") and "16" in trainer["precision"]
+        weight_bytes = 2 if rounded else BYTES[policy["dtype"]]
         return cls(
             devices=trainer["devices"],
             sharded=isinstance(strategy, Mapping) and strategy.get("_target_", "").endswith("ModelParallelStrategy"),
-            weight_bytes=2
-            if trainer["precision"].endswith("-true") and "16" in trainer["precision"]
-            else _BYTES[policy["dtype"]],
+            weight_bytes=weight_bytes,
             mixed="mixed" in trainer["precision"],
             lora=policy["lora"],
             checkpointing=policy["gradient_checkpointing"],
-            rows_at_once=cfg["engine"]["max_rows"],
-            response_tokens=cfg["response_tokens"],
+            rollouts=Rollouts.of(cfg, policy_bytes=weight_bytes),
         )
 
     def trained_parameters(self, model: Architecture) -> int:
@@ -51,7 +50,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes on one device. Rollouts and updates take turns: the peak has the larger of cache and activations."""
+    """Bytes on one device. Rollouts and updates take turns: the peak has the larger of cache and activations.
+
+    cache_stays: vLLM keeps its cache during updates, and the peak has both.
+    """
 
     weights: float
     reference: float
@@ -60,28 +62,29 @@ class Memory:
     engines: float
     activations: float
     kv_cache: float
+    cache_stays: bool = False
 
     @property
     def standing(self) -> float:
         """What is there all the time."""
-        return self.weights + self.reference + self.gradients + self.optimiser + self.engines
+        kept = self.weights + self.reference + self.gradients + self.optimiser + self.engines
+        return kept + self.cache_stays * self.kv_cache
 
     @property
     def peak(self) -> float:
-        return self.standing + max(self.activations, self.kv_cache)
+        return self.standing + (self.activations if self.cache_stays else max(self.activations, self.kv_cache))
 
 
 def memory_of(
     model: Architecture,
     setting: Setting,
+    hardware: Hardware,
     *,
-    prompt_tokens: int,
     microbatch_tokens: int,
     chunk_tokens: int,
     needs_reference: bool,
-    engines: int,
 ) -> Memory:
-    """Memory of one role's phase. `engines`: how many copies of the weights rollouts come from."""
+    """Memory of one role's phase."""
     parts = setting.devices if setting.sharded else 1
     trained = setting.trained_parameters(model)
     all_weights = model.parameters * setting.weight_bytes
@@ -92,14 +95,11 @@ def memory_of(
         reference=all_weights / parts if needs_reference and setting.lora is None else 0,
         gradients=trained * setting.weight_bytes / parts,
         optimiser=trained * _ADAM / parts,
-        engines=engines * all_weights,  # the embedded engine keeps the policy's dtype, whole on every device
+        engines=setting.rollouts.weights(model),
         activations=_activation_bytes(model, setting, tokens=microbatch_tokens, number=number)
         + 3 * 4 * chunk_tokens * model.vocab_size,  # logits, their softmax, its gradient
-        kv_cache=setting.rows_at_once
-        * (prompt_tokens + setting.response_tokens)
-        * model.cache_bytes_per_token
-        * number
-        / 2,
+        kv_cache=setting.rollouts.cache(model, hardware),
+        cache_stays=setting.rollouts.stays,
     )
 
 

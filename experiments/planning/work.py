@@ -46,18 +46,20 @@ def work_of(
 
 
 def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, completions: int) -> Work:
-    """Each token step reads all weights once and each row's cache; waves of at most `rows_at_once` rows per device."""
-    mean = setting.response_tokens * hardware.response_fraction
+    """Each token step reads all weights once and each row's cache, in waves of rows on every device that decodes."""
+    rollouts = setting.rollouts
+    mean = rollouts.response_tokens * hardware.response_fraction
     context = hardware.prompt_tokens + mean / 2
     tokens = completions * mean
     flops = model.forward_flops(tokens=tokens, scored=tokens, context=context)
-    rows = math.ceil(completions / setting.devices)
+    rows = math.ceil(completions / rollouts.devices)
     # in every wave some response runs to the limit, while finished rows are taken out
-    steps = math.ceil(rows / setting.rows_at_once) * setting.response_tokens
-    traffic = steps * model.parameters * setting.weight_bytes + rows * mean * context * model.cache_bytes_per_token
+    steps = math.ceil(rows / max(1, rollouts.side_by_side(model, hardware))) * rollouts.response_tokens
+    cache = rows * mean * context * model.cache_bytes_per_token * rollouts.weight_bytes / 2
+    traffic = steps * model.parameters * rollouts.weight_bytes + cache
     seconds = max(
         traffic / (hardware.bandwidth_gb_s * 1e9),
-        flops / setting.devices / (hardware.peak_tflops * 1e12),
+        flops / rollouts.devices / (hardware.peak_tflops * 1e12),
     )
     return Work(tokens=tokens, flops=flops, hours=seconds / hardware.decoding_utilisation / 3600)
 
@@ -66,7 +68,7 @@ def update(
     model: Architecture, setting: Setting, hardware: Hardware, *, completions: int, prompts: int, passes: int
 ) -> Work:
     """Forward and backward over every sequence once, plus the extra passes; checkpointing adds a forward pass."""
-    mean = setting.response_tokens * hardware.response_fraction
+    mean = setting.rollouts.response_tokens * hardware.response_fraction
     tokens = prompts * hardware.prompt_tokens + completions * mean
     context = (hardware.prompt_tokens + mean) / 2
     forward = model.forward_flops(tokens=tokens, scored=completions * mean, context=context)

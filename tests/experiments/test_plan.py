@@ -6,12 +6,14 @@ import json
 from dataclasses import replace
 
 import pytest
+from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from experiments import PROJECT
-from experiments.plan import main, plan
-from experiments.planning import Architecture, Setting, memory_of
+from experiments.plan import main, plan, resolved
+from experiments.planning import Architecture, Hardware, Rollouts, Setting, memory_of
 from experiments.planning.work import decoding, update
+from experiments.resolvers import gpus, register_resolvers
 
 EXPERIMENTS = sorted(
     path.stem for kind in ("paper", "official") for path in (PROJECT / "conf" / "experiment").glob(f"{kind}_*.yaml")
@@ -26,8 +28,10 @@ def test_every_experiment_of_the_paper_has_a_plan(experiment: str) -> None:
     assert figures["parameters"] == pytest.approx(published, rel=0.005)
     assert figures["devices"] == 8
     assert set(figures["phases"]) == {"challenger", "questions", "solver"}
+    assert figures["fits"], figures["advice"]
+    usable = figures["hardware"]["memory_gib"] * figures["hardware"]["usable_memory"] * 2**30
     for phase in figures["phases"].values():
-        assert phase["fits"] == (not phase["advice"])
+        assert phase["memory"]["peak"] <= usable
         assert min(phase["tokens"], phase["flops"], phase["hours"], phase["memory"]["peak"]) > 0
     assert figures["hours"] == pytest.approx(
         figures["iterations"] * sum(phase["hours"] for phase in figures["phases"].values())
@@ -48,16 +52,18 @@ TINY = Architecture(
     hidden_size=10, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=5, intermediate_size=20,
     vocab_size=100, tie_word_embeddings=True,
 )  # fmt: skip
+EMBEDDED = Rollouts(devices=4, copies=2, weight_bytes=4, rows=8, response_tokens=50)
 SETTING = Setting(
-    devices=4, sharded=True, weight_bytes=4, mixed=False, lora=None, checkpointing=False, rows_at_once=8,
-    response_tokens=50,
+    devices=4, sharded=True, weight_bytes=4, mixed=False, lora=None, checkpointing=False, rollouts=EMBEDDED
+)  # fmt: skip
+DEVICE = Hardware(
+    name="x", peak_tflops=1.0, bandwidth_gb_s=1.0, memory_gib=1.0, training_utilisation=0.5, decoding_utilisation=0.5,
+    usable_memory=0.9, prompt_tokens=10, response_fraction=0.5,
 )  # fmt: skip
 
 
 def tiny_memory(setting: Setting):  # type: ignore[no-untyped-def]
-    return memory_of(
-        TINY, setting, prompt_tokens=10, microbatch_tokens=64, chunk_tokens=16, needs_reference=True, engines=2
-    )
+    return memory_of(TINY, setting, DEVICE, microbatch_tokens=64, chunk_tokens=16, needs_reference=True)
 
 
 def test_parameters_and_memory_by_hand() -> None:
@@ -84,12 +90,7 @@ def test_operations_by_hand() -> None:
 
 
 def test_work_scales_as_it_should() -> None:
-    from experiments.planning import Hardware
-
-    device = Hardware(
-        name="x", peak_tflops=1.0, bandwidth_gb_s=1.0, memory_gib=1.0, training_utilisation=0.5,
-        decoding_utilisation=0.5, usable_memory=0.9, prompt_tokens=10, response_fraction=0.5,
-    )  # fmt: skip
+    device = DEVICE
     once = update(TINY, SETTING, device, completions=16, prompts=16, passes=0)
     twice = update(TINY, SETTING, device, completions=32, prompts=32, passes=0)
     assert twice.hours == pytest.approx(2 * once.hours)
@@ -100,20 +101,73 @@ def test_work_scales_as_it_should() -> None:
     assert once.hours * 3600 == pytest.approx(once.flops / 4 / 0.5e12)
     drawn = decoding(TINY, SETTING, device, completions=32)
     assert drawn.tokens == 32 * 25
-    assert decoding(TINY, replace(SETTING, devices=1), device, completions=32).hours > 3 * drawn.hours
+    alone = replace(SETTING, rollouts=replace(EMBEDDED, devices=1))
+    assert decoding(TINY, alone, device, completions=32).hours > 3 * drawn.hours
+    rounded = replace(SETTING, rollouts=replace(EMBEDDED, weight_bytes=2))
+    assert decoding(TINY, rounded, device, completions=32).hours == pytest.approx(drawn.hours / 2)
+
+
+def test_what_vllm_takes_of_a_device() -> None:
+    """1 GiB x 0.25 less 2,800 weights of 2 bytes; a row of average length: 10 + 25 tokens x 20 numbers x 2 bytes."""
+    vllm = replace(EMBEDDED, copies=1, weight_bytes=2, rows=10**9, vllm_share=0.25)
+    assert vllm.weights(TINY) == 5600
+    assert vllm.cache(TINY, DEVICE) == 2**28 - 5600
+    assert vllm.side_by_side(TINY, DEVICE) == (2**28 - 5600) // (35 * 20 * 2)
+    assert replace(vllm, rows=7).side_by_side(TINY, DEVICE) == 7
+    assert replace(vllm, vllm_cache_gib=0.5).cache(TINY, DEVICE) == 2**29
+    assert replace(vllm, copies=0).cache(TINY, DEVICE) == 0
+    memory = tiny_memory(replace(SETTING, rollouts=vllm))
+    assert memory.peak == memory.standing + memory.activations
+    assert memory.standing > memory.kv_cache
+
+
+def test_every_process_has_a_server_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus(2) == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,GPU-7ab5")
+    assert gpus(3) == ["4", "5", "GPU-7ab5"]
+    assert gpus(2) == ["4", "5"]
+    with pytest.raises(ValueError, match="names 3 devices for 4 processes"):
+        gpus(4)
+
+
+def test_a_plan_does_not_depend_on_the_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = plan(["experiment=paper_qwen3_4b"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert plan(["experiment=paper_qwen3_4b"]) == expected
+
+
+def test_where_vllm_runs_is_read_from_the_configuration() -> None:
+    def rollouts(*overrides: str) -> Rollouts:
+        register_resolvers()
+        with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
+            composed = compose("config", overrides=["experiment=paper_qwen3_4b", *overrides])
+        return Setting.of(resolved(composed)).rollouts
+
+    beside = rollouts()
+    assert (beside.devices, beside.copies, beside.weight_bytes) == (8, 1, 2)
+    assert rollouts("trainer.devices=4").devices == 4
+    elsewhere = rollouts("trainer.devices=4", "engine.host.replicas=2", "engine.host.devices=['4','5']")
+    assert (elsewhere.devices, elsewhere.copies) == (2, 0)
+    assert rollouts("engine=embedded").copies == 2
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["experiment=paper_qwen3_4b", "engine.max_rows=512"]) == 0
+    embedded = ["experiment=paper_qwen3_4b", "engine=embedded"]
+    assert main(embedded) == 0
     text = capsys.readouterr().out
     assert "DOES NOT FIT (79 GiB per device)" in text
     assert "engine.max_rows=" in text
     rows = text.partition("engine.max_rows=")[2].split()[0]
-    assert main(["experiment=paper_qwen3_4b", f"engine.max_rows={rows}"]) == 0
+    assert main([*embedded, f"engine.max_rows={rows}"]) == 0
     assert "DOES NOT FIT" not in capsys.readouterr().out
     whole = plan(["experiment=paper_qwen3_8b", "trainer=ddp"])
     assert "trainer=fsdp" in whole["advice"][0]
+    assert "engine.host.gpu_memory_utilization below 0.45" in whole["advice"][0]
     assert not whole["fits"]
+    small = plan(["experiment=paper_qwen3_8b", "engine.host.gpu_memory_utilization=0.15"])
+    assert "a larger engine.host.gpu_memory_utilization" in small["advice"][0]
+    assert "engine.dtype=bfloat16" in plan(["experiment=paper_qwen3_8b", "engine=embedded"])["advice"][0]
 
 
 def test_json_other_hardware_and_wrong_values(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,83 @@
+"""What rollouts take: copies of the weights and a cache on the devices that train, and how many rows run at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from experiments.planning.architecture import Architecture
+from experiments.planning.hardware import Hardware
+
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollouts:
+    """An engine's demands.
+
+    devices: how many decode. copies: of the weights on each training device; the embedded engine has one for each role,
+    one vLLM serves both, and servers on devices of their own need none here (what they need there is not planned).
+    rows: at most so many side by side on a device. vllm_share, vllm_cache_gib: what vLLM takes of a device's memory for
+    weights and cache together, or for the cache; it keeps them while the policy trains.
+    """
+
+    devices: int
+    copies: int
+    weight_bytes: int
+    rows: int
+    response_tokens: int
+    vllm_share: float | None = None
+    vllm_cache_gib: float | None = None
+
+    @classmethod
+    def of(cls, cfg: Mapping[str, Any], *, policy_bytes: int) -> Rollouts:
+        """From a resolved run configuration."""
+        engine, training = cfg["engine"], cfg["trainer"]["devices"]
+        common: dict[str, Any] = {
+            "weight_bytes": BYTES[engine["dtype"]] if engine["dtype"] else policy_bytes,
+            "rows": engine["max_rows"],
+            "response_tokens": cfg["response_tokens"],
+        }
+        host = engine.get("host")
+        if host is None:
+            return cls(devices=training, copies=2, **common)
+        vllm = {"vllm_share": host["gpu_memory_utilization"], "vllm_cache_gib": host["kv_cache_gib"]}
+        if "replicas" not in host:
+            return cls(devices=training, copies=1, **vllm, **common)
+        own = bool(host["urls"]) or (
+            bool(host["devices"])
+            and not {str(number) for number in range(training)} & set(",".join(map(str, host["devices"])).split(","))
+        )
+        return cls(devices=len(host["urls"]) or host["replicas"], copies=0 if own else 1, **vllm, **common)
+
+    @property
+    def stays(self) -> bool:
+        """Whether the cache is there during updates too."""
+        return self.vllm_share is not None
+
+    def weights(self, model: Architecture) -> float:
+        return self.copies * model.parameters * self.weight_bytes
+
+    def cache(self, model: Architecture, hardware: Hardware) -> float:
+        """Bytes of the KV cache on a training device."""
+        if self.vllm_share is None:
+            return self.rows * self._row(model, tokens=hardware.prompt_tokens + self.response_tokens)
+        return self._vllm_cache(model, hardware) if self.copies else 0.0
+
+    def side_by_side(self, model: Architecture, hardware: Hardware) -> int:
+        """Rows that are decoded at once on a device: vLLM takes as many of average length as its cache holds."""
+        if self.vllm_share is None:
+            return self.rows
+        average = hardware.prompt_tokens + self.response_tokens * hardware.response_fraction
+        return min(self.rows, int(self._vllm_cache(model, hardware) / self._row(model, tokens=average)))
+
+    def _vllm_cache(self, model: Architecture, hardware: Hardware) -> float:
+        if self.vllm_cache_gib is not None:
+            return self.vllm_cache_gib * GIB
+        assert self.vllm_share is not None
+        return max(0.0, self.vllm_share * hardware.memory_gib * GIB - model.parameters * self.weight_bytes)
+
+    def _row(self, model: Architecture, *, tokens: float) -> float:
+        return tokens * model.cache_bytes_per_token * self.weight_bytes / 2
