@@ -146,10 +146,9 @@ def _advice(
     room = hardware.usable_bytes - memory.standing
     if room < 0:
         return [_make_room(memory, setting, short=-room)]
-    advice = []
+    advice, rows = [], setting.rollouts.rows
     if not setting.rollouts.side_by_side(model, hardware):
         advice.append("vLLM's KV cache, which does not hold one row: a larger engine.host.gpu_memory_utilization")
-    rows = setting.rollouts.rows
     if memory.kv_cache > room and not memory.cache_stays:
         fitting = int(rows * room / memory.kv_cache)
         advice.append(f"the KV cache: engine.max_rows={fitting} (now {rows}), or fewer response_tokens")

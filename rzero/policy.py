@@ -116,11 +116,7 @@ def load_policy(
     Raises FileNotFoundError when the path, or a file the directory must hold, is missing, and ValueError when the
     files do not make a complete model or the dtype is not usable on this machine.
     """
-    torch_dtype = parse_dtype(dtype, key="policy.dtype")
-    if torch_dtype is not torch.float32 and not torch.cuda.is_available():
-        raise ValueError(
-            f"policy.dtype={dtype} needs a GPU; on this machine use float32 (bfloat16 is 9x slower on CPU)"
-        )
+    torch_dtype = _parse_dtype(dtype)
     source, local = _resolve(path_or_id)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": local}
     try:
@@ -254,11 +250,12 @@ def _add_lora(model: Any, spec: LoraSpec) -> Any:
         return get_peft_model(model, config)
 
 
-def parse_dtype(name: str, *, key: str) -> torch.dtype:
-    """The floating type of that name. Raises ValueError naming `key` of the configuration for anything else."""
+def _parse_dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ValueError(f"{key} must name a floating type such as float32, got {name!r}")
+        raise ValueError(f"policy.dtype must name a floating type such as float32, got {name!r}")
+    if dtype is not torch.float32 and not torch.cuda.is_available():
+        raise ValueError(f"policy.dtype={name} needs a GPU; on this machine use float32 (bfloat16 is 9x slower on CPU)")
     return dtype
 
 

@@ -25,9 +25,9 @@ from rzero.engines.generic import GenericDecoder
 from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
-from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement
+from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
 from rzero.engines.weights import why_not_fused
-from rzero.policy import Policy, merged_weights, parse_dtype, unwrap_adapters
+from rzero.policy import Policy, merged_weights, unwrap_adapters
 from rzero.types import Completion, Group, Prompt, Sampling
 
 DecoderName = Literal["auto", "fused", "generic"]
@@ -84,7 +84,7 @@ class EmbeddedEngine:
         self._first_capacity = first_capacity
         self._verify_sync = verify_sync
         self._decoder_name = decoder
-        self._dtype = parse_dtype(dtype, key="engine.dtype") if dtype else None
+        self._dtype = rollout_dtype(dtype)
         self._decoder: Decoder | None = None
         self._model_of_decoder: Any = None
         self._tokenizer: Any = None

@@ -13,7 +13,9 @@ from rzero.policy import Policy
 # a stale matrix is off by more than 1e-2; in Gemma 3 270M, whose log-probs reach -40 nats, two right passes differ by
 # 3e-4, and each by as much from the same pass in fp64. bf16: two right passes of the micro model, whose log-probs reach
 # -26 nats, differ by 0.14, so that only gross errors are found, such as a head that was not loaded (about 1 nat).
-TOLERANCES = {torch.float64: (1e-4, 2e-5), torch.float32: (1e-4, 2e-5)} | {
+TOLERANCES = {
+    torch.float64: (1e-4, 2e-5),
+    torch.float32: (1e-4, 2e-5),
     torch.float16: (0.01, 2e-3),
     torch.bfloat16: (0.1, 2e-2),
 }
@@ -36,6 +38,16 @@ def policy_logprobs(policy: Policy, ids: Sequence[int]) -> Tensor:
         return logits_TV.log_softmax(-1).cpu()
     finally:
         policy.model.train(training)
+
+
+def rollout_dtype(name: str | None) -> torch.dtype | None:
+    """`engine.dtype` as torch has it. Raises ValueError for one in which rollouts cannot be checked."""
+    if name is None:
+        return None
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}
+    if name not in known:
+        raise ValueError(f"engine.dtype must be null or one of {', '.join(known)}, got {name!r}")
+    return known[name]
 
 
 def coarser(*dtypes: torch.dtype) -> torch.dtype:

@@ -12,14 +12,14 @@ from rzero.engines.death import repeat_when_dead
 from rzero.engines.hosting import Host, HostSettings, borrow, give_back
 from rzero.engines.rows import encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.snapshot import serving_weights
-from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement
+from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
 from rzero.engines.vllm_request import Drawn, RowRequest, probe_requests, row_requests
-from rzero.policy import Policy, parse_dtype
+from rzero.policy import Policy
 from rzero.types import Group, Prompt, Sampling
 
 Progress = Callable[[int, int], None]
 _PROBE_TOKENS = 3
-ALONE = Ranks()
+_ALONE = Ranks()
 
 
 class VllmEngine:
@@ -56,7 +56,7 @@ class VllmEngine:
             )
         self._settings, self._max_rows, self._max_model_len = host, max_rows, max_model_len
         self._retries, self._tolerance = retries, tolerance
-        self._dtype = parse_dtype(dtype, key="engine.dtype") if dtype else None
+        self._dtype = rollout_dtype(dtype)
         self._host: Host | None = None
         self._snapshot: Any = None
         self._tokenizer: Any = None
@@ -73,7 +73,7 @@ class VllmEngine:
         return self._settings.drawn_by
 
     @torch.no_grad()
-    def sync(self, policy: Policy, *, ranks: Ranks = ALONE) -> None:
+    def sync(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
         """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ.
 
         Of several processes all have to call it, and only the first can draw afterwards.
@@ -94,7 +94,7 @@ class VllmEngine:
         self.version += 1
 
     @torch.no_grad()
-    def verify(self, policy: Policy, *, ranks: Ranks = ALONE) -> None:
+    def verify(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
         """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
         probes = probe_prompts(policy)
         answers = ranks.shared(self._draw)(probe_requests(probes, tokens=_PROBE_TOKENS))
