@@ -143,7 +143,11 @@ class ServedVllm:
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
     def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
-        """Neighbouring rows go to the same replica, because they share a prompt; each has a queue of its own."""
+        """Neighbouring rows go to the same replica, because they share a prompt; each has a queue of its own.
+
+        When a replica dies, rows that wait are dropped and those under way are waited for: a server that still draws
+        cannot be given weights.
+        """
         queues = [ThreadPoolExecutor(max_workers=self._max_rows) for _ in self._replicas]
         try:
             waiting = []
@@ -154,6 +158,8 @@ class ServedVllm:
         finally:
             for queue in queues:
                 queue.shutdown(wait=False, cancel_futures=True)
+            for queue in queues:
+                queue.shutdown(wait=True)
 
     # ---- servers -------------------------------------------------------------------------------------------------
 

@@ -77,6 +77,7 @@ def serving() -> Iterator[tuple[str, Scripted]]:
             self.wfile.write(content)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda *_: None  # a client that has given up is what some tests are about
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -184,6 +185,25 @@ def test_all_replicas_draw_at_once_however_many_rows_wait_for_the_first(make_pol
         rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(8)]
         assert [drawn.token_ids[0] for drawn in host.draw(rows)] == list(range(8))
         assert met == [True] * 8
+        host.shut_down()
+
+
+def test_nothing_is_under_way_when_a_death_is_reported(make_policy):
+    started, ended = [], []
+    with serving() as (one, first_script), serving() as (two, second_script):
+        host = Fleet(**{**SETTINGS, "urls": [one, two]}).start(max_rows=2, max_tokens=None)
+        host.load(host.take(make_policy("qwen3_tied")))
+
+        def slow(path: str) -> None:
+            started.append(path)
+            time.sleep(0.3)
+            ended.append(path)
+
+        second_script.before = slow
+        first_script.before = lambda path: 500 if started else time.sleep(0.1)
+        with pytest.raises(EngineDied):
+            host.draw([RowRequest(prompt_ids=(index, 7), params={}) for index in range(20)])
+        assert len(started) == len(ended) < 10
         host.shut_down()
 
 
