@@ -89,12 +89,12 @@ SERVED = (
 
 
 @pytest.mark.vllm
-def test_two_processes_that_share_weights_out_learn_from_one_server_what_one_process_learns(
+def test_two_processes_that_share_weights_out_learn_from_two_servers_what_one_process_learns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """FSDP2: the server gets weights put together from both processes, and both get what it drew."""
+    """FSDP2: both servers get weights put together from both processes, and both processes get what they drew."""
     rows = {}
-    for name, more in (("one", ()), ("two", ("trainer=fsdp_cpu",))):
+    for name, more in (("one", ()), ("two", ("trainer=fsdp_cpu", "engine.host.replicas=2"))):
         run = small_run(tmp_path / name, *SERVED, *more)
         run.run()
         run.tracker.close()
