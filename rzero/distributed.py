@@ -244,18 +244,20 @@ class LedEngine:
 def across(engine: Any, ranks: Ranks) -> Any:
     """An engine for all of several processes; itself when there is one.
 
-    Raises ValueError for an engine that serves one process only.
+    `engine.drawn_by` says which processes can draw from it: `each` its share, or the `first` for all. Raises ValueError
+    for an engine that says something else or nothing: it serves one process.
     """
     if ranks.size == 1:
         return engine
-    match engine.drawn_by:
+    match getattr(engine, "drawn_by", None):
         case "each":
             return ShardedEngine(engine, ranks)
         case "first":
             return LedEngine(engine, ranks)
         case _:
             raise ValueError(
-                "engine=vllm serves runs of one process: set trainer.devices=1, or use engine=vllm_server or embedded"
+                f"{type(engine).__name__} with these settings serves runs of one process: set trainer.devices=1, or "
+                "use engine=vllm_server or embedded"
             )
 
 

@@ -110,6 +110,6 @@ def test_two_processes_that_share_weights_out_learn_from_two_servers_what_one_pr
 @pytest.mark.slow
 def test_vllm_in_the_training_process_is_refused_to_several_processes(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", *SMALL_VLLM, "trainer=ddp_cpu")
-    with pytest.raises(ValueError, match="engine=vllm serves runs of one process"):
+    with pytest.raises(ValueError, match="VllmEngine with these settings serves runs of one process"):
         run.run()
     run.tracker.close()
