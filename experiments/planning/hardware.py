@@ -20,5 +20,9 @@ class Hardware:
     response_fraction: float
 
     @property
+    def memory_bytes(self) -> float:
+        return self.memory_gib * 2**30
+
+    @property
     def usable_bytes(self) -> float:
-        return self.memory_gib * 2**30 * self.usable_memory
+        return self.memory_bytes * self.usable_memory

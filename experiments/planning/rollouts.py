@@ -10,7 +10,6 @@ from experiments.planning.architecture import Architecture
 from experiments.planning.hardware import Hardware
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
-GIB = 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +45,11 @@ class Rollouts:
         vllm = {"vllm_share": host["gpu_memory_utilization"], "vllm_cache_gib": host["kv_cache_gib"]}
         if "replicas" not in host:
             return cls(devices=training, copies=1, **vllm, **common)
-        own = bool(host["urls"]) or (
-            bool(host["devices"])
-            and not {str(number) for number in range(training)} & set(",".join(map(str, host["devices"])).split(","))
-        )
-        return cls(devices=len(host["urls"]) or host["replicas"], copies=0 if own else 1, **vllm, **common)
+        if host["urls"]:
+            return cls(devices=len(host["urls"]), copies=0, **vllm, **common)
+        serving = set(",".join(map(str, host["devices"])).split(",")) - {""}
+        elsewhere = bool(serving) and serving.isdisjoint(map(str, range(training)))
+        return cls(devices=host["replicas"], copies=0 if elsewhere else 1, **vllm, **common)
 
     @property
     def stays(self) -> bool:
@@ -75,9 +74,9 @@ class Rollouts:
 
     def _vllm_cache(self, model: Architecture, hardware: Hardware) -> float:
         if self.vllm_cache_gib is not None:
-            return self.vllm_cache_gib * GIB
+            return self.vllm_cache_gib * 2**30
         assert self.vllm_share is not None
-        return max(0.0, self.vllm_share * hardware.memory_gib * GIB - model.parameters * self.weight_bytes)
+        return max(0.0, self.vllm_share * hardware.memory_bytes - model.parameters * self.weight_bytes)
 
     def _row(self, model: Architecture, *, tokens: float) -> float:
         return tokens * model.cache_bytes_per_token * self.weight_bytes / 2

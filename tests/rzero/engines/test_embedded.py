@@ -319,14 +319,14 @@ def test_rollouts_in_bfloat16_come_from_the_rounded_policy(make_policy, family):
         assert {weight.dtype for weight in engine._decoder._model.parameters()} == {torch.bfloat16}
     groups = asked.generate(PROMPTS, sampling)
     assert tokens(groups) == tokens(own.generate(PROMPTS, sampling))
-    exact = 0.0
+    moved = 0.0
     for group in groups:
         for completion in group.completions:
             found = torch.tensor(completion.logprobs)
             expected = reference_logprobs(expected_from, group, completion).float()
             assert torch.allclose(found, expected, atol=0.15)
-            exact += float((found - reference_logprobs(policy, group, completion)).abs().sum())
-    assert exact > 0.0, "nothing was rounded"
+            moved = max(moved, float((found - reference_logprobs(policy, group, completion)).abs().max()))
+    assert moved > 1e-3, "nothing was rounded: float32 decoders agree to about 1e-6"
 
 
 def test_a_head_that_was_not_loaded_is_found_in_bfloat16_too(make_policy):
