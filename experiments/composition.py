@@ -21,6 +21,7 @@ from rzero.policy import Policy, load_policy
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks, alone
 from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
 from rzero.runs.health import GraderHealth
 from rzero.runs.ledger import Ledger
 from rzero.runs.progress import ConsoleNarrator, Silent
@@ -40,7 +41,7 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
     ledger = _ledger(cfg, directory, rank_config)
     grader = instantiate(cfg.grader)
     prompts = instantiate(cfg.prompts)
-    bank = JsonlBank(directory / "questions")
+    bank = JsonlBank(RunDirectory(directory))
     challenger, solver = _challenger(cfg.challenger, grader, bank), _solver(cfg.solver, grader, bank)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
     curriculum, launch = (
