@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments import PROJECT, composition
 from experiments.resolvers import register_resolvers
-from rzero.interfaces import RolloutEngine
+from rzero.interfaces import Progress, RolloutEngine
 from rzero.policy import Policy
 from rzero.selfplay import SelfPlay
 from rzero.types import Group, Prompt, Sampling
@@ -46,8 +46,10 @@ class Dictated:
     def __init__(self, engine: RolloutEngine, *, script: Script) -> None:
         self.engine, self.script = engine, script
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Any = None) -> list[Group]:
-        groups = self.engine.generate(prompts, sampling, progress)  # type: ignore[call-arg]
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[Group]:
+        groups = self.engine.generate(prompts, sampling, progress=progress)
         return [
             replace(
                 group,
@@ -127,7 +129,7 @@ def dry_run(overrides: Sequence[str], directory: Path) -> SelfPlay:
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
+        selfplay.close()
     return selfplay
 
 
@@ -145,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
             print(f"error: {error}", file=sys.stderr)
             return WRONG
-        for stage, commit in selfplay.ledger.stages.items():
+        for stage, commit in selfplay.stages.ledger.stages.items():
             print(f"{stage}: {commit.result['summary']}")
     print("the round ended")
     return 0

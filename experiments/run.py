@@ -180,7 +180,8 @@ def execute(cfg: DictConfig) -> Ending:
             if sweep and rundir.finished(directory):
                 return Ending(directory=directory, skipped=True)
             from rzero.collapse import Collapsed
-            from rzero.selfplay import NothingKept, NothingLearned
+            from rzero.runs.questions import NothingKept
+            from rzero.runs.training import NothingLearned
 
             try:
                 run_locked(cfg, directory, console)
@@ -207,12 +208,12 @@ def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
     quiet_libraries()
     console.print(f"run directory: {directory}", highlight=False, markup=False, soft_wrap=True)
     selfplay = composition.build(cfg, directory)
-    if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.ledger.notes):
+    if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
         console.print(f"warning: {note}", highlight=False, markup=False, soft_wrap=True)
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
+        selfplay.close()
     write_manifest(directory, cfg, finished=True)
     report(directory, console)
 

@@ -58,11 +58,11 @@ def soak(rounds: int, *, seed: int, folder: Path) -> dict[str, Any]:
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     selfplay = composition.build(cfg, folder)
-    gauge = selfplay.narrator = Gauge()
+    gauge = selfplay.stages.narrator = Gauge()
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
+        selfplay.close()
     after = gauge.rows[::4]  # the base's evaluation, then four stages a round
     settled = after[SETTLED]
     return {

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from evaluation.metrics import Scores
 from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
 from rzero.types import LabelledQuestion
 
 Row = Mapping[str, float | None]
@@ -149,8 +150,8 @@ def wall_seconds(run: Run) -> tuple[float, bool]:
 def _read_round(path: Path, iteration: int, rows: list[Row]) -> Round:
     mine = [row for row in rows if row["iteration"] == iteration]
     scores = path / f"iteration_{iteration}" / "evaluation.json"
-    bank = JsonlBank(path / "questions")
-    posed = bank.get(iteration) if bank.path(iteration).is_file() else []
+    bank = JsonlBank(RunDirectory(path))
+    posed = bank.get(iteration) if RunDirectory(path).questions(iteration).is_file() else []
     return Round(
         iteration=iteration,
         scores=_read_scores(scores) if scores.is_file() else None,

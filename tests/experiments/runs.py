@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from evaluation.metrics import BenchmarkScore, Outcome, Scores
 from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
 from rzero.runs.ledger import Ledger
-from rzero.selfplay import curriculum_metrics
+from rzero.runs.questions import curriculum_metrics
 from rzero.tracking import JsonlTracker
 from rzero.types import LabelledQuestion, Vote
 
@@ -120,7 +121,7 @@ class RunWriter:
 
     def pose(self, iteration: int, posed: Posed = make_questions, *, audited: bool = True) -> list[LabelledQuestion]:
         questions = posed(iteration, self.rng)
-        JsonlBank(self.path / "questions").put(iteration, questions)
+        JsonlBank(RunDirectory(self.path)).put(iteration, questions)
         audit = {"audit/level": 2.0 + iteration, "audit/level_kept": 2.5 + iteration, "audit/well_posed": 0.9}
         audit |= {"audit/label_accuracy": 0.7, "audit/label_accuracy_kept": 0.8 - 0.1 * iteration}
         self.log(iteration, {**curriculum_metrics(questions), **(audit if audited else {})})

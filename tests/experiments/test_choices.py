@@ -70,7 +70,7 @@ def test_every_choice_builds_and_only_named_controls_let_true_answers_reach_trai
     selfplay = composition.build(cfg, tmp_path)
     selfplay.challenger.reward(0)
     selfplay.solver.reward(0)
-    selfplay.tracker.close()
+    selfplay.close()
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))
@@ -79,20 +79,20 @@ def test_every_experiment_composes_without_true_answers(experiment: str, tmp_pat
     assert not answers_reach_training(cfg)
     selfplay = composition.build(cfg, tmp_path)
     assert selfplay.iterations >= 1
-    selfplay.tracker.close()
+    selfplay.close()
 
 
 @pytest.mark.parametrize("name", options("collapse"))
 def test_every_answer_to_collapse_builds_with_its_limits(name: str, tmp_path: Path) -> None:
     selfplay = built(tmp_path, f"collapse={name}")
-    assert selfplay.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
-    assert all(isinstance(limit, Limit) for limit in selfplay.collapse.limits.values())
+    assert selfplay.stages.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
+    assert all(isinstance(limit, Limit) for limit in selfplay.stages.collapse.limits.values())
     said: list[str] = []
-    selfplay.collapse.act = warn
+    selfplay.stages.collapse.act = warn
     for _ in range(3):
-        selfplay.collapse.look({"solver/kl": 100.0}, say=said.append)
+        selfplay.stages.collapse.look({"solver/kl": 100.0}, say=said.append)
     assert len(said) == 1
-    selfplay.tracker.close()
+    selfplay.close()
 
 
 @pytest.mark.parametrize("sweep", sorted(path.stem for path in (PROJECT / "sweeps").glob("*.yaml")))

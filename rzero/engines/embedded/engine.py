@@ -11,14 +11,15 @@ Shapes: B rows still in the wave, T tokens of a response, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rzero.engines.across import ShardedEngine
 from rzero.engines.embedded.decoder import Decoder
 from rzero.engines.embedded.fused import FusedDecoder
 from rzero.engines.embedded.fused_weights import why_not_fused
@@ -27,11 +28,12 @@ from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, t
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
+from rzero.interfaces import Progress
 from rzero.policy import Policy, merged_weights, unwrap_adapters
+from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, Sampling
 
 DecoderName = Literal["auto", "fused", "generic"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,8 +58,6 @@ class EmbeddedEngine:
     sync. decoder: `auto` takes the fused decoder where it computes the architecture exactly, else the generic one.
     dtype: what weights are rounded to for rollouts, such as bfloat16; None: the policy's.
     """
-
-    drawn_by: Final = "each"  # of several processes, its share
 
     def __init__(
         self,
@@ -121,6 +121,10 @@ class EmbeddedEngine:
         """Lets go of the weights; the engine can be synced again."""
         self._decoder = self._model_of_decoder = self._tokenizer = None
 
+    def across(self, ranks: Ranks) -> ShardedEngine:
+        """Returns the engine of which each of several processes draws a share."""
+        return ShardedEngine(self, ranks)
+
     def _make_decoder(self, model: Any, dtype: torch.dtype) -> Decoder:
         reason = why_not_fused(model, dtype)
         if self._decoder_name == "fused" and reason is not None:
@@ -145,8 +149,8 @@ class EmbeddedEngine:
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling,
-        progress: Progress | None = None,
         *,
+        progress: Progress | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> list[Group]:
         """`sampling.n` completions per prompt, in the order of the prompts. `progress(done, total)` counts completions.
@@ -223,7 +227,7 @@ class EmbeddedEngine:
 
 
 class _Record:
-    """Collects tokens step by step without leaving torch; rows x steps, doubled in steps when full."""
+    """Collects tokens step by step without leaving torch; rows x steps."""
 
     def __init__(self, *, rows: int, steps: int) -> None:
         self._tokens = torch.zeros(rows, steps, dtype=torch.long)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+from rzero.engines.across import ServedEngine, one_process_only
 from rzero.engines.rows import encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
 from rzero.engines.vllm.hosts import Host, HostSettings, acquire, release
 from rzero.engines.vllm.requests import Drawn, RowRequest, probe_requests, row_requests
 from rzero.engines.vllm.retry import retry_when_dead
 from rzero.engines.vllm.snapshot import serving_weights
+from rzero.interfaces import Progress
 from rzero.policy import Policy
 from rzero.processes.ranks import Ranks
 from rzero.types import Group, Prompt, Sampling
 
-Progress = Callable[[int, int], None]
 _PROBE_TOKENS = 3
 _ALONE = Ranks()
 
@@ -67,11 +68,6 @@ class VllmEngine:
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
-    @property
-    def drawn_by(self) -> str:
-        """Which of several processes can draw: see `HostSettings`."""
-        return self._settings.drawn_by
-
     @torch.no_grad()
     def sync(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
         """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ.
@@ -114,14 +110,23 @@ class VllmEngine:
             release(self._host, owner=self)
         self._host = self._snapshot = self._tokenizer = None
 
+    def across(self, ranks: Ranks) -> ServedEngine:
+        """Returns the engine through which the first of several processes draws for all.
+
+        Raises ValueError for vLLM in this process.
+        """
+        if not self._settings.served:
+            raise ValueError(one_process_only(self))
+        return ServedEngine(self, ranks)
+
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
     def generate(
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling,
-        progress: Progress | None = None,
         *,
+        progress: Progress | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> list[Group]:
         """`sampling.n` completions per prompt, in the order of the prompts. `progress(done, total)`: once, at the end.

@@ -8,7 +8,7 @@ generates first loads its own weights, unless they are the ones that were used l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
 import torch
@@ -41,10 +41,10 @@ class Host(Protocol):
 class HostSettings(Protocol):
     """How a host is started; hashable, so that equal settings share one.
 
-    drawn_by: which of several processes can draw from it, `first` (for all of them) or `one` (there is no other).
+    served: whether it runs behind servers, so that the first of several processes can draw for all of them.
     """
 
-    drawn_by: ClassVar[Literal["first", "one"]]
+    served: ClassVar[bool]
 
     def start(self, *, max_rows: int, max_tokens: int | None) -> Host: ...
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class InProcessVllm:
     (kept in host memory), 2 both discarded. Ignored on CPUs, where vLLM knows no sleep.
     """
 
-    drawn_by: ClassVar[Literal["one"]] = "one"
+    served: ClassVar[bool] = False
 
     threads: int
     kv_cache_gib: float | None

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
@@ -40,7 +40,7 @@ class VllmServers:
     `rzero.engines.vllm.in_process.InProcessVllm`, for servers of our own.
     """
 
-    drawn_by: ClassVar[Literal["first"]] = "first"
+    served: ClassVar[bool] = True
 
     urls: Sequence[str]
     replicas: int
