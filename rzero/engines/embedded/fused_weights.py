@@ -74,7 +74,7 @@ def why_not_fused(model: Any, dtype: torch.dtype) -> str | None:
         return "attention scores are soft-capped"
     if getattr(config, "use_bidirectional_attention", False):
         return "attention is bidirectional"
-    frequencies = _frequencies(model)
+    frequencies = _frequencies(model, torch.device("cpu"))
     if any(2 * f.numel() != _head_width(config) for f, _ in frequencies.values()):
         return "the rotary embedding turns only a part of each head"
     return None
@@ -91,7 +91,7 @@ def arrange(model: Any, weights: Mapping[str, Tensor]) -> ModelWeights:
         embedding_VD=embedding_VD * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
         head_DV=_transpose(head_VD * final_gain_D),
         layers=tuple(_layer(config, weights, index, gemma=gemma) for index in range(config.num_hidden_layers)),
-        frequencies=_frequencies(model),
+        frequencies=_frequencies(model, embedding_VD.device),
         query_heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
         head_width=_head_width(config),
@@ -156,13 +156,13 @@ def _interleaved(heads: int, width: int) -> Tensor:
     return (torch.arange(heads)[:, None] * width + within).reshape(-1)
 
 
-def _frequencies(model: Any) -> dict[str, tuple[Tensor, float]]:
+def _frequencies(model: Any, device: torch.device) -> dict[str, tuple[Tensor, float]]:
     rotary = model.model.rotary_emb
     if hasattr(rotary, "inv_freq"):
-        return {"default": (rotary.inv_freq.detach().float(), float(rotary.attention_scaling))}
+        return {"default": (rotary.inv_freq.detach().to(device).float(), float(rotary.attention_scaling))}
     return {
         kind: (
-            getattr(rotary, f"{kind}_inv_freq").detach().float(),
+            getattr(rotary, f"{kind}_inv_freq").detach().to(device).float(),
             float(getattr(rotary, f"{kind}_attention_scaling")),
         )
         for kind in rotary.layer_types
