@@ -76,6 +76,9 @@ def reference_of(policy: Policy) -> Reference:
     """
     if not hasattr(policy.model, "peft_config"):
         return FrozenCopy(model=policy.copy().model)
+    from peft import PeftModel  # slow to import, needed only with adapters
+
+    assert isinstance(policy.model, PeftModel)
     if any(bool(p.any()) for name, p in policy.model.named_parameters() if "lora_B" in name):
         raise ValueError("these adapters have been trained: switching them off does not give the current weights")
     return AdaptersOff(model=policy.model)
