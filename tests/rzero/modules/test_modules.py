@@ -13,6 +13,7 @@ from rzero.modules import OverlongPenalty, Refill
 from rzero.modules.batching import Row
 from rzero.modules.fit import fit
 from rzero.modules.reference import AdaptersOff, FrozenCopy, reference_of
+from rzero.modules.update import Update
 from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, RewardBreakdown
 from tests.rzero.processes.two_processes import load, make_loss, make_module, make_trainer, pay_solver, settings
@@ -114,14 +115,24 @@ def test_truncated_completions_can_be_left_out(make_policy, tmp_path):
     assert masked.weights_hash() == before
 
 
-def test_kl_in_the_reward_lowers_it_by_the_summed_estimate(make_policy):
+@pytest.mark.parametrize("budget", [9, 70])
+def test_kl_in_the_reward_lowers_it_by_the_summed_estimate(make_policy, budget):
     """Per completion coefficient x sum of k1 under the old policy; the loss itself then has no KL term."""
     policy, other = make_policy("qwen3"), make_policy("qwen3", seed=1)
     loss = make_loss(kl_placement="reward", kl_estimator="k1", kl_coefficient=0.3)
-    module = make(policy, loss=loss, reference=FrozenCopy(model=other.model))
-    rows = [Row(prompt_ids=(5, 6), completion_ids=tuple(range(9, 9 + n)), group=n, counted=n != 3) for n in (3, 7, 4)]
-    parts = module._prepare(rows, [0, 1, 2], old=True)
-    penalty_N = module._kl_penalty(parts, rows=3)
+    rows = [
+        Row(
+            index=index, group=index, prompt_ids=(5, 6), completion_ids=tuple(range(9, 9 + length)),
+            engine_logp=torch.zeros(length), counted=length != 3,
+        )
+        for index, length in enumerate((3, 7, 4))
+    ]  # fmt: skip
+    update = Update(
+        model=policy.model, reference=FrozenCopy(model=other.model), wrapper=None, optimizer=None, backward=None,
+        settings=settings(max_tokens_per_microbatch=budget), loss=loss, ranks=Ranks(), pad_id=0,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    penalty_N = update.kl_penalty(update.score(update.cut(rows), old=True), rows=3)
     for row, penalty in zip(rows, penalty_N.tolist(), strict=True):
         sequence = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
         with torch.no_grad():
