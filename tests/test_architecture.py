@@ -19,7 +19,8 @@ LAYERS = (
     {"types", "durable", "escaping", "roles", "seeding", "processes"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
-    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo", "sharding", "policy"},
+    {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "rewards"}
+    | {"grpo", "sharding", "policy"},
     {"modules", "engines", "curriculum", "runs", "tracking", "collapse"},
     {"selfplay"},
 )

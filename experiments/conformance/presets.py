@@ -12,8 +12,13 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def preset(name: str, **runtime: Any) -> Any:
-    """Build `conf/<name>.yaml`, a file without a defaults list; call it with `runtime` where it is `_partial_`."""
-    built = instantiate(OmegaConf.load(CONF / f"{name}.yaml"), _convert_="all")
+    """Build `conf/<name>.yaml`, a file without a defaults list; call it with `runtime` where it is `_partial_`.
+
+    Repetition is the paper's, as in every preset that there is a record of.
+    """
+    published = OmegaConf.load(CONF / "repetition" / "paper.yaml")
+    cfg = OmegaConf.create({"repetition": published, "preset": OmegaConf.load(CONF / f"{name}.yaml")})
+    built = instantiate(cfg.preset, _convert_="all")
     return built(**runtime) if runtime else built
 
 

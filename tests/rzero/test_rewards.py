@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rzero.parsing import last_box
+from rzero.boxes import last_boxed
 from rzero.rewards import (
     FormatChallengerReward,
     FormatSolverReward,
@@ -33,7 +33,7 @@ class Floats:
     """Answers are equal as numbers; anything else as strings."""
 
     def extract(self, response: str) -> str | None:
-        return last_box(response)
+        return last_boxed(response, rule="mathruler")
 
     def equivalent(self, left: str, right: str) -> bool:
         try:
