@@ -13,6 +13,7 @@ from experiments.recipe import recipe
 from rzero.collapse import Limit, roll_back, stop, warn
 from rzero.rewards import OfficialChallengerReward, PaperChallengerReward
 from rzero.selfplay import SelfPlay
+from rzero.types import Question
 from tests.experiments.small import config
 
 
@@ -34,6 +35,7 @@ CHOICES = [
     *(f"challenger_reward@challenger.reward={name}" for name in options("challenger_reward")),
     *(f"solver_reward@solver.reward={name}" for name in options("solver_reward")),
     *(f"advantage@solver.settings.advantage={name}" for name in options("advantage")),
+    *(f"repetition={name}" for name in options("repetition")),
     "curriculum/rule=closed",
 ]
 
@@ -118,6 +120,24 @@ def test_variants_are_the_micro_experiments_of_the_same_name() -> None:
         assert recipe(config(f"experiment={experiment}")) == recipe(config(f"variant={variant}"))
 
 
+@pytest.mark.parametrize(
+    ("experiment", "any_language"),
+    [("micro", False), ("paper_qwen3_4b", False), ("official_qwen3_4b", False), ("smollm2_135m", True)],
+)
+def test_what_was_published_charges_the_published_repetition(
+    experiment: str, any_language: bool, tmp_path: Path
+) -> None:
+    cfg = config("grader=exact", "benchmarks=micro", f"experiment={experiment}")
+    assert cfg.repetition == OmegaConf.load(
+        PROJECT / "conf" / "repetition" / ("any_language.yaml" if any_language else "paper.yaml")
+    )
+    run = composition.build(cfg, tmp_path)
+    questions = [Question(text="2+2?", answer="4")] * 4
+    charged = [paid.parts["repetition"] for paid in run.challenger.reward(0)(questions, [None] * 4)]
+    assert charged == [1.0 if any_language else 0.25] * 4
+    run.tracker.close()
+
+
 def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
     paper = built(tmp_path, "challenger=paper", "curriculum=paper", "solver=paper")
     assert (paper.challenger.settings.steps, paper.solver.settings.steps) == (5, 15)
@@ -142,6 +162,8 @@ def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
     assert official.solver.loss.dual_clip == 3.0
     assert official.challenger.loss.aggregation.size == 2
     assert official.challenger.settings.updates_per_rollout == 32
+    for phase in (official.challenger, official.solver):
+        assert phase.settings.advantage.keywords["equal_within"] == 0.0, "as recorded: the very same number"
     official.tracker.close()
 
 
