@@ -128,7 +128,7 @@ APPLES, FROGS = "小明有三个苹果又买了五个一共有几个？", "一�
     ],
 )
 def test_exact_copies_always_cost(text: str) -> None:
-    """Languages without blanks are one word to a text, and copies of one word have BLEU 0 (minimind#832, ragas#2951)."""
+    """A text without blanks is one word, and copies of one word have BLEU 0 (minimind#832, ragas#2951)."""
     assert ANY([text, FROGS, text, text]) == [0.75, 0.25, 0.75, 0.75]
 
 
