@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from torch.utils.data import DataLoader
 
 from rzero.modules import GRPOModule
@@ -50,6 +51,18 @@ class AfterStep(pl.Callback):
         self.after_step(pl_module.step_metrics)
 
 
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """Sets every dropout rate of a model to 0; its configuration, and so what is saved of it, stays.
+
+    Under dropout two passes over the same tokens differ by nats, so that ratio and KL would start away from 1 and 0.
+    """
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        if isinstance(getattr(part, "attention_dropout", None), float):  # a number that attention applies itself
+            part.attention_dropout = 0.0  # type: ignore[assignment]
+
+
 def fit(
     module: GRPOModule,
     *,
@@ -57,7 +70,7 @@ def fit(
     after_step: Callable[[Mapping[str, float]], None],
     directory: Path,
 ) -> None:
-    """Train `module` through all its batches after `rollouts_done`.
+    """Train `module` through all its batches after `rollouts_done`, without dropout.
 
     Raises KeyboardInterrupt, or what a signal handler raised in its place, when the user asked to stop.
     """
@@ -65,7 +78,8 @@ def fit(
     # Lightning sees numbers only: it rebuilds the collections it is given, and refuses frozen records
     steps: Any = range(module.rollouts_done, len(module.batches))
     loader: DataLoader[Any] = DataLoader(steps, batch_size=None, num_workers=0)
-    module.model.train()  # gradient checkpointing works in this mode only; dropout is the model's own choice
+    module.model.train()  # gradient checkpointing works in this mode only
+    switch_off_dropout(module.model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from experiments import PROJECT
 from rzero.grpo import ConstantLength, MicroBatchMean, PolicyLoss, SequenceMean, TokenMean, window_totals
 from rzero.modules.batching import NOT_A_ROW, Row, completion_mask, microbatches, plan, windows
 from rzero.modules.logprobs import completion_logprobs
+from tests.experiments.small import config
 
 
 def make_rows(count=8, *, group_size=4, seed=0, logprobs=()):
@@ -130,7 +133,7 @@ def test_rows_that_do_not_count_are_scored_but_not_learned_from():
     rows = make_rows(4)
     rows[2] = replace(rows[2], counted=False)
     totals = window_totals(completion_mask(rows))
-    assert totals.sequences == 3
+    assert totals.sequences == 4, "masked truncation leaves it among the completions"
     for batch in cut(rows, max_tokens=60):
         for position, index in enumerate(batch.rows):
             assert batch.mask_BT[position].any() == (index != 2)
@@ -225,6 +228,42 @@ def test_gradient_is_the_same_for_any_cut(aggregation):
         assert metrics == pytest.approx(expected_metrics, rel=1e-6, abs=1e-9)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected[name], atol=1e-10, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "conf" / "loss").glob("*.yaml")))
+def test_every_loss_of_the_configuration_leaves_no_trace_of_the_cut(name):
+    """Rows of 3 to 40 tokens, one of them masked (trl#3021, verl#5625)."""
+    loss = replace(instantiate(config(f"loss@solver.loss={name}").solver.loss), kl_coefficient=0.0)
+    model = tiny_model()
+    rows = [
+        Row(prompt_ids=(5, 6), completion_ids=tuple(range(9, 9 + n)), group=n, advantage=(-1.0) ** n, counted=n != 17)
+        for n in (1, 38, 2, 17, 9, 25, 3)
+    ]
+    expected, expected_metrics = step(model, rows, loss, max_tokens=4000)
+    assert any(gradient.any() for gradient in expected.values())
+    for options in ({"max_tokens": 40}, {"max_tokens": 80, "count": 9}):
+        gradients, metrics = step(model, rows, loss, **options)
+        assert metrics == pytest.approx(expected_metrics, rel=1e-6, abs=1e-9)
+        for parameter, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[parameter], atol=1e-10, rtol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_a_row_is_scored_alike_alone_and_beside_one_five_times_as_long(make_policy, family):
+    """Padding is on the right: no token sees it, and no position moves, absolute ones either (trl#2708, trl#6800)."""
+    model = make_policy(family).model
+    short = Row(prompt_ids=(5, 6), completion_ids=(9, 10, 11, 12), group=0)
+    long = Row(prompt_ids=(7,), completion_ids=tuple(range(20, 49)), group=1)
+
+    def scored(rows):
+        [batch] = cut(rows, max_tokens=1000)
+        with torch.no_grad():
+            logp_BT, _ = completion_logprobs(
+                model, batch.input_ids_BT, None, batch.completion_mask_BT, temperature=1.0, chunk_tokens=1000
+            )
+        return dict(batch.split(logp_BT))[0]
+
+    torch.testing.assert_close(scored([short, long]), scored([short]), atol=1e-5, rtol=0)
 
 
 def test_weightless_micro_batches_give_every_parameter_a_zero_gradient():
