@@ -16,7 +16,15 @@ from rzero.modules.reference import AdaptersOff, FrozenCopy, reference_of
 from rzero.modules.update import Update
 from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, RewardBreakdown
-from tests.rzero.processes.two_processes import load, make_loss, make_module, make_trainer, pay_solver, settings
+from tests.rzero.processes.two_processes import (
+    load,
+    make_loss,
+    make_module,
+    make_trainer,
+    pay_solver,
+    question,
+    settings,
+)
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 ids = torch.arange(12)[None]
@@ -178,6 +186,30 @@ def test_groups_that_teach_nothing_are_replaced_within_the_bound(make_policy, tm
     assert len({seed for _, seed in calls}) == len(calls), "every extra rollout has random numbers of its own"
     assert all(prompts <= 3 for prompts, _ in calls)
     assert len(calls) <= 2 * (1 + refill.max_rounds)
+
+
+def test_no_question_is_asked_twice_in_a_step(make_policy, tmp_path):
+    """Not in the second extra rollout either, after the first one has replaced some of the groups."""
+
+    def high_only(groups, labels):
+        equal = RewardBreakdown(total=1.0)
+        return [
+            paid if int(label) > 4 else [equal] * len(paid)
+            for paid, label in zip(pay_solver(groups, labels), labels, strict=True)
+        ]
+
+    batches = [[question(3 * step + item) for item in range(3)] for step in range(3)]
+    refill = Refill(tolerance=1e-9, max_rounds=3)
+    module = make(make_policy("qwen3"), reward=high_only, settings=settings(refill=refill), batches=batches)
+    asked = []
+    prompts = module.prompts
+    module.prompts = lambda batch: asked[-1].extend(item.index for item in batch) or prompts(batch)
+    training_step = module.training_step
+    module.training_step = lambda *step: asked.append([]) or training_step(*step)
+    steps = train(module, tmp_path)
+    assert steps[0]["refill/replaced_groups"] == 3, "questions 5 to 8 do teach"
+    assert max(map(len, asked)) > 6, "more than one extra rollout was needed"
+    assert all(len(set(questions)) == len(questions) for questions in asked)
 
 
 def test_the_challenger_asks_its_request_again_to_refill(make_policy, tmp_path):

@@ -166,7 +166,7 @@ def test_shares_of_a_rollout_make_up_the_whole(make_policy) -> None:
             assert [c.token_ids for c in drawn] == [c.token_ids for c in group.completions]
 
 
-def test_rows_are_dealt_evenly() -> None:
+def test_rows_are_balanced_over_ranks() -> None:
     lengths = [5, 90, 7, 60, 8, 30, 9]
     ranks = balance(lengths, size=2)
     assert sorted(ranks) in ([0] * 3 + [1] * 4, [0] * 4 + [1] * 3)
