@@ -45,7 +45,7 @@ class Protocol:
         """
         limit = max_tokens if self.max_tokens is None else self.max_tokens
         if limit is None:
-            raise ValueError("a benchmark needs max_tokens: give benchmarks.protocol.max_tokens or put it in definitions")
+            raise ValueError("benchmarks.protocol.max_tokens must be given where benchmarks.definitions have no limit")
         if decoding == "greedy":
             return Sampling(n=1, temperature=0.0, max_tokens=limit, seed=self.seed)
         return Sampling(
