@@ -39,7 +39,7 @@ class Protocol:
         return ("greedy", "sampled") if benchmark in self.sampled else ("greedy",)
 
     def sampling(self, decoding: Decoding, *, max_tokens: int | None) -> Sampling:
-        """How responses are drawn. `max_tokens`: the benchmark's own limit, used where the protocol has none.
+        """The sampling of a decoding. `max_tokens`: the benchmark's own limit, used where the protocol has none.
 
         Raises ValueError when neither has one.
         """
