@@ -35,10 +35,12 @@ from evaluation.contamination import overlaps
 from evaluation.micro.world import oracle
 from evaluation.problems import Benchmark
 from experiments import PROJECT, composition
+from experiments.recipe import modern
 from experiments.reporting.data import Round, Run, read_run
 from experiments.resolvers import register_resolvers
 from rzero.durable import write_atomically
 from rzero.grading import MathGrader
+from rzero.interfaces import Grader
 from rzero.seeding import derive
 from rzero.types import Sampling
 from rzero.voting import PaperVote
@@ -48,9 +50,9 @@ def kept_questions(turn: Round) -> list[str]:
     return [question.question for question in turn.questions if question.kept]
 
 
-def benchmarks_of(run: Run, *, suite: str | None, data_dir: str | None, grader: Any) -> Sequence[Benchmark]:
+def benchmarks_of(run: Run, *, suite: str | None, data_dir: str | None, grader: Grader) -> Sequence[Benchmark]:
     """The benchmarks of the named suite, or of the one that the run itself was evaluated with."""
-    config = run.config
+    config = modern(run.config)
     if suite is not None:
         overrides = [f"benchmarks={suite}", *([f"benchmarks.source.data_dir='{data_dir}'"] if data_dir else [])]
         with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):

@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from experiments import PROJECT, rundir
+from experiments.recipe import modern
 from experiments.resolvers import register_resolvers
 from experiments.sweeping import jobs
 from experiments.sweeping.places import expand_sweep, job_directory
@@ -123,6 +124,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
     config = OmegaConf.create(saved.read_text(encoding="utf-8", errors="replace"))
     if not isinstance(config, DictConfig):
         raise ValueError(f"{saved} is no configuration of a run; restore it or start a new run")
+    config = modern(config)
     for key in set(MAY_CHANGE) & set(keys.values()):
         config[key] = cfg[key]
     return config, directory
