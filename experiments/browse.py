@@ -1,4 +1,4 @@
-"""Look through runs in a browser: curves, questions with all answers and votes, rounds side by side.
+"""Look through runs in a browser: curves, questions with all answers and votes, iterations side by side.
 
 python -m experiments.browse outputs/micro/2026-11-22_10-00-00_seed0
 python -m experiments.browse RUN RUN RUN --port 8000

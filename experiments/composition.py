@@ -113,7 +113,7 @@ def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextMan
 
 def worker(config: str, directory: str, rank_config: RankConfig) -> None:
     """What another process of a run does: the same, silently and without writing."""
-    from experiments.run import quiet_libraries
+    from experiments.terminal import quiet_libraries
     from rzero.processes.cpu import set_up_cpu
 
     quiet_libraries()

@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if {"--help", "-h"} & set(given):
         print(__doc__)
         return 0
-    from experiments.run import quiet_libraries
+    from experiments.terminal import quiet_libraries
 
     quiet_libraries()
     with tempfile.TemporaryDirectory(prefix="rzero_dry_run_") as folder:

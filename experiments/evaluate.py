@@ -32,9 +32,9 @@ from rich.table import Table
 
 from evaluation.metrics import PROTOCOLS, Scores, standard_errors
 from experiments import PROJECT, composition, rundir
+from experiments.command_line import STOPPED, WRONG, check, expand_policy
 from experiments.resolvers import register_resolvers
-from experiments.run import STOPPED, WRONG, check, expand_policy, quiet_libraries
-from experiments.terminal import print_table
+from experiments.terminal import print_table, quiet_libraries
 from rzero.durable import write_atomically
 from rzero.escaping import markdown_cell
 from rzero.policy import Policy

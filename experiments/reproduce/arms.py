@@ -1,4 +1,4 @@
-"""What is trained: models of each scale, and what is done with them. Their pairs are the arms of the store."""
+"""The models of each scale, and the treatments they are given. Their pairs are the arms of the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Treatment:
-    """What sets a run apart from R-Zero on the same model. after: the treatment whose last Solver it starts from."""
+    """The difference of a run from R-Zero on the same model. after: the treatment whose last Solver it starts from."""
 
     name: str
     folder: str = ""
@@ -36,7 +36,7 @@ RANDOM = Treatment(name="random reward", folder="random_reward", overrides=("var
 NO_REPETITION = Treatment(name="no repetition penalty", folder="no_repetition", overrides=("variant=no_repetition",))
 NO_FILTERING = Treatment(name="no filtering", folder="no_filtering", overrides=("variant=no_filtering",))
 SHARED = Treatment(name="one model, two roles", folder="shared", overrides=("roles=shared",))
-TEN_ROUNDS = Treatment(
+TEN_ITERATIONS = Treatment(
     name="R-Zero, ten rounds",
     folder="ten_rounds",
     overrides=(

@@ -6,14 +6,14 @@ import json
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from experiments import PROJECT
+from experiments.compose import compose
 from experiments.plan import main, plan, resolved
 from experiments.planning import Architecture, Hardware, Rollouts, Setting, memory_of
 from experiments.planning.work import decoding, update
-from experiments.resolvers import gpus, register_resolvers
+from experiments.resolvers import gpus
 
 EXPERIMENTS = sorted(
     path.stem for kind in ("paper", "official") for path in (PROJECT / "conf" / "experiment").glob(f"{kind}_*.yaml")
@@ -139,10 +139,7 @@ def test_a_plan_does_not_depend_on_the_devices_of_this_machine(monkeypatch: pyte
 
 def test_where_vllm_runs_is_read_from_the_configuration() -> None:
     def rollouts(*overrides: str) -> Rollouts:
-        register_resolvers()
-        with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-            composed = compose("config", overrides=["experiment=paper_qwen3_4b", *overrides])
-        return Setting.of(resolved(composed)).rollouts
+        return Setting.of(resolved(compose("experiment=paper_qwen3_4b", *overrides))).rollouts
 
     beside = rollouts()
     assert (beside.devices, beside.copies, beside.weight_bytes) == (8, 1, 2)
@@ -154,7 +151,7 @@ def test_where_vllm_runs_is_read_from_the_configuration() -> None:
 
 def test_what_does_not_fit_is_said_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
     embedded = ["experiment=paper_qwen3_4b", "engine=embedded"]
-    assert main(embedded) == 0
+    assert main(embedded) == 1
     text = capsys.readouterr().out
     assert "DOES NOT FIT (79 GiB per device)" in text
     assert "engine.max_rows=" in text

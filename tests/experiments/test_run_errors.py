@@ -13,8 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import PROJECT, rundir
+from experiments.command_line import expand_policy
 from experiments.provenance import write_manifest
-from experiments.run import begin, command, expand_policy, resumed
+from experiments.run import begin, command, resumed
 from rzero.processes.cpu import describe_cpu
 from tests.experiments.small import config
 

@@ -1,4 +1,4 @@
-"""What each round looked like from inside: questions, labels, rewards, examples, time."""
+"""Every iteration from inside: questions, labels, rewards, examples, time."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from experiments.reporting.content import NOTHING, Cell, Section, Table, column_names, duration
-from experiments.reporting.data import Round, Row, Run
+from experiments.reporting.data import Iteration, Row, Run
 from rzero.curriculum import DROP_REASONS
 from rzero.types import LabelledQuestion, Vote
 
 EXAMPLES = 4
-"""Questions of a round that are shown kept, and as many dropped."""
+"""Questions of an iteration that are shown kept, and as many dropped."""
 
 ROLES = ("challenger", "solver")
 STEP_PARTS = ("rollout", "reward", "update")
 
-Measure = Callable[[Round], str]
+Measure = Callable[[Iteration], str]
 
 
-def rounds(run: Run) -> Section:
-    """One column a round. A line that no round can fill (no audit, an untrained Challenger) is left out."""
+def measures(run: Run) -> Section:
+    """One column an iteration. A line that no iteration can fill (no audit, an untrained Challenger) is left out."""
     if not run.trained:
-        return Section(title="The rounds", paragraphs=("No round has begun yet.",))
-    measures: dict[str, Measure] = {
+        return Section(id="iterations", title="The iterations", paragraphs=("No iteration has begun yet.",))
+    lines: dict[str, Measure] = {
         "candidates posed": _count("curriculum/candidates"),
         "kept": _kept,
         "distinct among the kept": _count("curriculum/distinct_kept"),
@@ -39,8 +39,8 @@ def rounds(run: Run) -> Section:
         **_training_measures("solver"),
     }
     rows = []
-    for name, measure in measures.items():
-        values = [measure(turn) for turn in run.trained]
+    for name, measure in lines.items():
+        values = [measure(iteration) for iteration in run.trained]
         if any(value != NOTHING for value in values):
             rows.append([Cell(text=name), *(Cell(text=value) for value in values)])
     table = Table(
@@ -49,13 +49,13 @@ def rounds(run: Run) -> Section:
         caption="Arrows go from the first training step of the phase to the last. Difficulty, well-posedness and label "
         "accuracy are measured by the oracle afterwards; training never sees them.",
     )
-    return Section(title="The rounds", paragraphs=_meanings(run), tables=(table,))
+    return Section(id="iterations", title="The iterations", paragraphs=_meanings(run), tables=(table,))
 
 
 def _training_measures(role: str) -> dict[str, Measure]:
     name = role.title()
     return {
-        f"{name} training steps": lambda turn: str(len(_rows(turn, role)) or NOTHING),
+        f"{name} training steps": lambda iteration: str(len(_rows(iteration, role)) or NOTHING),
         f"{name} reward": _change(role, "reward", ".3f"),
         f"{name} KL (nats per token)": _change(role, "kl", ".4f"),
         f"{name} response length (tokens)": _change(role, "completions/mean_length", ".1f"),
@@ -63,13 +63,13 @@ def _training_measures(role: str) -> dict[str, Measure]:
     }
 
 
-def _rows(turn: Round, role: str) -> Sequence[Row]:
-    return turn.challenger if role == "challenger" else turn.solver
+def _rows(iteration: Iteration, role: str) -> Sequence[Row]:
+    return iteration.challenger if role == "challenger" else iteration.solver
 
 
 def _change(role: str, metric: str, form: str, *, factor: float = 1.0) -> Measure:
-    def measure(turn: Round) -> str:
-        rows = _rows(turn, role)
+    def measure(iteration: Iteration) -> str:
+        rows = _rows(iteration, role)
         if not rows:
             return NOTHING
         first, last = (row.get(f"{role}/{metric}") for row in (rows[0], rows[-1]))
@@ -79,8 +79,8 @@ def _change(role: str, metric: str, form: str, *, factor: float = 1.0) -> Measur
 
 
 def _value(metric: str, form: str = ".2f", *, factor: float = 1.0) -> Measure:
-    def measure(turn: Round) -> str:
-        value = turn.curriculum.get(metric)
+    def measure(iteration: Iteration) -> str:
+        value = iteration.curriculum.get(metric)
         return NOTHING if value is None else f"{factor * value:{form}}"
 
     return measure
@@ -94,16 +94,16 @@ def _share(metric: str) -> Measure:
     return _value(metric, ".1f", factor=100.0)
 
 
-def _kept(turn: Round) -> str:
-    kept, fraction = turn.curriculum.get("curriculum/kept"), turn.curriculum.get("curriculum/kept_fraction")
+def _kept(iteration: Iteration) -> str:
+    kept, fraction = iteration.curriculum.get("curriculum/kept"), iteration.curriculum.get("curriculum/kept_fraction")
     return NOTHING if kept is None or fraction is None else f"{kept:.0f} ({100 * fraction:.1f} %)"
 
 
 def _reasons(run: Run) -> list[str]:
     """Drop reasons that occurred, most frequent first."""
     counts: Counter[str] = Counter()
-    for turn in run.trained:
-        for name, value in turn.curriculum.items():
+    for iteration in run.trained:
+        for name, value in iteration.curriculum.items():
             if name.startswith("curriculum/dropped/"):
                 counts[name.removeprefix("curriculum/dropped/")] += int(value or 0)
     return [reason for reason, _ in counts.most_common()]
@@ -118,20 +118,21 @@ def _meanings(run: Run) -> list[str]:
 
 
 def examples(run: Run) -> Section:
-    """Some questions of each round with the Solver's votes on them: what the rewards were about."""
-    tables = [_example_table(turn) for turn in run.trained if turn.questions]
+    """Some questions of each iteration with the Solver's votes on them: what the rewards were about."""
+    tables = [_example_table(iteration) for iteration in run.trained if iteration.questions]
     if not tables:
-        return Section(title="Example questions", paragraphs=("No question has been posed yet.",))
+        return Section(id="examples", title="Example questions", paragraphs=("No question has been posed yet.",))
     note = "Texts are the models' own, cut where they are long. The label is the answer with the most votes."
-    return Section(title="Example questions", paragraphs=(note,), tables=tables)
+    return Section(id="examples", title="Example questions", paragraphs=(note,), tables=tables)
 
 
-def _example_table(turn: Round) -> Table:
+def _example_table(iteration: Iteration) -> Table:
+    kept = sum(question.kept for question in iteration.questions)
     return Table(
         heads=(("", ("question", "label", "agreement", "votes", "Challenger's answer", "outcome")),),
-        rows=[_example(question) for question in chosen(turn.questions)],
+        rows=[_example(question) for question in chosen(iteration.questions)],
         numeric=False,
-        caption=f"{turn.name.capitalize()}: {sum(q.kept for q in turn.questions)} of {len(turn.questions)} kept.",
+        caption=f"{iteration.name.capitalize()}: {kept} of {len(iteration.questions)} kept.",
     )
 
 
@@ -180,24 +181,24 @@ def cut(text: str, length: int) -> str:
 def times(run: Run) -> Section:
     """Seconds of every completed stage, each stage's share of the whole, and what training steps spent them on."""
     if not run.stages:
-        return Section(title="Time", paragraphs=("No stage is complete yet.",))
+        return Section(id="time", title="Time", paragraphs=("No stage is complete yet.",))
     seconds = {name: float(stage.get("seconds", 0.0)) for name, stage in run.stages.items()}
     whole = sum(seconds.values()) or 1.0
     rows = []
     for stage in dict.fromkeys(name.partition("/")[2] for name in ("/challenger", "/questions", "/solver", *seconds)):
-        per_round = [seconds.get(f"{turn.iteration}/{stage}") for turn in run.rounds]
-        total = sum(value or 0.0 for value in per_round)
-        cells = [Cell(text=NOTHING if value is None else duration(value)) for value in per_round]
+        per_iteration = [seconds.get(f"{iteration.number}/{stage}") for iteration in run.iterations]
+        total = sum(value or 0.0 for value in per_iteration)
+        cells = [Cell(text=NOTHING if value is None else duration(value)) for value in per_iteration]
         if total:
             rows.append([Cell(text=stage), *cells, Cell(text=f"{duration(total)} ({100 * total / whole:.0f} %)")])
-    heads = (("", ("stage", *column_names(run.rounds), "together")),)
+    heads = (("", ("stage", *column_names(run.iterations), "together")),)
     by_stage = Table(heads=heads, rows=rows, caption=f"Together {duration(whole)}.")
-    return Section(title="Time", tables=(by_stage, *_step_times(run)))
+    return Section(id="time", title="Time", tables=(by_stage, *_step_times(run)))
 
 
 def _step_times(run: Run) -> list[Table]:
-    """Parts of the training steps of both roles over all rounds; no table where the run has not recorded them."""
-    cells = [_step_cells(role, [row for turn in run.trained for row in _rows(turn, role)]) for role in ROLES]
+    """Parts of the training steps of both roles over all iterations; no table where the run has not recorded them."""
+    cells = [_step_cells(role, [row for iteration in run.trained for row in _rows(iteration, role)]) for role in ROLES]
     rows = [row for row in cells if row]
     heads = (("", ("training steps", *STEP_PARTS, "completion tokens", "tokens/s drawn", "tokens/s in all")),)
     caption = (
