@@ -48,7 +48,7 @@ def collect(
 
 
 def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
-    """The figures of the README: per arm and seed the overall score of base and rounds; gains of the last round."""
+    """The figures of README.md and docs/results.md: per arm and seed the overall score of base and rounds; gains of the last round."""
     main, *controls = runs
     last = {arm: [gain(run.scores[0], run.scores[-1]) for run in group] for arm, group in runs.items()}
     return {
@@ -116,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--fresh", action="store_true", help="run everything again")
     parser.add_argument("--save", action="store_true", help="keep fresh figures in experiments/results/")
-    parser.add_argument("--readme", action="store_true", help="rewrite the result block of the README")
+    parser.add_argument(
+        "--readme", action="store_true", help="rewrite the result blocks of README.md and docs/results.md"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (one core each)")
     options = parser.parse_args(arguments)
     console = Console(stderr=options.json)
@@ -125,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     figures = summary(runs)
     if options.readme:
+        readme.update("summary", readme.summary(figures))
         readme.update(options.name, readme.block(options.name, figures))
     if options.json:
         print(json.dumps(figures))

@@ -3,18 +3,19 @@
 python -m experiments.reproduce --list                    # claims, commands and what has been run
 python -m experiments.reproduce main_table scale=micro
 python -m experiments.reproduce all scale=micro           # everything, one after the other
-python -m experiments.reproduce --readme                  # write the verdicts of what has been run into the README
+python -m experiments.reproduce --readme                  # write the verdicts of what has been run into docs/results.md
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from experiments import PROJECT, readme
+from experiments import readme
 from experiments.reproduce.command import (
     NAMES,
     USAGE,
@@ -42,11 +43,12 @@ def show(options: Options, console: Console) -> None:
 
 
 def verdicts() -> str:
-    """Every claim that has been put to the test, as the README has it: one table, each study linked to its folder."""
+    """Every claim that has been put to the test, as docs/results.md has it: one table, each study linked to its folder."""
     options, rows = Options(), []
     for study in studies():
         if state(study, options) == "done":
-            link = f"[{study.name}]({options.folder(study).relative_to(PROJECT)}/table.md)"
+            folder = os.path.relpath(options.folder(study), readme.RESULTS.parent)
+            link = f"[{study.name}]({folder}/table.md)"
             rows += [[link, *claim_row(entry)] for entry in claims(study, options)]
     return table(("study", *CLAIM_HEADER), rows, mark="---")
 
@@ -59,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--list", action="store_true", help="show claims, commands and states, and run nothing")
-    parser.add_argument("--readme", action="store_true", help="write the verdicts of what has been run into the README")
+    parser.add_argument(
+        "--readme", action="store_true", help="write the verdicts of what has been run into docs/results.md"
+    )
     parser.add_argument("name", nargs="?", metavar="STUDY", help=f"all, or one of {', '.join(NAMES)}")
     parser.add_argument("settings", nargs="*", metavar="key=value")
     options = parser.parse_args(arguments)
