@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from rzero.types import Artifact, Group, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
 
+Responses = Sequence[Sequence[str]]
+"""The texts drawn for several questions: `responses[i][j]` is the j-th response to question i."""
+
 
 class RolloutEngine(Protocol):
     """Draws completions from a policy.
@@ -64,9 +67,13 @@ class ChallengerReward(Protocol):
 
 
 class SolverReward(Protocol):
-    """Pays Solver responses against the pseudo-labels of their questions, in order."""
+    """Pays the responses to each question against its pseudo-label.
 
-    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]: ...
+    `groups[i]` holds the responses to question i, `labels[i]` its label. The result has a breakdown per response, group
+    by group, so no reward can mix the answers of two questions.
+    """
+
+    def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]: ...
 
 
 class Curriculum(Protocol):

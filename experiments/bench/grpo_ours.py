@@ -16,9 +16,9 @@ from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewa
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
 from rzero.modules import GRPOSettings, Solver
-from rzero.phases import fit
+from rzero.modules.fit import fit
+from rzero.modules.reference import reference_of
 from rzero.policy import load_policy
-from rzero.reference import reference_of
 from rzero.types import LabelledQuestion, Prompt, RewardBreakdown, Vote
 
 _VOTE = Vote(label="1", count=1, divisor=1, counts=(("1", 1),), answers=("1",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rzero.interfaces import Grader
+from rzero.interfaces import Grader, Responses
 from rzero.rewards.parts import Questions, Votes, repetition_penalties, well_formed
 from rzero.types import RewardBreakdown
 from rzero.voting import distinct_verdicts
@@ -42,13 +42,16 @@ class PaperSolverReward:
     def __init__(self, grader: Grader) -> None:
         self.grader = grader
 
-    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
-        answers = [self.grader.extract(response) or None for response in responses]
-        pairs = [None if answer is None else (label, answer) for answer, label in zip(answers, labels, strict=True)]
-        equal = distinct_verdicts((pair for pair in pairs if pair is not None), grader=self.grader)
-        breakdowns = []
-        for pair in pairs:
-            accuracy = float(pair is not None and equal[pair])
-            parts = {"accuracy": accuracy, "format": float(pair is not None)}
-            breakdowns.append(RewardBreakdown(total=accuracy, parts=parts))
-        return breakdowns
+    def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
+        answers = [[self.grader.extract(response) or None for response in group] for group in groups]
+        pairs = [
+            [None if answer is None else (label, answer) for answer in group]
+            for group, label in zip(answers, labels, strict=True)
+        ]
+        asked = (pair for group in pairs for pair in group if pair is not None)
+        equal = distinct_verdicts(asked, grader=self.grader)
+        return [[_pay(answered=pair is not None, right=equal.get(pair, False)) for pair in group] for group in pairs]
+
+
+def _pay(*, answered: bool, right: bool) -> RewardBreakdown:
+    return RewardBreakdown(total=float(right), parts={"accuracy": float(right), "format": float(answered)})
