@@ -48,7 +48,7 @@ def collect(
 
 
 def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
-    """The figures of README.md and docs/results.md: per arm and seed the overall score of base and rounds; gains of the last round."""
+    """The figures of README and docs/results.md: overall of base and rounds by arm and seed, gains at the end."""
     main, *controls = runs
     last = {arm: [gain(run.scores[0], run.scores[-1]) for run in group] for arm, group in runs.items()}
     return {

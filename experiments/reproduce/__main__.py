@@ -43,7 +43,7 @@ def show(options: Options, console: Console) -> None:
 
 
 def verdicts() -> str:
-    """Every claim that has been put to the test, as docs/results.md has it: one table, each study linked to its folder."""
+    """Every claim that has been put to the test, as docs/results.md has it; each study is linked to its folder."""
     options, rows = Options(), []
     for study in studies():
         if state(study, options) == "done":
