@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.experiments.small import config
+from tests.test_architecture import LAYERS
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *sorted((PROJECT / "docs").glob("*.md"))]
@@ -63,6 +64,13 @@ def test_the_method_page_states_the_numbers_of_the_configuration(
         assert name in (OmegaConf.select(cfg, parent) if parent else cfg), f"{key} is no key of {column}"
         value = OmegaConf.select(cfg, key)
         assert cell == ("null" if value is None else str(value)), f"{what}, {column}: change docs/method.md"
+
+
+def test_the_layers_in_contributing_are_those_of_the_architecture() -> None:
+    [rows] = [
+        rows for rows in tables((PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8")) if rows[0][0] == "layer"
+    ]
+    assert [set(re.findall(r"`(\w+)`", held)) for _, held in rows[1:]] == list(LAYERS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)
