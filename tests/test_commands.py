@@ -15,15 +15,16 @@ from typing import Any
 
 import hydra
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
 from experiments.__main__ import commands as listed
 from experiments.command_line import expand_policy, without_config_dir
 from experiments.compose import compose
-from experiments.sweeping.places import expand_sweep
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 PROJECT = Path(__file__).resolve().parent.parent
-PAGES = [*(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")), *(PROJECT / "docs").glob("*.md")]
+PAGES = [
+    *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(PROJECT / "docs").glob("*.md"),
+]
 PAGES += [PROJECT / "experiments" / "README.md", *sorted((PROJECT / "experiments" / "models").glob("*/README.md"))]
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (PROJECT / folder).rglob("*.yaml"))
 NAMES = [name for name, _ in listed()]
@@ -40,7 +41,9 @@ class Enough(BaseException):
 def help_of(name: str) -> str:
     """What `python -m experiments.<name> --help` prints."""
     module = f"experiments.{name}" if name else "experiments"
-    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=PROJECT, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=PROJECT, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -59,7 +62,9 @@ def in_configs() -> Iterator[str]:
 
 
 def in_help(text: str) -> Iterator[str]:
-    yield from (match.group().strip() for match in re.finditer(r"^ *(?:nohup )?(python -m experiments.*)$", text, re.MULTILINE))
+    yield from (
+        match.group().strip() for match in re.finditer(r"^ *(?:nohup )?(python -m experiments.*)$", text, re.MULTILINE)
+    )
 
 
 def words_of(command: str) -> list[str]:
@@ -90,7 +95,9 @@ def compose_as_hydra(config: str, arguments: Sequence[str]) -> None:
     longest = max((len(list(o.sweep_string_iterator())) for o in parsed if o.is_sweep_override()), default=1)
     for index in range(longest):
         chosen = [
-            f"{o.get_key_element()}={values[min(index, len(values) - 1)]}" if (values := values_of(o)) else str(o.input_line)
+            f"{o.get_key_element()}={values[min(index, len(values) - 1)]}"
+            if (values := values_of(o))
+            else str(o.input_line)
             for o in parsed
         ]
         compose(*chosen, config=config)

@@ -51,6 +51,22 @@ def test_there_are_numbers_to_compare() -> None:
     assert len(numbered()) > 30
 
 
+def documented(page: str) -> list[re.Pattern[str]]:
+    """What the first columns of a page's tables name, `<anything>` standing for any text.
+
+    Of `a/b`, `c` in one cell the second means a/c.
+    """
+    patterns = []
+    for _, *rows in tables((PROJECT / "docs" / page).read_text(encoding="utf-8")):
+        for first, *_ in rows:
+            names = re.findall(r"`([^`]+)`", first)
+            folder = names[0].rpartition("/")[0] if names and not names[0].endswith("/") else ""
+            for name in names:
+                full = name if "/" in name or not folder else f"{folder}/{name}"
+                patterns.append(re.compile(re.sub("<[a-z]+>", ".+", re.escape(full).replace(r"\*", "[^/]*"))))
+    return patterns
+
+
 composed = cache(config)
 
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_docs import documented
+
 PROJECT = Path(__file__).resolve().parent.parent
 TUTORIAL = PROJECT / "docs" / "tutorial.md"
 PARTS = ("pyproject.toml", "requirements.txt", "rzero", "evaluation", "experiments", "conf", "sweeps")
@@ -150,6 +152,15 @@ def test_the_tutorial_does_what_it_says(python: Path, tmp_path: Path) -> None:
     questions = (outputs / "study" / "questions" / "questions_1.jsonl").read_text().splitlines()
     reasons = {json.loads(line)["drop_reason"] for line in questions}
     assert "too_long" in reasons
+    first = outputs / "first"
+    logged = {name for line in (first / "metrics.jsonl").read_text().splitlines() for name in json.loads(line)}
+    metrics = documented("metrics.md")
+    assert [name for name in sorted(logged) if not any(metric.fullmatch(name) for metric in metrics)] == ["step"]
+    files = {
+        path.relative_to(first).as_posix() + "/" * path.is_dir() for path in (*first.glob("*"), *first.glob("*/*"))
+    }
+    left = documented("run_directory.md")
+    assert [name for name in sorted(files) if not any(path.fullmatch(name) for path in left)] == []
     scores = json.loads((outputs / "study" / "iteration_2" / "evaluation.json").read_text())
     assert [benchmark["name"] for benchmark in scores["benchmarks"]] == ["products"]
 
