@@ -50,7 +50,10 @@ class PaperSolverReward:
         ]
         asked = (pair for group in pairs for pair in group if pair is not None)
         equal = distinct_verdicts(asked, grader=self.grader)
-        return [[_pay(answered=pair is not None, right=equal.get(pair, False)) for pair in group] for group in pairs]
+        return [
+            [_pay(answered=pair is not None, right=pair is not None and equal[pair]) for pair in group]
+            for group in pairs
+        ]
 
 
 def _pay(*, answered: bool, right: bool) -> RewardBreakdown:
