@@ -132,8 +132,8 @@ def smaller(words: list[str]) -> list[str]:
     own = any(word.startswith("experiment=") for word in words)
     return [
         *SMALL,
-        *(["benchmarks.benchmarks.largest=3"] if own else ["benchmarks.benchmarks.items=1"]),
-        "benchmarks.k=2",
+        *(["benchmarks.source.source.largest=3"] if own else ["benchmarks.source.source.items=1"]),
+        "benchmarks.protocol.k=2",
     ]
 
 
