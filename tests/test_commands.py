@@ -8,17 +8,21 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout, suppress
 from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import hydra
 import pytest
 from experiments.__main__ import commands as listed
-from experiments.command_line import expand_policy, without_config_dir
+from experiments.command_line import UNMET, expand_policy, without_config_dir
 from experiments.compose import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from tests.test_tutorial import blocks
 
 PROJECT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -30,7 +34,12 @@ CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (PROJECT / fo
 NAMES = [name for name, _ in listed()]
 HYDRA = {"run": "config", "pretrain": "pretrain"}
 """Commands that are Hydra's own applications, with the file they compose."""
-COMMAND = re.compile(r"python -m (experiments(?:\.\w+)*)((?: [^`\n]*)?)")
+PLACEHOLDERS = {"KIND": "votes", "NAME": "rewards", "STUDY": "main_table"}
+"""Words of usage lines that stand for one of a few; any path and any number may stand for itself."""
+NO_KEYS = {"group", "key", "hardware", "model_size", "seeds", "weights_only", "x"}
+"""What stands before = in running text and is no key of `experiments.run`."""
+CHEAP = re.compile(r"python -m experiments(\.plan .*|\.reproduce --list)?")
+"""Commands that take no longer to run than to check."""
 
 
 class Enough(BaseException):
@@ -40,41 +49,54 @@ class Enough(BaseException):
 @cache
 def help_of(name: str) -> str:
     """What `python -m experiments.<name> --help` prints."""
-    module = f"experiments.{name}" if name else "experiments"
-    done = subprocess.run(
-        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, cwd=PROJECT, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    if name in HYDRA:
+        command = [sys.executable, "-m", f"experiments.{name}", "--help"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=True).stdout
+    with redirect_stdout(StringIO()) as said, suppress(SystemExit):
+        assert entry(f"experiments.{name}".rstrip(".")).main(["--help"]) == 0
+    return said.getvalue()
 
 
-def in_pages() -> Iterator[str]:
+def entry(module: str) -> Any:
+    """What `python -m <module>` executes."""
+    found = importlib.import_module(module)
+    return importlib.import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
+
+
+def texts() -> Iterator[str]:
+    """Pages with continued lines joined."""
     for page in PAGES:
-        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        yield re.sub(r"\\\n\s*", " ", page.read_text(encoding="utf-8"))
+
+
+def written() -> Iterator[str]:
+    """Commands of the pages, in blocks of their own or inline, and of comments in conf/ and sweeps/."""
+    for text in texts():
         yield from re.findall(r"^python -m experiments.*$", text, re.MULTILINE)
         yield from re.findall(r"`(python -m experiments[^`]*)`", text)
-
-
-def in_configs() -> Iterator[str]:
     for path in CONFIGS:
         for comment in re.findall(r"#(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
-            yield from (match.group().strip() for match in COMMAND.finditer(comment.partition("`, ")[0]))
+            yield from re.findall(r"python -m experiments[^`(]*", comment)
+
+
+def overrides() -> Iterator[str]:
+    """`key=value` and `group=option` in running text; `<name>` and three dots stand for something."""
+    for text in texts():
+        for code in re.findall(r"`([a-z][\w/@.]*=[^`<>]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
+            yield from (word for word in code.split() if word.partition("=")[0] not in NO_KEYS and "..." not in word)
 
 
 def in_help(text: str) -> Iterator[str]:
-    yield from (
-        match.group().strip() for match in re.finditer(r"^ *(?:nohup )?(python -m experiments.*)$", text, re.MULTILINE)
-    )
+    yield from re.findall(r"^ *(?:nohup )?(python -m experiments.*)$", text, re.MULTILINE)
 
 
-def words_of(command: str) -> list[str]:
-    """The words of a command without `python -m`, its comment and what only a shell reads."""
-    words = shlex.split(command.partition(" # ")[0].partition("  #")[0].partition(" > ")[0])
-    return words[words.index("-m") + 1 :]
+def stripped(command: str) -> str:
+    """A command without its comment and without what only a shell reads."""
+    return re.split(r" #|   | > ", command)[0].strip()
 
 
 def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, *arguments = words_of(command)
+    module, *arguments = (PLACEHOLDERS.get(word, word) for word in shlex.split(stripped(command))[2:])
     name = module.removeprefix("experiments").lstrip(".")
     assert name.partition(".")[0] in ("", *NAMES), f"no such command: {command}"
     if name in HYDRA:
@@ -100,7 +122,7 @@ def compose_as_hydra(config: str, arguments: Sequence[str]) -> None:
             else str(o.input_line)
             for o in parsed
         ]
-        compose(*chosen, config=config)
+        compose(*chosen, config=config, config_dir=config_dir)
 
 
 def values_of(override: Any) -> list[str]:
@@ -109,29 +131,42 @@ def values_of(override: Any) -> list[str]:
 
 def parse(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the arguments as the command does and compose what it composes; nothing else of it runs."""
-    read, composed = argparse.ArgumentParser.parse_args, hydra.compose
+    composed = hydra.compose
 
-    def parse_args(self: argparse.ArgumentParser, *given: Any, **more: Any) -> argparse.Namespace:
-        options = read(self, *given, **more)
-        if hasattr(options, "overrides"):
-            return options
-        raise Enough
+    def reading(name: str) -> Callable[..., argparse.Namespace]:
+        read = getattr(argparse.ArgumentParser, name)
+
+        def read_and_stop(self: argparse.ArgumentParser, *given: Any, **more: Any) -> argparse.Namespace:
+            options: argparse.Namespace = read(self, *given, **more)
+            if hasattr(options, "overrides"):
+                return options
+            raise Enough
+
+        return read_and_stop
 
     def compose_once(*given: Any, **more: Any) -> None:
         composed(*given, **more)
         raise Enough
 
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(argparse.ArgumentParser, name, reading(name))
         patch.setattr(hydra, "compose", compose_once)
-        found = importlib.import_module(module)
-        if hasattr(found, "__path__"):
-            found = importlib.import_module(f"{module}.__main__")
         with pytest.raises(Enough):
-            found.main(list(arguments))
+            entry(module).main(list(arguments))
 
 
-WRITTEN = sorted({*in_pages(), *in_configs()})
+@pytest.fixture(autouse=True)
+def folder_of_the_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where commands with `--config-dir conf` are given."""
+    for block in blocks():
+        if block.language in ("python", "yaml"):
+            block.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+WRITTEN = sorted({stripped(command) for command in written()})
 
 
 def test_there_are_commands_to_check() -> None:
@@ -148,3 +183,15 @@ def test_written_commands_compose(command: str, monkeypatch: pytest.MonkeyPatch)
 def test_every_help_names_commands_that_compose(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for command in in_help(help_of(name)):
         check(command, monkeypatch)
+
+
+@pytest.mark.parametrize("override", sorted(set(overrides())))
+def test_overrides_in_running_text_compose(override: str) -> None:
+    compose_as_hydra("config", [override])
+
+
+@pytest.mark.parametrize("command", [text for text in WRITTEN if CHEAP.fullmatch(text)])
+def test_cheap_commands_run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, *arguments = shlex.split(command)[2:]
+    assert entry(module).main(arguments) in (0, UNMET)
+    assert capsys.readouterr().out

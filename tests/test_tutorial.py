@@ -47,6 +47,15 @@ class Block:
     text: str
     heading: str
 
+    def write(self, folder: Path) -> None:
+        """A block with a line `# PATH` belongs to that file; later ones of the same file are added to it."""
+        named = re.search(r"^# (\S+\.(?:py|yaml))$", self.text, re.MULTILINE)
+        assert named, f"{self.heading}: which file is this?\n{self.text}"
+        path = folder / named[1]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(self.text)
+
 
 def blocks() -> Iterator[Block]:
     heading = ""
@@ -91,15 +100,6 @@ class User:
     python: Path
     folder: Path
 
-    def write(self, block: Block) -> None:
-        """A block with a line `# PATH` belongs to that file; later ones of the same file are added to it."""
-        named = re.search(r"^# (\S+\.(?:py|yaml))$", block.text, re.MULTILINE)
-        assert named, f"{block.heading}: which file is this?\n{block.text}"
-        path = self.folder / named[1]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(block.text)
-
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
         words = shlex.split(command)
         assert words[:2] == ["python", "-m"], command
@@ -142,7 +142,7 @@ def test_the_tutorial_does_what_it_says(python: Path, tmp_path: Path) -> None:
     user = User(python, tmp_path)
     for block in blocks():
         if block.language in ("python", "yaml"):
-            user.write(block)
+            block.write(user.folder)
         for command in commands(block):
             done = user.run(command)
             assert done.returncode == 0, f"{block.heading}: {command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
