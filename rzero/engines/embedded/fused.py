@@ -4,7 +4,7 @@ The prompt of a group is read once and its keys and values are kept once: attent
 prompt against the shared prefix in one matrix product, and each row's own tokens in a batched one; one softmax runs
 over both.
 
-Shapes: B rows, P prompts of the wave, L longest prompt, T own tokens so far, C capacity
+Shapes: B rows, P prompts of the wave, N most samples of one prompt, L longest prompt, T own tokens so far, C capacity
 for own tokens, D model width, H query heads, J key heads, G = H / J, E head width, V vocabulary. R = B * J.
 """
 
@@ -95,16 +95,16 @@ class FusedSession:
         for first in range(0, len(prompts), at_once):
             chunk = prompts[first : first + at_once]
             width = max(len(prompt) for prompt in chunk)
-            ids_PL = torch.tensor([[*p, *([0] * (width - len(p)))] for p in chunk], device=self._device)
-            hidden_PLD = self._read_chunk(ids_PL, first=first)
-            last_P = self._length_P[first : first + len(chunk)] - 1
-            logits.append(self._head(hidden_PLD[torch.arange(len(chunk)), last_P]))
+            ids_NL = torch.tensor([[*p, *([0] * (width - len(p)))] for p in chunk], device=self._device)
+            hidden_NLD = self._read_chunk(ids_NL, first=first)
+            last_N = self._length_P[first : first + len(chunk)] - 1
+            logits.append(self._head(hidden_NLD[torch.arange(len(chunk)), last_N]))
         return torch.cat(logits)
 
-    def _read_chunk(self, ids_PL: Tensor, *, first: int) -> Tensor:
+    def _read_chunk(self, ids_NL: Tensor, *, first: int) -> Tensor:
         w = self._w
-        n, length = ids_PL.shape
-        x = F.embedding(ids_PL, w.embedding_VD).view(n * length, -1)
+        n, length = ids_NL.shape
+        x = F.embedding(ids_NL, w.embedding_VD).view(n * length, -1)
         for layer, cache in zip(w.layers, self._caches, strict=True):
             turn = self._turns[layer.rope][:length].expand(n, length, -1).reshape(n * length, -1)
             q, k, v = (t.view(n, length, -1, w.head_width).transpose(1, 2) for t in self._project(x, layer, turn))
