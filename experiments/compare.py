@@ -29,7 +29,7 @@ from experiments.reporting.data import Run, read_run
 from experiments.terminal import print_table
 from rzero.durable import write_atomically
 
-PAPER = PROJECT / "conf" / "paper_results.yaml"
+PAPER = PROJECT / "experiments" / "paper_results.yaml"
 
 
 def paper_rows(model: str) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """Run one round of an experiment with everything but its weights, its device and its benchmarks: seconds on a CPU.
 
-    python -m experiments.dry_run experiment=paper_qwen3_4b
-    python -m experiments.dry_run experiment=official_octothinker_8b solver.settings.samples_per_prompt=3
+    python -m experiments.dry_run experiment=paper
+    python -m experiments.dry_run experiment=official policy=octothinker_8b solver.settings.samples_per_prompt=3
 
 The experiment is composed and built as `experiments.run` would do it and made small by conf/dry_run.yaml. The model is
 a random one of the same architecture; it really draws, is scored and is trained. Such a model writes no question block,
@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import PROJECT, composition
+from experiments.overrides import one_line, refuse_old
 from experiments.resolvers import register_resolvers
 from rzero.interfaces import RolloutEngine
 from rzero.policy import Policy
@@ -81,6 +82,7 @@ def replies(request: Prompt) -> Script:
 def small(overrides: Sequence[str], directory: Path) -> DictConfig:
     """The experiment with a random model in `directory` for its weights and the sizes of conf/dry_run.yaml."""
     register_resolvers(directory)
+    refuse_old(overrides)
     with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
         cfg, shrunk = compose("config", overrides=list(overrides)), compose("dry_run")
     architecture = cfg.policy.get("architecture")
@@ -143,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             selfplay = dry_run(given, Path(folder))
         except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
             return WRONG
         for stage, commit in selfplay.ledger.stages.items():
             print(f"{stage}: {commit.result['summary']}")

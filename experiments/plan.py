@@ -1,7 +1,7 @@
 """What a run will take: parameters, memory per device, tokens, operations and hours, without loading any weights.
 
-    python -m experiments.plan experiment=paper_qwen3_4b trainer.devices=8
-    python -m experiments.plan experiment=paper_qwen3_8b policy=qwen3_8b_base_lora hardware=a100 --json
+    python -m experiments.plan experiment=paper trainer.devices=8
+    python -m experiments.plan experiment=paper policy=qwen3_8b_base_lora hardware=a100 --json
 
 Takes the same overrides as experiments.run, and `hardware=` (a file of conf/hardware: the device and what is assumed).
 Evaluation is left out: it depends on data sets that need not be here.
@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from experiments import PROJECT
+from experiments.overrides import one_line, refuse_old
 from experiments.planning import Architecture, Hardware, Memory, Setting, Work, memory_of, work_of
 from experiments.resolvers import register_resolvers
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         figures = plan([text for text in given if text != "--json"])
     except (ValueError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return WRONG
     print(json.dumps(figures) if "--json" in given else text_of(figures))
     return 0
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def plan(overrides: Sequence[str]) -> dict[str, Any]:
     """The figures of the run that `overrides` compose; sizes in bytes, times in hours."""
     register_resolvers()
+    refuse_old(overrides, allowed=["hardware"])
     # the devices of the plan, whichever this machine has
     OmegaConf.register_new_resolver("gpus", lambda count: [str(number) for number in range(count)], replace=True)
     chosen = [f"+{text}" if text.startswith("hardware") else text for text in overrides]

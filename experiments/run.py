@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -31,6 +32,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from experiments import PROJECT, rundir
+from experiments.overrides import one_line, refuse_old
+from experiments.recipe import modern
 from experiments.resolvers import register_resolvers
 from experiments.sweeping import jobs
 from experiments.sweeping.places import expand_sweep, job_directory
@@ -75,6 +78,9 @@ def terminable() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""The environment variable by which Hydra hands its errors on."""
 
 WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1, "checkpoint_every": 0}
 """Keys that belong to the run and to no constructor, and their smallest value."""
@@ -123,6 +129,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
     config = OmegaConf.create(saved.read_text(encoding="utf-8", errors="replace"))
     if not isinstance(config, DictConfig):
         raise ValueError(f"{saved} is no configuration of a run; restore it or start a new run")
+    config = modern(config)
     for key in set(MAY_CHANGE) & set(keys.values()):
         config[key] = cfg[key]
     return config, directory
@@ -134,7 +141,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
     if cfg.resume:
         return resumed(cfg, list(job.overrides.task))
     check(cfg)
-    checked_name(str(cfg.name))
+    cfg.name = checked_name(str(cfg.name))  # written down as it is now, whatever it was made of
     if job.mode == RunMode.MULTIRUN:
         if cfg.directory:
             raise ValueError(
@@ -260,12 +267,31 @@ def main(cfg: DictConfig) -> Ending:
 def command() -> None:
     """`python -m experiments.run`, with `policy=DIR` understood and a multirun where it was the last time."""
     register_resolvers()
-    sys.argv[1:] = expand_sweep(expand_policy(sys.argv[1:]))
     try:
-        main()
+        refuse_old(sys.argv[1:])
+        sys.argv[1:] = expand_sweep(expand_policy(sys.argv[1:]))
+        with hydra_raises():
+            main()
     except KeyboardInterrupt:
         print("error: stopped by the user; nothing is lost, the same command goes on", file=sys.stderr)
         sys.exit(STOPPED)
+    except (ValueError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(WRONG)
+
+
+@contextmanager
+def hydra_raises() -> Iterator[None]:
+    """Errors of composition reach us while the context lasts, in place of Hydra's several lines and exit code 1."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = before
 
 
 if __name__ == "__main__":

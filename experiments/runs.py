@@ -24,6 +24,7 @@ from rich.console import Console
 
 from evaluation.metrics import Scores
 from experiments import PROJECT
+from experiments.overrides import refuse_old
 from experiments.recipe import agrees
 from experiments.resolvers import register_resolvers
 from experiments.rundir import finished, locked
@@ -128,6 +129,7 @@ def composed(overrides: Sequence[str]) -> DictConfig:
 @functools.cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     register_resolvers()
+    refuse_old(overrides)
     with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
         config = compose("config", overrides=list(overrides))
     OmegaConf.set_readonly(config, True)
@@ -138,7 +140,7 @@ def same_recipe(saved: Path, now: DictConfig) -> bool:
     """Whether a saved configuration is today's, apart from where it was run."""
     then = OmegaConf.load(saved)
     assert isinstance(then, DictConfig)
-    return agrees(then, now)
+    return agrees(then, now, default=composed(()))
 
 
 def digest(directory: Path) -> dict[str, Any]:
