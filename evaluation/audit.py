@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rzero.types import LabelledQuestion
 
@@ -11,7 +10,7 @@ from rzero.types import LabelledQuestion
 class NoAudit:
     """For worlds without an oracle."""
 
-    def __init__(self, **_: Any) -> None: ...
+    def __init__(self, **_: object) -> None: ...
 
     def __call__(self, questions: Sequence[LabelledQuestion]) -> Mapping[str, float]:
         return {}

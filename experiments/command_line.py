@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from experiments.compose import options
+from experiments.overrides import one_line
 
 DONE, STOPPED, WRONG, FRUITLESS, TERMINATED = 0, 1, 2, 3, 143
 """Exit codes: done; stopped by the user; a wrong value, path or place; nothing was kept or learned; SIGTERM."""
@@ -28,21 +29,20 @@ def say(text: object, *, console: Console | None = None, style: str | None = Non
     (console or Console()).print(str(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def cause_of(error: object) -> object:
-    """Return what to tell of an error; of one of hydra its cause, which names the value."""
-    return error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+def told(error: object) -> str:
+    """Return what to tell of an error: of hydra or OmegaConf one line, of a part that refused a value its words."""
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return str(error)
+    cause = error.__cause__
+    if cause is None or isinstance(cause, (HydraException, OmegaConfBaseException)):
+        return one_line(error)
+    hint = "; a module of your own lies beside the folder that --config-dir names"
+    return " ".join(str(cause).split()) + (hint if isinstance(cause, ImportError) else "")
 
 
 def complain(error: object) -> None:
-    """Print one message for what went wrong on stderr; an error of hydra, which likes to take several lines, on one."""
-    text = str(cause_of(error))
-    shown = " ".join(text.split()) if isinstance(error, HydraException) else text
-    hint = "; a module of your own lies beside the folder that --config-dir names" if _unknown_module(error) else ""
-    say(f"error: {shown}{hint}", console=Console(stderr=True), style="bold red")
-
-
-def _unknown_module(error: object) -> bool:
-    return isinstance(error, HydraException) and isinstance(error.__cause__, ImportError)
+    """Print one message for what went wrong on stderr."""
+    say(f"error: {told(error)}", console=Console(stderr=True), style="bold red")
 
 
 def exit_code(work: Callable[[], int], *, stopped: str = "stopped by the user") -> int:

@@ -31,7 +31,7 @@ from experiments.terminal import print_table
 from rzero.durable import write_atomically
 from rzero.types import Json
 
-PAPER = PROJECT / "conf" / "paper_results.yaml"
+PAPER = PROJECT / "experiments" / "paper_results.yaml"
 
 
 def paper_rows(model: str) -> dict[str, dict[str, float]]:

@@ -15,20 +15,27 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from experiments import PROJECT
+from experiments.overrides import refuse_old
 from experiments.resolvers import register_resolvers
 
 CONF = PROJECT / "conf"
 
 
 def compose(
-    *overrides: str, config: str = "config", config_dir: Path | None = None, run_directory: Path | None = None
+    *overrides: str,
+    config: str = "config",
+    config_dir: Path | None = None,
+    run_directory: Path | None = None,
+    groups: Sequence[str] = (),
 ) -> DictConfig:
     """Return conf/<config>.yaml with `overrides` (`key=value`, `group=option`).
 
-    run_directory: what `${run_directory:}` means afterwards; the working directory when it is not given. Raises
+    run_directory: what `${run_directory:}` means afterwards; the working directory when it is not given. groups: those
+    that `experiments.run` does not take, and this command does. Raises ValueError for an old spelling,
     FileNotFoundError when `config_dir` is no folder, hydra's errors when an override means nothing.
     """
     register_resolvers(run_directory)
+    refuse_old(overrides, allowed=groups)
     own = [] if config_dir is None else [_searched(importable(config_dir))]
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         return hydra.compose(config, overrides=[*own, *overrides])

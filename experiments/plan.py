@@ -1,7 +1,7 @@
 """Plan a run: parameters, memory per device, tokens, operations and hours, without loading any weights.
 
-    python -m experiments.plan experiment=paper_qwen3_4b trainer.devices=8
-    python -m experiments.plan experiment=paper_qwen3_8b policy=qwen3_8b_base_lora hardware=a100 --json
+    python -m experiments.plan experiment=paper trainer.devices=8
+    python -m experiments.plan experiment=paper policy=qwen3_8b_base_lora hardware=a100 --json
 
 Takes the same overrides as experiments.run, and `hardware=` (a file of conf/hardware: the device and what is assumed).
 Evaluation is left out: it depends on data sets that need not be here.
@@ -45,7 +45,7 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None) -> Json:
     chosen = [f"+{text}" if text.startswith("hardware") else text for text in overrides]
     if not any(text.startswith("+hardware=") for text in chosen):
         chosen.insert(0, "+hardware=h100")
-    composed = compose(*expand_policy(chosen, config_dir=config_dir), config_dir=config_dir)
+    composed = compose(*expand_policy(chosen, config_dir=config_dir), config_dir=config_dir, groups=("hardware",))
     # the devices of the plan, whichever this machine has
     OmegaConf.register_new_resolver("gpus", lambda count: [str(number) for number in range(count)], replace=True)
     hardware: Hardware = instantiate(composed.hardware)

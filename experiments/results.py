@@ -135,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", action="store_true", help="run what is missing, and go on with what was stopped")
     parser.add_argument("--fresh", action="store_true", help="run everything again")
     parser.add_argument("--save", action="store_true", help="keep fresh figures in experiments/results/")
-    parser.add_argument("--readme", action="store_true", help="rewrite the result block of the README")
+    parser.add_argument(
+        "--readme", action="store_true", help="rewrite the result blocks of README.md and docs/results.md"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (one core each)")
     options = parser.parse_args(arguments)
     name, seeds, console = options.name, options.seeds, Console(stderr=options.json)
@@ -151,6 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return UNMET
         figures = summary(runs)
         if options.readme:
+            readme.update("summary", readme.summary(figures))
             readme.update(name, readme.block(name, figures))
         if options.json:
             print(json.dumps(figures))

@@ -13,6 +13,7 @@ place; 3 nothing was kept or learned, or training collapsed (collapse=stop); 143
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -36,14 +37,16 @@ from experiments.command_line import (
     STOPPED,
     TERMINATED,
     WRONG,
-    cause_of,
     check,
     complain,
     expand_policy,
     say,
+    told,
     without_config_dir,
 )
 from experiments.compose import importable
+from experiments.overrides import refuse_old
+from experiments.recipe import modern
 from experiments.resolvers import register_resolvers
 from experiments.sweeping import jobs
 from experiments.sweeping.places import expand_sweep, job_directory
@@ -89,6 +92,9 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""The environment variable by which hydra hands its errors on."""
+
 MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every", "collapse")
 """What a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
 
@@ -112,6 +118,7 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
     config = OmegaConf.create(saved.read_text(encoding="utf-8", errors="replace"))
     if not isinstance(config, DictConfig):
         raise ValueError(f"{saved} is no configuration of a run; restore it or start a new run")
+    config = modern(config)
     for key in set(MAY_CHANGE) & set(keys.values()):
         config[key] = cfg[key]
     return config, directory
@@ -123,7 +130,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
     if cfg.resume:
         return resumed(cfg, list(job.overrides.task))
     check(cfg)
-    checked_name(str(cfg.name))
+    cfg.name = checked_name(str(cfg.name))  # written down as it is now, whatever it was made of
     if job.mode == RunMode.MULTIRUN:
         if cfg.directory:
             raise ValueError(
@@ -170,7 +177,7 @@ def execute(cfg: DictConfig) -> Ending:
             options = f"--config-dir {own} " if own else ""
             hint = f"nothing is lost; go on with: python -m experiments.run {options}resume={directory}"
             say(hint, console=Console(stderr=True))
-        return Ending(code=code, message=str(cause_of(error)), directory=directory)
+        return Ending(code=code, message=told(error), directory=directory)
 
     try:
         own = own_options()
@@ -252,13 +259,32 @@ def command() -> None:
     """`python -m experiments.run`, with `policy=DIR` understood and a multirun where it was the last time."""
     register_resolvers()
     own, given = without_config_dir(sys.argv[1:])
-    spelled_out = expand_sweep(expand_policy(given, config_dir=own))
-    sys.argv[1:] = [*([f"--config-dir={own}"] if own else []), *spelled_out]
     try:
-        main()
+        refuse_old(given)
+        spelled_out = expand_sweep(expand_policy(given, config_dir=own))
+        sys.argv[1:] = [*([f"--config-dir={importable(own)}"] if own else []), *spelled_out]
+        with hydra_raises():
+            main()
     except KeyboardInterrupt:
         complain("stopped by the user; nothing is lost, the same command goes on")
         sys.exit(STOPPED)
+    except EXPECTED as error:
+        complain(error)
+        sys.exit(WRONG)
+
+
+@contextmanager
+def hydra_raises() -> Iterator[None]:
+    """Let errors of composition reach us while the context lasts, in place of Hydra's several lines and exit code 1."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = before
 
 
 if __name__ == "__main__":

@@ -148,7 +148,7 @@ def same_recipe(saved: Path, now: DictConfig) -> bool:
     """Return whether a saved configuration is today's, apart from where it was run."""
     then = OmegaConf.load(saved)
     assert isinstance(then, DictConfig)
-    return agrees(then, now)
+    return agrees(then, now, default=_composed((), None))
 
 
 def digest(directory: Path) -> Json:

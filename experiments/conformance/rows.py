@@ -16,7 +16,7 @@ Row = TypeVar("Row")
 class RowResult:
     """One row of a data file: whether ours agrees with what was recorded.
 
-    `allowed` is the documented reason why a difference is right (for instance "D5", a number of OFFICIAL_BUGS.md); it
+    `allowed` is the documented reason why a difference is right ("D5", say, a number of docs/authors_code.md); it
     is None where the row agrees and where it differs for no accepted reason. `why` says what differs, in one line.
     """
 

@@ -3,19 +3,20 @@
     python -m experiments.reproduce --list                    # claims, commands and what has been run
     python -m experiments.reproduce main_table scale=micro    # tabulate the runs that are kept
     python -m experiments.reproduce all scale=micro --run     # everything, one after the other, running what is missing
-    python -m experiments.reproduce --readme                  # write the verdicts of what has been run into the README
+    python -m experiments.reproduce --readme                  # write the verdicts of all that into docs/results.md
 
 Nothing is started without --run: missing runs are named, and the exit code is 1.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from experiments import PROJECT, readme
+from experiments import readme
 from experiments.command_line import DONE, command_parser, exit_code, say
 from experiments.reporting.markdown import markdown_table
 from experiments.reproduce.command import (
@@ -50,11 +51,12 @@ def show(options: Options, console: Console) -> None:
 
 
 def verdicts() -> str:
-    """Return every claim that has been put to the test, as the README has it; each study is linked to its folder."""
+    """Return every claim that has been put to the test, as docs/results.md has it, each study with its folder."""
     options, rows = Options(), []
     for study in studies():
         if state(study, options) == "done":
-            link = f"[{study.name}]({options.folder(study).relative_to(PROJECT)}/table.md)"
+            folder = os.path.relpath(options.folder(study), readme.RESULTS.parent)
+            link = f"[{study.name}]({folder}/table.md)"
             rows += [[link, *claim_row(entry)] for entry in claims(study, options)]
     return markdown_table(("study", *CLAIM_HEADER), rows, numeric=False)
 
@@ -63,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.reproduce", __doc__)
     parser.epilog = USAGE
     parser.add_argument("--list", action="store_true", help="show claims, commands and states, and run nothing")
-    parser.add_argument("--readme", action="store_true", help="write the verdicts of what has been run into the README")
+    parser.add_argument(
+        "--readme", action="store_true", help="write the verdicts of what has been run into docs/results.md"
+    )
     parser.add_argument("name", nargs="?", metavar="STUDY", help=f"all, or one of {', '.join(NAMES)}")
     add_settings(parser)
     given = parser.parse_intermixed_args(arguments)

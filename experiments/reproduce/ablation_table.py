@@ -21,7 +21,7 @@ def tabulate(runs: Runs) -> list[Grid]:
 STUDY = Study(
     name="ablation_table",
     title="Ablations: without RL Challenger, repetition penalty, filtering",
-    source="section 4.4 (SPEC section 7, ablation)",
+    source="section 4.4",
     models={"micro": (MICRO,), "paper": PAPER[:1]},
     treatments=(RZERO, UNTRAINED, NO_REPETITION, NO_FILTERING),
     claims=(

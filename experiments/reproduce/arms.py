@@ -52,12 +52,12 @@ LABELLED_AFTER = Treatment(
 
 MICRO = Model(name="micro", folder="micro", overrides=("experiment=micro",))
 PAPER = tuple(
-    Model(name=name, folder=experiment, overrides=(f"experiment={experiment}",))
-    for name, experiment in (
-        ("Qwen3-4B-Base", "paper_qwen3_4b"),
-        ("Qwen3-8B-Base", "paper_qwen3_8b"),
-        ("OctoThinker-3B", "paper_octothinker_3b"),
-        ("OctoThinker-8B", "paper_octothinker_8b"),
+    Model(name=name, folder=f"paper_{folder}", overrides=("experiment=paper", f"policy={policy}"))
+    for name, folder, policy in (
+        ("Qwen3-4B-Base", "qwen3_4b", "qwen3_4b_base"),
+        ("Qwen3-8B-Base", "qwen3_8b", "qwen3_8b_base"),
+        ("OctoThinker-3B", "octothinker_3b", "octothinker_3b"),
+        ("OctoThinker-8B", "octothinker_8b", "octothinker_8b"),
     )
 )
 

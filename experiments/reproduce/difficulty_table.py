@@ -78,7 +78,7 @@ def tabulate(runs: Runs) -> list[Grid]:
 STUDY = Study(
     name="difficulty_table",
     title="Difficulty of the questions and accuracy of their pseudo-labels by round",
-    source="analysis of question difficulty and pseudo-labels (SPEC section 7)",
+    source="analysis of question difficulty and pseudo-labels",
     models={"micro": (MICRO,)},
     treatments=(RZERO,),
     analysed=True,

@@ -21,7 +21,7 @@ def tabulate(runs: Runs) -> list[Grid]:
 STUDY = Study(
     name="general_table",
     title="General reasoning: base, untrained Challenger, rounds 1 to 3",
-    source="main results, general reasoning (SPEC section 7)",
+    source="main results, general reasoning",
     models={"micro": (MICRO,), "paper": PAPER},
     treatments=(RZERO, UNTRAINED),
     claims=(

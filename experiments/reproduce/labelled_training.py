@@ -21,7 +21,7 @@ def tabulate(runs: Runs) -> list[Grid]:
 STUDY = Study(
     name="labelled_training",
     title="Labelled training of the base model and of R-Zero's Solver",
-    source="analysis of R-Zero before supervised training (SPEC section 7)",
+    source="analysis of R-Zero before supervised training",
     models={"micro": (MICRO,)},
     treatments=(RZERO, LABELLED, LABELLED_AFTER),
     claims=(

@@ -29,7 +29,7 @@ def tabulate(runs: Runs) -> list[Grid]:
 STUDY = Study(
     name="main_table",
     title="Mathematics: base, untrained Challenger, rounds 1 to 3",
-    source="main results, mathematics (SPEC section 7)",
+    source="main results, mathematics",
     models={"micro": (MICRO,), "paper": PAPER},
     treatments=(RZERO, UNTRAINED),
     claims=(

@@ -28,7 +28,7 @@ def label_lead(runs: Group) -> list[float]:
 STUDY = Study(
     name="one_model",
     title="Two models, or one model in both roles",
-    source="analysis of shared weights (SPEC section 9)",
+    source="analysis of shared weights",
     models={"micro": (MICRO,)},
     treatments=(RZERO, SHARED),
     claims=(

@@ -48,7 +48,7 @@ def tabulate(runs: Runs) -> list[Grid]:
 STUDY = Study(
     name="scaling_figure",
     title="Ten rounds: gain, peak and collapse",
-    source="analysis of iteration scaling (SPEC section 7: small models peak at round 1 and then decline)",
+    source="analysis of iteration scaling: small models peak at round 1 and then decline",
     models={"micro": micro_sizes(), "paper": PAPER},
     treatments=(TEN_ITERATIONS,),
     claims=(
