@@ -1,4 +1,4 @@
-"""Measuring the questions of a round from outside the loop."""
+"""Audits of questions from outside the loop, for worlds that have none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rzero.types import LabelledQuestion
 
 
 class NoAudit:
-    """For worlds without an oracle."""
+    """Measures nothing: for worlds without an oracle."""
 
     def __init__(self, **_: object) -> None: ...
 

@@ -123,7 +123,8 @@ class HarnessSuite:
         self, name: str, engine: RolloutEngine, *, weights: str, fits: Fits | None, on_call: OnCall | None
     ) -> Json:
         """A benchmark's score, notes and lm-eval results as plain data, from the store where it has them."""
-        store = TaskStore(self.folder, weights=weights, task=name, signature=self._signature(name, self.samplings[name]))
+        signature = self._signature(name, self.samplings[name])
+        store = TaskStore(self.folder, weights=weights, task=name, signature=signature)
         kept = store.score(self.judging)
         if kept is not None:
             return kept
@@ -132,12 +133,12 @@ class HarnessSuite:
         truncated: dict[Decoding, float] = {}
         too_long = 0
         for decoding, sampling in self.samplings[name].items():
-            signature = self._signature(name, {decoding: sampling})
+            of_decoding = self._signature(name, {decoding: sampling})
             lm = EngineLM(
                 engine,
                 prompts=self.prompts,
                 sampling=sampling,
-                store=TaskStore(self.folder, weights=weights, task=f"{name}-{decoding}", signature=signature),
+                store=TaskStore(self.folder, weights=weights, task=f"{name}-{decoding}", signature=of_decoding),
                 completions_per_call=self.completions_per_call,
                 fits=fits,
                 on_call=_labelled(on_call, f"{name} {decoding}"),

@@ -22,7 +22,7 @@ HEADLINE = ("greedy", "mean@k")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What happened on one item. Shares are over the k samples; `*_boxed` says a (closed, non-empty) box was there."""
+    """Verdicts on one item. Shares are over the k samples; `*_boxed` says a (closed, non-empty) box was there."""
 
     id: str
     level: int

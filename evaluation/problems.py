@@ -10,7 +10,7 @@ Json: TypeAlias = dict[str, Any]
 """A JSON object, or the keyword arguments of a configuration: its values are checked by who reads them."""
 
 BenchmarkGroup = Literal["math", "general"]
-"""What a benchmark counts towards: MATH AVG, or Overall AVG by itself."""
+"""The average a benchmark counts towards: MATH AVG, or by itself Overall AVG."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,13 +39,13 @@ class Protocol:
         return ("greedy", "sampled") if benchmark in self.sampled else ("greedy",)
 
     def sampling(self, decoding: Decoding, *, max_tokens: int | None) -> Sampling:
-        """How responses are drawn. `max_tokens`: the benchmark's own limit, used where the protocol has none.
+        """The sampling of a decoding. `max_tokens`: the benchmark's own limit, used where the protocol has none.
 
         Raises ValueError when neither has one.
         """
         limit = max_tokens if self.max_tokens is None else self.max_tokens
         if limit is None:
-            raise ValueError("a benchmark needs max_tokens: give benchmarks.protocol.max_tokens or put it in definitions")
+            raise ValueError("benchmarks.protocol.max_tokens must be given where benchmarks.definitions have no limit")
         if decoding == "greedy":
             return Sampling(n=1, temperature=0.0, max_tokens=limit, seed=self.seed)
         return Sampling(

@@ -51,7 +51,7 @@ def generate(spec: FamilySpec) -> list[Json]:
 
 
 def is_right(answer: str, *, entry: str) -> bool:
-    """Whether the family's scorer gives full marks; near misses, which it pays in part, are wrong."""
+    """Returns whether the family's scorer gives full marks; near misses, which it pays in part, are wrong."""
     question = json.loads(entry)
     score = _scorer(question["metadata"]["source_dataset"])(answer, question)
     return bool(score >= 1.0)

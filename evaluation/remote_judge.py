@@ -67,7 +67,7 @@ class RemoteJudge:
         return Review(asked=asked, upgraded=len(upgraded), failed=failed, ids=tuple(upgraded))
 
     def same(self, *, question: str, reference: str, candidate: str) -> bool | None:
-        """Whether the judge takes the candidate's answer for the reference; None when it gives no usable reply."""
+        """Returns whether the judge takes the candidate's answer for the reference; None without a usable reply."""
         try:
             reply = self._ask(_request(question, reference, candidate))
         except (urllib.error.URLError, TimeoutError, ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""Where benchmark questions come from: the hub at a pinned revision, a local folder, or a generator.
+"""Sources of benchmark questions: the hub at a pinned revision, a local folder, or a generator.
 
 A local folder holds one JSON-lines file per benchmark (`math500.jsonl`), each row with `id`, `problem`, `answer` and,
 where the benchmark has them, `alt_answers` (each right as well), `options` (a list), `level`. `<name>_mini.jsonl` and

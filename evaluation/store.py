@@ -71,7 +71,7 @@ class TaskStore:
         self.folder = None if folder is None else folder / weights[:HASH_CHARS] / f"{task}-{signature}"
 
     def responses(self, call: int) -> Responses | None:
-        """What was drawn in an engine call; None when it has not been made."""
+        """The responses of an engine call; None when it has not been made."""
         data = self._read(f"responses_{call:05d}.json")
         return None if data is None else Responses(**data)
 

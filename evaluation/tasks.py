@@ -21,13 +21,13 @@ from evaluation.sources import DocumentSource
 
 METRICS = tuple(Judged(answers=(None,), right=(False,), majority=False).metrics())
 VERSION = 1.0
-"""Of the tasks, in lm-eval's result files."""
+"""The tasks' version in lm-eval's result files."""
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it explains at length what is meant here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definition:
-    """What a benchmark is, apart from its questions.
+    """Everything about a benchmark but its questions.
 
     group: MATH AVG (`math`) or Overall AVG directly (`general`), whichever it counts towards. kind: how its answers
     are read and compared (`evaluation.judging.KINDS`). max_tokens: limit of a response; None: the protocol has one.

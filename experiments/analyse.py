@@ -36,6 +36,7 @@ from evaluation.problems import Benchmark
 from experiments import composition
 from experiments.command_line import DONE, add_config_dir, command_parser, exit_code, say
 from experiments.compose import compose, importable
+from experiments.recipe import modern
 from experiments.reporting import figures
 from experiments.reporting.data import Iteration, Run, iteration_name, read_run
 from experiments.resolvers import register_resolvers
@@ -69,7 +70,7 @@ class Asked:
 
 def benchmarks_of(run: Run, asked: Asked, *, grader: Grader) -> Sequence[Benchmark]:
     """Return the benchmarks of the suite that was asked for, or of the one that the run was evaluated with."""
-    config = run.config
+    config = modern(run.config)
     if asked.suite is not None:
         place = [f"benchmarks.source.data_dir='{asked.data_dir}'"] if asked.data_dir else []
         config = compose(

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -27,7 +26,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from evaluation.harness import HarnessSuite
 from evaluation.metrics import PROTOCOLS, Scores, standard_errors
+from evaluation.report import Notes
 from experiments import composition, rundir
 from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy
 from experiments.compose import compose
@@ -46,12 +47,11 @@ DIRECTORY = Path("outputs/evaluate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """One checkpoint's scores. `notes`: prompts over the context, cut completions, a remote judge's upgrades."""
+    """One checkpoint's scores, and by benchmark what a reader of them has to know."""
 
     policy: str
-    weights: str
     scores: Scores
-    notes: dict[str, Any]
+    notes: Mapping[str, Notes]
 
 
 def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) -> list[tuple[str, DictConfig]]:
@@ -64,6 +64,7 @@ def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) 
     for policy in policies:
         micro = policy == "micro" or given.get("benchmarks", "micro").startswith("micro")
         chosen = [] if "prompts" in given else [f"prompts={'micro' if micro else 'default'}"]
+        chosen += [] if "benchmarks.folder" in given else ["benchmarks.folder=${run_directory:}/evaluations"]
         overrides = expand_policy([f"policy={policy}", *chosen, *others], config_dir=config_dir)
         composed.append((policy, compose(*overrides, config_dir=config_dir, run_directory=directory)))
     return composed
@@ -75,34 +76,36 @@ def fits(policy: Policy) -> Callable[[Prompt], bool]:
     return lambda prompt: context is None or len(encode_prompt(policy.tokenizer, prompt)) < context
 
 
-def evaluate(name: str, cfg: DictConfig, suite: Any, *, directory: Path, progress: Any) -> Evaluated:
-    """One checkpoint through `suite`; its scores are also written to `<directory>/scores/<weights>.json`."""
+def evaluate(name: str, cfg: DictConfig, suite: HarnessSuite, *, directory: Path, progress: Bars | Lines) -> Evaluated:
+    """One checkpoint through `suite`; its scores are also written to `<directory>/scores/<tasks>_<weights>.json`."""
     policy = composition.policy_loader(cfg.policy)(str(cfg.policy.path_or_id))
-    weights = policy.weights_hash()
     engine = instantiate(cfg.engine)
     try:
         engine.sync(policy)
-        notes: dict[str, Any] = {}
-        if hasattr(suite, "report"):
-            scores = suite.evaluate(
-                engine, weights=weights, fits=fits(policy), progress=progress.benchmark, on_call=progress.document
-            )
-            notes = {"too_long": dict(suite.report.too_long), "truncated": dict(suite.report.truncated)}
-            notes["upgraded"] = {name: review.upgraded for name, review in suite.report.reviews.items()}
-        else:
-            scores = suite.evaluate(engine, progress=progress.benchmark)
+        found = suite.evaluate(
+            engine,
+            weights=policy.weights_hash(),
+            fits=fits(policy),
+            progress=progress.benchmark,
+            on_call=progress.document,
+        )
     finally:
         engine.close()
-    data = {"policy": str(cfg.policy.path_or_id), "weights": weights, "notes": notes, "scores": scores.to_json()}
-    path = directory / "scores" / f"{cfg_name(cfg)}_{weights[:16]}.json"
+    suite.write_lm_results(found)
+    data = {
+        "policy": str(cfg.policy.path_or_id),
+        "weights": found.weights,
+        "notes": {benchmark: asdict(notes) for benchmark, notes in found.notes.items()},
+        "scores": found.to_json(),
+    }
+    path = directory / "scores" / f"{tasks_in_a_name(list(suite.tasks))}_{found.weights[:16]}.json"
     write_atomically(path, json.dumps(data).encode())
-    return Evaluated(policy=name, weights=weights, scores=scores, notes=notes)
+    return Evaluated(policy=name, scores=found.scores, notes=found.notes)
 
 
-def cfg_name(cfg: DictConfig) -> str:
-    """The suite's tasks in a file name: two suites over one checkpoint are two files."""
-    tasks = cfg.benchmarks.get("tasks")
-    return "micro" if tasks is None else "-".join(tasks) if len(tasks) <= 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more"
+def tasks_in_a_name(tasks: Sequence[str]) -> str:
+    """A suite's tasks in a file name: two suites over one checkpoint are two files."""
+    return "-".join(tasks) if len(tasks) <= 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more"
 
 
 class Bars:
@@ -133,7 +136,8 @@ class Lines:
 
 
 @contextmanager
-def shown(console: Console, *, title: str, total: int) -> Any:
+def shown(console: Console, *, title: str, total: int) -> Iterator[Bars | Lines]:
+    """A display of progress that suits the console."""
     if not console.is_terminal:
         yield Lines(console, title=title)
         return
@@ -143,14 +147,19 @@ def shown(console: Console, *, title: str, total: int) -> Any:
 
 
 def table_of_one(result: Evaluated) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every protocol's column, with standard errors over problems."""
+    """Header and rows: every protocol's column, with standard errors over problems, and the truncated shares."""
     errors = standard_errors(result.scores)
     rows = []
     for name, row in result.scores.table().items():
         cells = [f"{row[p]:.2f} ±{errors[name][p]:.1f}" if name in errors else f"{row[p]:.2f}" for p in PROTOCOLS]
-        rows.append([name, *cells, f"{row['greedy well-formed']:.1f}"])
+        rows.append([name, *cells, f"{row['greedy well-formed']:.1f}", truncated(result.notes.get(name))])
     k = result.scores.k
-    return ["benchmark", "greedy", f"mean@{k}", f"maj@{k}", f"pass@{k}", "boxed"], rows
+    return ["benchmark", "greedy", f"mean@{k}", f"maj@{k}", f"pass@{k}", "boxed", "truncated"], rows
+
+
+def truncated(notes: Notes | None) -> str:
+    """The percentage of responses that ran into the token limit, greedy / sampled; empty for an average."""
+    return " / ".join(f"{100 * share:.1f}" for share in notes.truncated.values()) if notes else ""
 
 
 def table_of_several(results: Sequence[Evaluated]) -> tuple[list[str], list[list[str]]]:
@@ -168,14 +177,15 @@ def table_of_several(results: Sequence[Evaluated]) -> tuple[list[str], list[list
 def notes_of(result: Evaluated) -> list[str]:
     """Sentences about what a reader of the table must know."""
     found = []
-    for benchmark, count in result.notes.get("too_long", {}).items():
-        if count:
-            found.append(f"{benchmark}: {count} questions do not fit the model's context and count as wrong")
-    for benchmark, count in result.notes.get("truncated", {}).items():
-        if count:
-            found.append(f"{benchmark}: {count} responses ran into the token limit")
-    for benchmark, count in result.notes.get("upgraded", {}).items():
-        found.append(f"{benchmark}: the remote judge would upgrade {count} greedy answers (not counted)")
+    for benchmark, notes in result.notes.items():
+        if notes.too_long:
+            found.append(f"{benchmark}: {notes.too_long} questions do not fit the model's context and count as wrong")
+        for decoding, share in notes.truncated.items():
+            if share:
+                found.append(f"{benchmark}: {100 * share:.1f} % of the {decoding} responses ran into the token limit")
+        if notes.review:
+            upgraded = notes.review.upgraded
+            found.append(f"{benchmark}: the remote judge would upgrade {upgraded} greedy answers (not counted)")
     return [f"{result.policy}: {sentence}" for sentence in found]
 
 

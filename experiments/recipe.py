@@ -13,6 +13,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from experiments import PROJECT
+
 NOT_THE_RECIPE = ("name", "directory", "resume", "log_seconds", "grader_alarm", "grader", "tracker")
 """What a run is called, where it was written, whom it told, and the limits of the grader's processes."""
 
@@ -35,7 +37,24 @@ def _patience_is_timeouts(data: dict[str, Any]) -> None:
         host["timeouts"] = host.pop("patience")
 
 
-SHAPES: tuple[Callable[[dict[str, Any]], None], ...] = (_groups_are_seen, _patience_is_timeouts)
+def _suite_is_harness(data: dict[str, Any]) -> None:
+    """The micro benchmarks had a suite of their own, flat; what it did not name was as it is in today's."""
+    old = _node(data, "benchmarks")
+    if old.get("_target_") == "evaluation.suite.Suite":
+        folder = PROJECT / "conf" / "benchmarks"
+        today = OmegaConf.merge(*(OmegaConf.load(folder / f"{name}.yaml") for name in ("_harness", "micro")))
+        today.pop("defaults")
+        today.source.source = old["benchmarks"]
+        for key in ("k", "temperature", "top_p", "top_k", "max_tokens", "seed"):
+            today.protocol[key] = old[key]
+        data["benchmarks"] = OmegaConf.to_container(today, resolve=False)
+
+
+SHAPES: tuple[Callable[[dict[str, Any]], None], ...] = (
+    _groups_are_seen,
+    _patience_is_timeouts,
+    _suite_is_harness,
+)
 """Each brings one node of an old configuration, names already today's, into today's shape, in place."""
 
 

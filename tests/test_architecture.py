@@ -98,12 +98,13 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not upward, f"{name} lies below what it imports"
 
 
-def test_no_circles_among_the_parts_of_rzero() -> None:
+@pytest.mark.parametrize("package", ["rzero", "evaluation"])
+def test_no_circles_among_the_parts_of_a_package(package: str) -> None:
     graph: dict[str, set[str]] = {}
     for path in SOURCES:
-        if module(path).startswith("rzero."):
-            own = part(module(path))
-            graph.setdefault(own, set()).update(part(name) for name in of_rzero(imports(path)) if part(name) != own)
+        if module(path).startswith(f"{package}."):
+            own, inner = part(module(path)), [name for name in imports(path) if name.startswith(f"{package}.")]
+            graph.setdefault(own, set()).update(part(name) for name in inner if part(name) != own)
     while free := [name for name, needs in graph.items() if not needs & graph.keys()]:
         for name in free:
             del graph[name]

@@ -14,8 +14,8 @@ from rzero.selfplay import SelfPlay
 SHRUNK = (
     "iterations=2",
     "grader=exact",
-    "benchmarks.benchmarks.items=3",
-    "benchmarks.k=2",
+    "benchmarks.source.source.items=3",
+    "benchmarks.protocol.k=2",
     "challenger.settings.steps=2",
     "challenger.settings.prompts_per_step=4",
     "challenger.polling.votes=4",

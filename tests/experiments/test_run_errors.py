@@ -73,7 +73,7 @@ def test_help_explains_groups_and_examples(run: Callable[..., Result]) -> None:
         (["checkpoint_every=-1"], ["checkpoint_every", "at least 0"]),
         (["seed=many"], ["seed", "many"]),
         (["challenger.settings.sampling.top_p=1.5"], ["top_p", "1.5"]),
-        (["benchmarks.benchmarks.split=train"], ["split", "dev, test", "train"]),
+        (["benchmarks.source.source.split=train"], ["split", "dev, test", "train"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

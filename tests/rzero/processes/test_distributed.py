@@ -111,7 +111,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
     """
     small = (
         "iterations=1", "challenger.settings.steps=1", "solver.settings.steps=1", "curriculum.candidates=16",
-        "curriculum.votes=3", "benchmarks.benchmarks.items=1", "response_tokens=32",
+        "curriculum.votes=3", "benchmarks.source.source.items=1", "response_tokens=32",
     )  # fmt: skip
     begun = small_run(tmp_path / "one", *small)
     monkeypatch.setattr(SelfPlay, "build_curriculum", lambda *_: 1 / 0)
