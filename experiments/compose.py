@@ -35,7 +35,8 @@ def compose(
     FileNotFoundError when `config_dir` is no folder, hydra's errors when an override means nothing.
     """
     register_resolvers(run_directory)
-    refuse_old(overrides, allowed=groups)
+    if config == "config":
+        refuse_old(overrides, allowed=groups)
     own = [] if config_dir is None else [_searched(importable(config_dir))]
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         return hydra.compose(config, overrides=[*own, *overrides])

@@ -26,7 +26,7 @@ def facts(directory: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_is_committed_with_its_policy(size: str) -> None:
-    cfg = compose(f"model_size={size}", config="pretrain", groups=("model_size",))
+    cfg = compose(f"model_size={size}", config="pretrain")
     directory = PROJECT / cfg.output
     saved = json.loads((directory / "config.json").read_text())
     assert {key: saved[key] for key in cfg.model if key != "rope_theta"} == {
