@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hydra
 from hydra import initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from experiments import PROJECT
@@ -59,6 +60,16 @@ def importable(config_dir: Path) -> Path:
     if str(folder.parent) not in sys.path:
         sys.path.append(str(folder.parent))
     return folder
+
+
+def own_folder() -> Path | None:
+    """Return the folder that --config-dir names for hydra's own application, its modules made importable here as well.
+
+    A job of a multirun may be in another process or on another machine than the command.
+    """
+    sources = HydraConfig.get().runtime.config_sources
+    own = [Path(source.path) for source in sources if source.provider == "command-line"]
+    return importable(own[0]) if own else None
 
 
 def options(group: str, *, config_dir: Path | None = None) -> set[str]:

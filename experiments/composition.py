@@ -28,6 +28,7 @@ from rzero.runs.ledger import Ledger
 from rzero.runs.progress import ConsoleNarrator, Silent
 from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
 from rzero.tracking import Fanout, JsonlTracker, NullTracker
+from rzero.types import Json
 
 
 def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = None) -> SelfPlay:
@@ -131,7 +132,7 @@ NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture", "package")
 
 def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:
     """`load(path)` for the configured dtype, attention and adapters; a policy's `package` is unpacked when needed."""
-    options: dict[str, Any] = {key: value for key, value in cfg.items() if key not in NOT_FOR_LOADING}  # type: ignore[misc]
+    options: Json = {key: value for key, value in cfg.items() if key not in NOT_FOR_LOADING}  # type: ignore[misc]
     if "package" not in cfg:
         return functools.partial(load_policy, **options)
     package: ModelPackage = instantiate(cfg.package)
@@ -173,7 +174,7 @@ def _solver(cfg: DictConfig, grader: Any, bank: JsonlBank) -> SolverPhase:
     return SolverPhase(**_learning(cfg, "solver", grader, bank), label=made(cfg, "solver.label"))
 
 
-def _learning(cfg: DictConfig, role: str, grader: Any, bank: JsonlBank) -> dict[str, Any]:
+def _learning(cfg: DictConfig, role: str, grader: Any, bank: JsonlBank) -> Json:
     """What both roles have. All of it is built here once, so that none of it can fail when the first phase begins."""
     settings, loss = made(cfg, f"{role}.settings", convert="all"), made(cfg, f"{role}.loss")
     with naming(f"{role}.loss"):

@@ -30,7 +30,7 @@ from rzero.interfaces import RolloutEngine
 from rzero.policy import Policy
 from rzero.runs.directory import RunDirectory
 from rzero.selfplay import SelfPlay
-from rzero.types import Group, Prompt, Sampling
+from rzero.types import Group, Json, Prompt, Sampling
 
 REPLACED = ("engine", "trainer", "benchmarks")
 """Groups of conf/dry_run.yaml that take the place of the experiment's; what else is in there changes single values."""
@@ -95,7 +95,7 @@ def small(overrides: Sequence[str], directory: Path, *, config_dir: Path | None 
     return cfg
 
 
-def random_policy(config: dict[str, Any], directory: Path) -> None:
+def random_policy(config: Json, directory: Path) -> None:
     """Saves a model of this Hugging Face configuration with random weights; its tokens are bytes."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

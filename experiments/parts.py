@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
+
+from rzero.types import Json
 
 NUMBERS = {f"{kind}{rest}" for kind in ("int", "float") for rest in ("", " | None")}
 """Annotations, as text, that no word satisfies."""
@@ -39,7 +41,7 @@ def _check(node: Any, *, key: str, others: tuple[str, ...] = ()) -> None:
         _check(value, key=f"{key}.{name}")
 
 
-def _check_call(node: Mapping[str, Any], *, key: str, others: tuple[str, ...]) -> None:
+def _check_call(node: Json, *, key: str, others: tuple[str, ...]) -> None:
     target = str(node["_target_"])
     taken = _taken(target, key)
     for name, value in node.items():
@@ -88,7 +90,7 @@ def naming(key: str) -> Iterator[None]:
         raise _complaint(error, key) from error
 
 
-def call_with(part: Any, offered: Mapping[str, Any]) -> Any:
+def call_with(part: Any, offered: Json) -> Any:
     """Finish a partial constructor with the offered objects it names and lacks; anything else is returned as it is."""
     if not isinstance(part, functools.partial):
         return part

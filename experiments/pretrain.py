@@ -27,6 +27,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from evaluation.micro.corpus import CorpusSpec, Document, documents
+from experiments.compose import own_folder
 from experiments.provenance import commit
 from rzero.types import Json
 
@@ -166,6 +167,7 @@ def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, se
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
 def main(cfg: DictConfig) -> None:
+    own_folder()
     torch.manual_seed(cfg.seed)
     torch.set_num_threads(cfg.threads)
     started = time.monotonic()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import re
 from statistics import fmean
 from textwrap import fill
-from typing import Any
 
 from evaluation.metrics import spread
 from experiments import PROJECT
 from experiments.reporting.markdown import markdown_table
 from rzero.durable import write_atomically
+from rzero.types import Json
 
 RESULTS = PROJECT / "docs" / "results.md"
 PAGES = {"summary": PROJECT / "README.md", "micro": RESULTS, "claims": RESULTS}
 """Which page holds which block, between `<!-- results:NAME (COMMAND) -->` and `<!-- end of results:NAME -->`."""
 
 
-def summary(figures: dict[str, Any]) -> str:
+def summary(figures: Json) -> str:
     """Markdown of `experiments.results`: one line for each arm, mean and standard deviation over seeds."""
     last = len(figures["rounds"]) - 1
     rows = []
@@ -28,7 +28,7 @@ def summary(figures: dict[str, Any]) -> str:
     return markdown_table(["overall, %", "base", f"iteration {last}", "gain, points"], rows)
 
 
-def block(name: str, figures: dict[str, Any]) -> str:
+def block(name: str, figures: Json) -> str:
     """Markdown of `experiments.results`: everything about an experiment and its controls."""
     command = (
         f"Command: `python -m experiments.results {name} --seeds {' '.join(map(str, figures['seeds']))}` (`--fresh` "
@@ -63,7 +63,7 @@ def _lines(sentences: str) -> str:
     return fill(sentences, width=120, break_long_words=False, break_on_hyphens=False)
 
 
-def _headline(figures: dict[str, Any]) -> str:
+def _headline(figures: Json) -> str:
     intervals = ", ".join(f"[{low:+.1f}, {high:+.1f}]" for low, high in figures["intervals"])
     return (
         f"After {len(figures['rounds']) - 1} iterations the Overall AVG is **{figures['mean_gain']:+.2f} ± "
@@ -76,7 +76,7 @@ def _headline(figures: dict[str, Any]) -> str:
     )
 
 
-def _overall(figures: dict[str, Any]) -> str:
+def _overall(figures: Json) -> str:
     rounds = len(figures["rounds"])
     rows = []
     for arm, runs in figures["overall"].items():
@@ -85,7 +85,7 @@ def _overall(figures: dict[str, Any]) -> str:
     return markdown_table(["overall, %", "seed", "base", *(f"iteration {i}" for i in range(1, rounds)), "gain"], rows)
 
 
-def _averages(figures: dict[str, Any]) -> str:
+def _averages(figures: Json) -> str:
     tables = figures["table"]
     header = ["R-Zero, mean over seeds, %"]
     header += [f"{'base' if i == 0 else f'iteration {i}'}" for i in range(len(tables))]
@@ -98,7 +98,7 @@ def _averages(figures: dict[str, Any]) -> str:
     return markdown_table(header, rows)
 
 
-def _rounds(figures: dict[str, Any]) -> str:
+def _rounds(figures: Json) -> str:
     rounds = figures["rounds"][1:]
     wanted = {
         "questions kept, share": ("curriculum/kept_fraction", ".2f"),

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT
+from rzero.types import Json
 
 NOT_THE_RECIPE = ("name", "directory", "resume", "log_seconds", "grader_alarm", "grader", "tracker")
 """What a run is called, where it was written, whom it told, and the limits of the grader's processes."""
@@ -26,18 +27,18 @@ NAMES: Mapping[str, str] = {
 """Old `_target_` or `path` -> today's."""
 
 
-def _groups_are_seen(data: dict[str, Any]) -> None:
+def _groups_are_seen(data: Json) -> None:
     """A Solver reward was told the group size once; it sees the groups."""
     _node(data, "solver", "reward").pop("group_size", None)
 
 
-def _patience_is_timeouts(data: dict[str, Any]) -> None:
+def _patience_is_timeouts(data: Json) -> None:
     host = _node(data, "engine", "host")
     if "patience" in host:
         host["timeouts"] = host.pop("patience")
 
 
-def _suite_is_harness(data: dict[str, Any]) -> None:
+def _suite_is_harness(data: Json) -> None:
     """The micro benchmarks had a suite of their own, flat; what it did not name was as it is in today's."""
     old = _node(data, "benchmarks")
     if old.get("_target_") == "evaluation.suite.Suite":
@@ -50,7 +51,7 @@ def _suite_is_harness(data: dict[str, Any]) -> None:
         data["benchmarks"] = OmegaConf.to_container(today, resolve=False)
 
 
-SHAPES: tuple[Callable[[dict[str, Any]], None], ...] = (
+SHAPES: tuple[Callable[[Json], None], ...] = (
     _groups_are_seen,
     _patience_is_timeouts,
     _suite_is_harness,
@@ -58,7 +59,7 @@ SHAPES: tuple[Callable[[dict[str, Any]], None], ...] = (
 """Each brings one node of an old configuration, names already today's, into today's shape, in place."""
 
 
-def _node(data: dict[str, Any], *keys: str) -> dict[str, Any]:
+def _node(data: Json, *keys: str) -> Json:
     """The dictionary below these keys; an empty one where there is none."""
     for key in keys:
         found = data.get(key)
@@ -83,7 +84,7 @@ def _renamed(node: Any) -> Any:
     return [_renamed(item) for item in node] if isinstance(node, list) else node
 
 
-def recipe(cfg: DictConfig) -> dict[str, Any]:
+def recipe(cfg: DictConfig) -> Json:
     """Plain data with interpolations left as they are: the same on every machine and in every checkout."""
     data = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(data, dict)

@@ -44,7 +44,7 @@ from experiments.command_line import (
     told,
     without_config_dir,
 )
-from experiments.compose import importable
+from experiments.compose import importable, own_folder
 from experiments.overrides import refuse_old
 from experiments.recipe import modern
 from experiments.resolvers import register_resolvers
@@ -156,16 +156,6 @@ def begin(directory: Path, cfg: DictConfig) -> None:
         raise
 
 
-def own_options() -> Path | None:
-    """Return the folder that this command's --config-dir names, its modules made importable here as well.
-
-    A job of a multirun may be in another process or on another machine than the command.
-    """
-    sources = HydraConfig.get().runtime.config_sources
-    own = [Path(source.path) for source in sources if source.provider == "command-line"]
-    return importable(own[0]) if own else None
-
-
 def execute(cfg: DictConfig) -> Ending:
     """Carry out one run from configuration to report; print one message for what went wrong."""
     directory: Path | None = None
@@ -180,7 +170,7 @@ def execute(cfg: DictConfig) -> Ending:
         return Ending(code=code, message=told(error), directory=directory)
 
     try:
-        own = own_options()
+        own = own_folder()
         cfg, directory = prepare(cfg)
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         # a job of a killed sweep may still be running, on another machine for instance: its work is not done twice

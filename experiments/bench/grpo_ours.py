@@ -20,7 +20,7 @@ from rzero.modules import GRPOSettings, Solver
 from rzero.modules.fit import fit
 from rzero.modules.reference import reference_of
 from rzero.policy import load_policy
-from rzero.types import LabelledQuestion, Prompt, RewardBreakdown, Vote
+from rzero.types import Json, LabelledQuestion, Prompt, RewardBreakdown, Vote
 
 _VOTE = Vote(label="1", count=1, divisor=1, counts=(("1", 1),), answers=("1",))
 
@@ -69,7 +69,7 @@ def main() -> None:
         batches=steps,
         seed=0,
     )  # fmt: skip
-    figures: dict[str, Any] = {}
+    figures: Json = {}
     _watch_update(module, steps, figures)
 
     def after_step(metrics: Mapping[str, float]) -> None:
@@ -86,7 +86,7 @@ def _pay(groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]
     return [[RewardBreakdown(total=total) for total in rewards(group)] for group in groups]
 
 
-def _watch_update(module: Solver, steps: _OnCommand, figures: dict[str, Any]) -> None:
+def _watch_update(module: Solver, steps: _OnCommand, figures: Json) -> None:
     """Leaves the update's CPU seconds, its tokens and, on command, its profile in `figures`."""
     learn = module._learn
 

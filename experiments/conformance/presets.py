@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def preset(name: str, **runtime: Any) -> Any:
+def preset(name: str, **runtime: object) -> Any:
     """Build `conf/<name>.yaml`; call it with `runtime` where it is `_partial_`."""
     with initialize_config_dir(str(CONF), version_base=None):
         composed = compose(name)
