@@ -1,4 +1,4 @@
-"""Which labelled candidates the Solver trains on (paper section 3.3, SPEC section 5).
+"""Which labelled candidates the Solver trains on (paper section 3.3; docs/method.md#curriculum).
 
 A rule is any object with the `select` of `rzero.interfaces.Curriculum`. `BandCurriculum` is the method: a question is
 kept when the Solver's agreement on it lies inside the band. The other rules wrap one and thin out or extend what it
@@ -95,7 +95,7 @@ class ClosedBand:
 
 
 class OfficialScreen:
-    """The text rules of the authors' evaluate.py and upload.py. They also hit innocents (OFFICIAL_BUGS R14)."""
+    """The text rules of the authors' evaluate.py and upload.py. They also hit innocents (docs/authors_code.md, R14)."""
 
     def __call__(self, question: Question, vote: Vote) -> str | None:
         label = vote.label or ""
@@ -203,7 +203,7 @@ class Stratified:
 class Deduplicated:
     """Of what `rule` keeps, the first of each cluster of equal or similar questions.
 
-    The authors keep all copies (OFFICIAL_BUGS D12). Equal means: the same visible characters after Unicode
+    The authors keep all copies (docs/authors_code.md, D12). Equal means: the same visible characters after Unicode
     normalisation, whatever the case and the spaces. Similar means: the same BLEU cluster as in the repetition penalty,
     under `threshold`. Twenty words that differ in one number are similar at 0.5; a threshold near 0 keeps both.
     """
@@ -228,7 +228,7 @@ class Deduplicated:
 
 
 class Replay:
-    """What `rule` selects, followed by some questions kept in earlier iterations (SPEC section 9).
+    """What `rule` selects, followed by some questions kept in earlier iterations (docs/method.md#variants).
 
     `share` times as many as were newly kept are appended as they were, with their own iteration, index and label, by
     which they can be told from the new ones. The choice depends on the questions and `seed` only.

@@ -43,7 +43,7 @@ class Prompts:
             raise ValueError(f"prompts.solver_user must contain {QUESTION_SLOT}, got {self._solver_user!r}")
 
     def challenger(self) -> Prompt:
-        """The one fixed request the Challenger answers with a question (SPEC section 2)."""
+        """The one fixed request the Challenger answers with a question (docs/method.md#contracts)."""
         return self._challenger
 
     def solver(self, question: str) -> Prompt:

@@ -14,7 +14,7 @@ class Roles:
 
     challenger_from: Q_i starts from Q_{i-1} ("challenger", the paper) or from S_{i-1} ("solver").
     solver_from: S_i starts from S_{i-1} ("solver", the paper) or from Q_i ("challenger"). Both crossed over make one
-    model that is trained in both roles in turn (SPEC section 9).
+    model that is trained in both roles in turn (docs/method.md#variants).
 
     The frozen Solver that rewards and labels is S_{i-1} in every case.
     """

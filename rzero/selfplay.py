@@ -36,6 +36,7 @@ from rzero.processes.ranks import Ranks, alone
 from rzero.prompts import Prompts
 from rzero.roles import TWO_MODELS, Role, Roles
 from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
 from rzero.runs.health import GraderHealth
 from rzero.runs.ledger import Ledger
 from rzero.runs.progress import Narrator
@@ -218,7 +219,7 @@ class SelfPlay:
         self._log(iteration, {**metrics, **audited, **self.health.look()})
         self.tracker.questions(labelled, step=self.ledger.step)
         made_of = self._origin("challenger", iteration), self._origin("solver", iteration - 1)
-        bank = self.bank.path(iteration)
+        bank = RunDirectory(self.directory).questions(iteration)
         self.tracker.artifact(Artifact(kind="questions", iteration=iteration, path=bank, made_of=made_of))
         self.narrator.advance("chosen")
         if not kept:
@@ -307,7 +308,7 @@ class SelfPlay:
         """What a stage leaves on disk besides metrics; a role that was not trained leaves nothing."""
         iteration, kind = name.split("/")
         if kind == "questions":
-            return self.bank.path(int(iteration))
+            return RunDirectory(self.directory).questions(int(iteration))
         return self._path(int(iteration), "evaluation.json" if kind == "evaluation" else kind)
 
     def _train(self, module: GRPOModule, iteration: int, *, made_of: tuple[str, ...]) -> str:

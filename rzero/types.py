@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeAlias
+
+Json: TypeAlias = dict[str, Any]
+"""A JSON object, or the keyword arguments of a configuration: its values are checked by who reads them."""
 
 FinishReason = Literal["stop", "length"]
 

@@ -99,7 +99,7 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not upward, f"{name} lies below what it imports"
 
 
-@pytest.mark.parametrize("package", ["rzero", "evaluation"])
+@pytest.mark.parametrize("package", PACKAGES)
 def test_no_circles_among_the_parts_of_a_package(package: str) -> None:
     graph: dict[str, set[str]] = {}
     for path in SOURCES:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
 from rzero.tracking import CsvTracker, TensorBoardTracker, WandbTracker
 from rzero.tracking.weights_and_biases import COLUMNS, KEY, Identity
 from rzero.types import Artifact, LabelledQuestion, Vote
@@ -114,8 +115,8 @@ def attempt(directory: Path, *, steps: range) -> None:
         tracker.log({"iteration": 1.0, "solver/reward": step / 4}, step=step)
         if step == 2:
             tracker.questions(labelled(), step=step)
-            bank = JsonlBank(directory / "questions")
-            tracker.artifact(Artifact(kind="questions", iteration=1, path=bank.path(1), made_of=("base",)))
+            posed = RunDirectory(directory).questions(1)
+            tracker.artifact(Artifact(kind="questions", iteration=1, path=posed, made_of=("base",)))
     tracker.artifact(Artifact(kind="solver", iteration=1, path=directory / "solver", made_of=("questions_1", "base")))
     tracker.artifact(Artifact(kind="challenger", iteration=1, path=directory / "nowhere", made_of=("base",)))
     tracker.close()
@@ -136,7 +137,7 @@ def written(directory: Path) -> list[dict[str, Any]]:
 def test_wandb_offline_is_one_run_without_repeated_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY, raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    JsonlBank(tmp_path / "questions").put(1, labelled())
+    JsonlBank(RunDirectory(tmp_path)).put(1, labelled())
     (tmp_path / "solver").mkdir()
     (tmp_path / "solver" / "config.json").write_text("{}")
     attempt(tmp_path, steps=range(1, 4))

@@ -18,6 +18,7 @@ from rzero.engines.scripted import ScriptedEngine
 from rzero.interfaces import Responses
 from rzero.policy import load_policy
 from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
 from rzero.runs.health import GraderHealth
 from rzero.runs.ledger import Ledger
 from rzero.runs.progress import Silent
@@ -106,7 +107,7 @@ def tiny_run(directory: Path, base: Path, *, script: Any = reply, role: Any = No
         "make_engine": lambda: ScriptedEngine(script), "make_trainer": make_trainer, "prompts": Prompts(),
         "challenger": challenger, "curriculum": curriculum,
         "solver": SolverPhase(reward=lambda seed: pay_solver, **grpo), "suite": Suite(),
-        "audit": lambda labelled: {}, "bank": JsonlBank(directory / "questions"), "ledger": ledger,
+        "audit": lambda labelled: {}, "bank": JsonlBank(RunDirectory(directory)), "ledger": ledger,
         "tracker": record, "record": record, "save_scores": save_scores,
         "health": GraderHealth(None, alarm_share=1.0), "collapse": CollapseMonitor(limits={}),
     }  # fmt: skip

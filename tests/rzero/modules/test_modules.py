@@ -234,9 +234,17 @@ def test_the_penalty_for_length_is_added_and_named():
 
     group = Group(prompt=Prompt(user="x"), prompt_ids=(1,), completions=tuple(completion(n) for n in (60, 90, 100)))
     rewards = [[RewardBreakdown(total=1.0, parts={"correct": 1.0}) for _ in range(3)]]
-    [paid] = OverlongPenalty(buffer_tokens=20, factor=0.5)([group], rewards, max_tokens=100)
+    [paid] = OverlongPenalty(buffer_share=0.2, factor=0.5)([group], rewards, max_tokens=100)
     assert [reward.total for reward in paid] == pytest.approx([1.0, 0.75, 0.5])
     assert paid[1].parts == {"correct": 1.0, "overlong": -0.25}
+
+
+def test_a_penalty_for_length_needs_a_limit_that_it_fits():
+    assert OverlongPenalty(buffer_share=0.2).buffer_tokens(4096) == 819
+    with pytest.raises(ValueError, match=r"must lie in \(0, 1\], got 1\.5"):
+        OverlongPenalty(buffer_share=1.5)
+    with pytest.raises(ValueError, match="less than one token"):
+        OverlongPenalty(buffer_share=0.2).buffer_tokens(2)
 
 
 def test_the_reference_of_adapters_is_the_start_and_no_second_model(make_policy, tmp_path, monkeypatch):
