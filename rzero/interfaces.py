@@ -146,7 +146,7 @@ class QuestionBank(Protocol):
 
 
 class EvaluationScores(Protocol):
-    """What an evaluation found. `overall` is its one number, in percent; `to_json` keeps all of it."""
+    """The result of an evaluation. `overall` is its one number, in percent; `to_json` keeps all of it."""
 
     @property
     def overall(self) -> float: ...

@@ -30,7 +30,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are drawn. `temperature=0` is greedy. `top_p=1` and `top_k=0` mean no truncation.
+    """Parameters of drawing completions. `temperature=0` is greedy. `top_p=1` and `top_k=0` mean no truncation.
 
     `max_tokens` bounds the response; an engine lowers it to what the model's context leaves after the prompt.
     Equal seeds give equal completions on the same engine, prompts and weights.
@@ -77,7 +77,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a Challenger response parses to: the text of the last question block and the Challenger's own boxed answer.
+    """A parsed Challenger response: the text of the last question block and the Challenger's own boxed answer.
 
     `answer` is None when the response holds no (well-formed) box.
     """
@@ -137,7 +137,7 @@ class RewardBreakdown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """What a stage left on disk and what it was made of: the lineage of a run.
+    """A stage's output on disk and what it was made of: the lineage of a run.
 
     `path` is a file (questions) or a Hugging Face directory. `made_of` holds the names of earlier artifacts, and `base`
     for the base model.

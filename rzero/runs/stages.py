@@ -132,7 +132,7 @@ class Stages:
         return {**found, "path": self.directory.path / found["path"]} if found else {}
 
     def checkpoint_due(self, done: int, *, of: int) -> bool:
-        """Whether a checkpoint is to be made after step `done` of the phase; none is made after the last one."""
+        """Returns whether a checkpoint is to be made after step `done` of the phase; never after the last one."""
         return bool(self.checkpoint_every) and done % self.checkpoint_every == 0 and done < of
 
     def checkpoint_path(self, done: int) -> Path:

@@ -130,7 +130,7 @@ def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
     assert isinstance(paper.challenger.reward(0), PaperChallengerReward)
     assert (paper.solver.loss.clip_low, paper.solver.loss.clip_high, paper.solver.loss.dual_clip) == (0.2, 0.3, None)
     assert paper.solver.loss.kl_coefficient == 0.01
-    paper.tracker.close()
+    paper.close()
 
 
 def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
     assert official.solver.loss.dual_clip == 3.0
     assert official.challenger.loss.aggregation.size == 2
     assert official.challenger.settings.updates_per_rollout == 32
-    official.tracker.close()
+    official.close()
 
 
 @pytest.mark.parametrize("engine", options("engine"))

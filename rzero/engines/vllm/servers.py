@@ -32,7 +32,7 @@ from rzero.policy import Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmServers:
-    """How servers are reached or started.
+    """Settings of servers, which are reached or started.
 
     urls: servers that run already; empty: `replicas` are started. devices: CUDA_VISIBLE_DEVICES of each replica ("4" or
     "4,5"); empty: as it is. arguments: further ones of `vllm serve`, such as [--tensor-parallel-size, "2"]. exchange:
