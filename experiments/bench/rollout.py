@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, GenerationMixin, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from experiments.bench.rollout_vllm import vllm_side, why_absent
 from rzero.engines.embedded import EmbeddedEngine
@@ -135,10 +135,8 @@ def _generate(policy: Policy, prompt_ids: list[tuple[int, ...]], *, size: Size) 
         num_return_sequences=size.samples, pad_token_id=0, eos_token_id=policy.eos_ids() or None,
     )  # fmt: skip
     with torch.inference_mode():
-        assert isinstance(policy.model, GenerationMixin)
-        ids_BT = policy.model.generate(ids, attention_mask=mask, generation_config=config)
-    assert isinstance(ids_BT, torch.Tensor)
-    new_BT = ids_BT[:, longest:]
+        model: Any = policy.model  # `generate` is typed for a class that no model of transformers belongs to
+        new_BT = model.generate(ids, attention_mask=mask, generation_config=config)[:, longest:]
     ended = (new_BT == _EOS).int().cumsum(-1) - (new_BT == _EOS).int()  # > 0 behind the first eos
     return int((ended == 0).sum()) if policy.eos_ids() else new_BT.numel()
 
