@@ -1,7 +1,8 @@
 """Starting the processes of a run on this machine.
 
 The process that the user started is rank 0 and starts the others (`launch`); they find each other through a file, so
-no port is fixed. All processes are on one machine.
+no port is fixed. All processes are on one machine. torch's `elastic_launch` would start rank 0 anew as well; here it
+stays the process of the user, with its progress, its Ctrl-C and its exit code.
 """
 
 from __future__ import annotations
