@@ -17,10 +17,10 @@ SOURCES = sorted(path for package in PACKAGES for path in (PROJECT / package).rg
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (PROJECT / folder).rglob("*.yaml"))
 
 LAYERS = (
-    {"types", "durable", "escaping", "roles", "seeding", "processes"},
+    {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "policy"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
-    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo", "sharding", "policy"},
+    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo"},
     {"modules", "engines", "curriculum", "runs", "tracking", "collapse"},
     {"selfplay"},
 )

@@ -117,7 +117,7 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
     monkeypatch.setattr(SelfPlay, "build_curriculum", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         begun.run()
-    begun.tracker.close()
+    begun.close()
     monkeypatch.undo()
     job = {"JOB_ID": "7", "JOB_NAME": "rzero", "NTASKS": "1", "NTASKS_PER_NODE": "1", "PROCID": "0", "NODELIST": "here"}
     for name, value in job.items():
@@ -126,9 +126,9 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
     for name, more in (("one", ()), ("two", ("trainer=ddp_cpu",))):
         with quiet():
             going_on = small_run(tmp_path / name, *small, *more)
-            assert going_on.ledger.done("1/challenger")
+            assert going_on.stages.ledger.done("1/challenger")
             going_on.run()
-            going_on.tracker.close()
+            going_on.close()
     one, two = tmp_path / "one", tmp_path / "two"
     assert (one / "questions" / "questions_1.jsonl").read_text() == (
         two / "questions" / "questions_1.jsonl"
