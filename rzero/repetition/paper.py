@@ -1,6 +1,6 @@
 """How much of a batch each question repeats, as published: clusters of texts with similar blank-separated words.
 
-Paper section 3.2, SPEC section 4. Average linkage joins clusters closer than the threshold (strictly), and question k
+docs/method.md#repetition. Average linkage joins clusters closer than the threshold (strictly), and question k
 is charged |C_k| / B. A text of fewer than four words is far from its own copy, and a language without blanks has one
 word to a text: `rzero.repetition.any_language` mends both.
 """
@@ -19,8 +19,8 @@ def cluster_shares(questions: Sequence[str], *, threshold: float = 0.5) -> list[
     """|C_k| / B for each question k, in (0, 1]; a question without a word is a cluster of its own.
 
     `threshold` in (0, 1] is the BLEU distance below which average linkage joins two clusters. A batch of one gets 1.0
-    (the authors' function raises there, OFFICIAL_BUGS D5), an empty batch an empty list. The result depends on the
-    order of the questions, as the authors' does (OFFICIAL_BUGS R7).
+    (the authors' function raises there: docs/authors_code.md, D5), an empty batch an empty list. The result depends on
+    the order of the questions, as the authors' does (R7 there).
     """
     return shares(cluster_labels(questions, threshold=threshold))
 

@@ -1,4 +1,4 @@
-"""The paper's two rewards (arXiv 2508.05004, sections 3.2 and 3.4; SPEC sections 4 and 6, column P)."""
+"""The paper's two rewards (arXiv 2508.05004, sections 3.2 and 3.4; docs/method.md#challenger and #solver)."""
 
 from __future__ import annotations
 
@@ -59,7 +59,10 @@ class PaperSolverReward:
         ]
         asked = (pair for group in pairs for pair in group if pair is not None)
         equal = distinct_verdicts(asked, grader=self.grader)
-        return [[_pay(answered=pair is not None, right=equal.get(pair, False)) for pair in group] for group in pairs]
+        return [
+            [_pay(answered=pair is not None, right=pair is not None and equal[pair]) for pair in group]
+            for group in pairs
+        ]
 
 
 def _pay(*, answered: bool, right: bool) -> RewardBreakdown:
