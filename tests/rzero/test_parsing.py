@@ -132,7 +132,7 @@ def test_time_grows_linearly(unit: str, parse: object) -> None:
     text = "<question>q</question>" + unit * 100_000
     start = time.process_time()
     parse(text)  # type: ignore[operator]
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 3.0  # 0.2 s on an idle core; quadratic would be minutes
 
 
 @given(st.text(alphabet="<>/question{}\\boxed \n1"))
