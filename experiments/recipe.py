@@ -24,12 +24,14 @@ def _suite_is_harness(data: dict[str, Any]) -> None:
     old = _node(data, "benchmarks")
     if old.get("_target_") == "evaluation.suite.Suite":
         folder = PROJECT / "conf" / "benchmarks"
-        today = OmegaConf.merge(*(OmegaConf.load(folder / f"{name}.yaml") for name in ("_harness", "micro")))
-        today.pop("defaults")
-        today.source.source = old["benchmarks"]
-        for key in ("k", "temperature", "top_p", "top_k", "max_tokens", "seed"):
-            today.protocol[key] = old[key]
-        data["benchmarks"] = OmegaConf.to_container(today, resolve=False)
+        parts = [OmegaConf.load(folder / f"{name}.yaml") for name in ("_harness", "micro")]
+        today: Any = OmegaConf.to_container(OmegaConf.merge(*parts), resolve=False)
+        del today["defaults"]
+        today["source"]["source"] = old["benchmarks"]
+        today["protocol"].update(
+            {key: value for key, value in old.items() if key in today["protocol"] and key[0] != "_"}
+        )
+        data["benchmarks"] = today
 
 
 SHAPES: tuple[Callable[[dict[str, Any]], None], ...] = (_suite_is_harness,)
@@ -46,8 +48,7 @@ def _node(data: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def modern(saved: DictConfig) -> DictConfig:
     """A saved configuration in today's names and shapes; interpolations stay. One of today comes back as it is."""
-    data = OmegaConf.to_container(saved, resolve=False)
-    assert isinstance(data, dict)
+    data: Any = OmegaConf.to_container(saved, resolve=False)
     for reshape in SHAPES:
         reshape(data)
     return OmegaConf.create(data)
