@@ -1,8 +1,8 @@
 """Scores of one model under one protocol: pure functions from per-item outcomes to averages and intervals.
 
-Names follow the paper: MATH AVG is the mean over the mathematics benchmarks; Overall AVG is the mean of MATH AVG and
-each general benchmark (SPEC section 7). `overall` is the mean of the Overall AVG over the columns that count: greedy
-decoding and mean@k for the micro world, mean@k alone (k = 1 greedy answer where nothing is sampled) for the paper.
+Names follow the paper (docs/method.md#evaluation): MATH AVG is the mean over the mathematics benchmarks; Overall AVG is
+the mean of MATH AVG and each general benchmark. `overall` is the mean of the Overall AVG over the columns that count:
+greedy decoding and mean@k for the micro world, mean@k alone (k = 1, greedy, where nothing is sampled) for the paper.
 All scores are percentages in [0, 100].
 """
 

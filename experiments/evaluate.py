@@ -20,11 +20,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -32,10 +29,11 @@ from rich.table import Table
 from evaluation.harness import HarnessSuite
 from evaluation.metrics import PROTOCOLS, Scores, standard_errors
 from evaluation.report import Notes
-from experiments import PROJECT, composition, rundir
-from experiments.resolvers import register_resolvers
-from experiments.run import STOPPED, WRONG, check, expand_policy, quiet_libraries
-from experiments.terminal import print_table
+from experiments import composition, rundir
+from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy
+from experiments.compose import compose
+from experiments.reporting.markdown import markdown_table
+from experiments.terminal import print_table, quiet_libraries
 from rzero.durable import write_atomically
 from rzero.escaping import markdown_cell
 from rzero.policy import Policy
@@ -56,21 +54,19 @@ class Evaluated:
     notes: Mapping[str, Notes]
 
 
-def configurations(arguments: Sequence[str]) -> list[tuple[str, DictConfig]]:
+def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) -> list[tuple[str, DictConfig]]:
     """One configuration per checkpoint of `policy=A,B,...`; without prompts=... they suit policy and benchmarks."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
     policies = given.get("policy", "micro").split(",")
     others = [argument for argument in arguments if not argument.startswith("policy=")]
+    directory = Path(given.get("directory") or DIRECTORY)
     composed = []
-    register_resolvers(Path(given.get("directory") or DIRECTORY))
-    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        for policy in policies:
-            micro = policy == "micro" or given.get("benchmarks", "micro").startswith("micro")
-            chosen = [] if "prompts" in given else [f"prompts={'micro' if micro else 'default'}"]
-            chosen += [] if "benchmarks.folder" in given else ["benchmarks.folder=${run_directory:}/evaluations"]
-            composed.append(
-                (policy, compose("config", overrides=expand_policy([f"policy={policy}", *chosen, *others])))
-            )
+    for policy in policies:
+        micro = policy == "micro" or given.get("benchmarks", "micro").startswith("micro")
+        chosen = [] if "prompts" in given else [f"prompts={'micro' if micro else 'default'}"]
+        chosen += [] if "benchmarks.folder" in given else ["benchmarks.folder=${run_directory:}/evaluations"]
+        overrides = expand_policy([f"policy={policy}", *chosen, *others], config_dir=config_dir)
+        composed.append((policy, compose(*overrides, config_dir=config_dir, run_directory=directory)))
     return composed
 
 
@@ -205,15 +201,14 @@ def show(results: Sequence[Evaluated], *, console: Console, directory: Path) -> 
     notes = [note for result in results for note in notes_of(result)]
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    lines = ["| " + " | ".join(map(markdown_cell, cells)) + " |" for cells in (header, *rows)]
-    lines.insert(1, "|" + " --- |" * len(header))
-    text = "\n".join([*lines, "", *(f"* {markdown_cell(note)}" for note in notes), ""])
+    whole = markdown_table(list(map(markdown_cell, header)), [list(map(markdown_cell, row)) for row in rows])
+    text = "\n".join([whole, "", *(f"* {markdown_cell(note)}" for note in notes), ""])
     write_atomically(directory / "table.md", text.encode())
 
 
-def run(arguments: Sequence[str], *, console: Console) -> None:
+def run(arguments: Sequence[str], *, console: Console, config_dir: Path | None = None) -> None:
     """Everything from the command line to the table."""
-    configured = configurations(arguments)
+    configured = configurations(arguments, config_dir=config_dir)
     first = configured[0][1]
     check(first)
     set_up_cpu(threads=first.threads, kernels=first.cpu_kernels)
@@ -237,24 +232,18 @@ def run(arguments: Sequence[str], *, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    complaints = Console(stderr=True)
+    parser = command_parser("experiments.evaluate", __doc__)
+    add_overrides(parser)
+    options = parser.parse_intermixed_args(arguments)
+    if not options.overrides:
+        parser.print_help()
+        return DONE
 
-    def complain(text: object, code: int) -> int:
-        complaints.print(f"error: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return code
+    def work() -> int:
+        run(options.overrides, console=Console(), config_dir=options.config_dir)
+        return DONE
 
-    try:
-        run(arguments, console=Console())
-    except KeyboardInterrupt:
-        return complain("stopped by the user; the same command goes on from here", STOPPED)
-    except (ValueError, KeyError, OSError, ImportError, RuntimeError, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-        return complain(cause, WRONG)
-    return 0
+    return exit_code(work, stopped="stopped by the user; the same command goes on from here")
 
 
 if __name__ == "__main__":
