@@ -2,7 +2,7 @@ r"""Which part of a response counts as its answer, for each kind of benchmark.
 
 Every kind reads the last box first. Mathematics may also read prose (`stated`), for models that never learned to box;
 options and short answers accept an announced answer ("Final Answer: B"), as the published harnesses do, with or without
-a line break behind it (OFFICIAL_BUGS D17). Nothing here guesses: no answer is None.
+a line break behind it (docs/authors_code.md, D17). Nothing here guesses: no answer is None.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a Challenger response says: its question and its own answer (SPEC section 2).
+"""What a Challenger response says: its question and its own answer (docs/method.md#contracts).
 
 A Challenger thinks, then prints one `<question> ... </question>` block and one `\\boxed{final answer}`. Everything here
 is `str.find` and one pass over the text: no regular expression, so that 50,000 opening tags cost as much as prose.
 
 Three readers are selectable in the configuration. `parse_question` is ours. The authors have two, which disagree on
-what is valid (OFFICIAL_BUGS D13); both are here so that their numbers can be reproduced:
+what is valid (docs/authors_code.md, D13); both are here so that their numbers can be reproduced:
 `official_generation_parse` (question_generate.py) and `official_reward_parse` (caller_penalty.py).
 """
 
@@ -16,7 +16,7 @@ from rzero.types import Question
 
 OPEN, CLOSE, BOX = "<question>", "</question>", "\\boxed{"
 
-# About the 2,048 prompt tokens the Solver reads (SPEC section 3); a longer question could never be answered.
+# About the 2,048 prompt tokens the Solver reads (conf/challenger); a longer question could never be answered.
 LONGEST_QUESTION = 8_000
 LONGEST_ANSWER = 1_000
 # What a Challenger copies out of its own instructions instead of solving its problem.
@@ -77,8 +77,8 @@ def official_reward_parse(response: str) -> Question | None:
     """The authors' reading of Challenger rollouts (C: caller_penalty.py, with mathruler's box reader).
 
     A missing or unclosed box is the literal answer "None" and passes; an empty box or an empty question does not. The
-    authors go on to use only the *last character* of the answer (OFFICIAL_BUGS 4); here it is kept whole and the
-    `pre_2025_12` reward, the only one that looks at it, cuts it.
+    authors go on to use only the *last character* of the answer (docs/authors_code.md, R4); here it is kept whole and
+    the `pre_2025_12` reward, the only one that looks at it, cuts it.
     """
     block = _last_block(response)
     if block is None:

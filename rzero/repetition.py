@@ -1,4 +1,4 @@
-"""How much of a batch each question repeats: clusters of similar texts under BLEU (paper section 3.2, SPEC section 4).
+"""How much of a batch each question repeats: clusters of similar texts under BLEU (docs/method.md#repetition).
 
 The distance of two questions is 1 - BLEU (sentence BLEU up to 4-grams, equal weights, whitespace tokens, method-1
 smoothing: a clipped match count of 0 counts as 0.1). BLEU is not symmetric; as in the authors' code the question with
@@ -43,8 +43,8 @@ def cluster_shares(questions: Sequence[str], *, threshold: float = 0.5) -> list[
     """|C_k| / B for each question k, in (0, 1]; a question without a word is a cluster of its own.
 
     `threshold` in (0, 1] is the BLEU distance below which average linkage joins two clusters. A batch of one gets 1.0
-    (the authors' function raises there, OFFICIAL_BUGS D5), an empty batch an empty list. The result depends on the
-    order of the questions, as the authors' does (OFFICIAL_BUGS R7).
+    (the authors' function raises there: docs/authors_code.md, D5), an empty batch an empty list. The result depends on
+    the order of the questions, as the authors' does (R7 there).
     """
     labels_N = cluster_labels(questions, threshold=threshold)
     sizes = np.bincount(labels_N, minlength=1)

@@ -1,4 +1,4 @@
-"""The vote: which answer most of the Solver's responses to a question give (paper section 3.3, SPEC section 4 "Vote").
+"""The vote: which answer most of the Solver's responses to a question give (paper section 3.3; docs/method.md#vote).
 
 Answers join the first cluster whose representative, its first member, they equal; ties go to the cluster seen first.
 Equality is the grader's business, but equal strings never reach it, and a whole batch of questions is voted on in
@@ -57,7 +57,7 @@ class PaperVote:
 
 
 class OfficialVote:
-    """The authors' votes, which differ between their files (C; OFFICIAL_BUGS R8 to R11). `rule` names the file.
+    """The authors' votes, which differ between their files (C; docs/authors_code.md, R8 to R11). `rule` names the file.
 
     reward          start_vllm_server.py: a response without a box votes for the literal "None", an empty box is no
                     vote; answers that both contain "no " are equal; a comparison that times out is tried the other way
@@ -187,7 +187,7 @@ def _representatives(joined: Mapping[str, str]) -> list[str]:
 
 
 def _share_no(left: str, right: str) -> bool:
-    # meant for "no solution" and friends; it also equates "piano 5" and "casino odds" (OFFICIAL_BUGS R9)
+    # meant for "no solution" and friends; it also equates "piano 5" and "casino odds" (docs/authors_code.md, R9)
     return "no " in left.lower() and "no " in right.lower()
 
 

@@ -14,7 +14,7 @@ from evaluation.micro.world import FAMILIES, oracle, solve
 from rzero.types import LabelledQuestion, Question, Vote
 
 NO_ANSWER = "(no answer)"
-"""What an ill-posed question is compared with: no boxed answer equals it, so its group teaches nothing."""
+"""The label of an ill-posed question: no boxed answer equals it, so its group teaches nothing."""
 
 
 def gold_label(question: LabelledQuestion) -> str:
@@ -24,10 +24,10 @@ def gold_label(question: LabelledQuestion) -> str:
 
 
 class LabelledQuestions:
-    """A curriculum that sets aside what was posed: a round gets `items` questions of the world with their answers.
+    """A curriculum that sets aside what was posed: an iteration gets `items` questions of the world with their answers.
 
     families: which kinds, in turn. levels: steps of a solution, in turn (a family's own highest level bounds them).
-    Questions come from the training part of the world, so none is a benchmark item; rounds get different ones.
+    Questions come from the training part of the world, so none is a benchmark item; iterations get different ones.
     """
 
     def __init__(self, *, families: Sequence[str], levels: Sequence[int], items: int, seed: int) -> None:

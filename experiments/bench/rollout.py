@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from experiments.bench.rollout_vllm import vllm_side, why_absent
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.policy import Policy
-from rzero.types import Group, Prompt, Sampling
+from rzero.types import Group, Json, Prompt, Sampling
 
 _EOS = 1
 
@@ -49,7 +49,7 @@ SIZES = {
 }
 
 
-def run(*, repeats: int = 1) -> dict[str, Any]:
+def run(*, repeats: int = 1) -> Json:
     """Ratios per model size and, at the top level, for the larger model (goals: fixed >= 2, spread >= 4, vLLM >= 1.2).
 
     vs_generate_fixed and vs_vllm: every completion has the same length. vs_generate_spread and vs_vllm_spread: lengths
@@ -196,7 +196,7 @@ def _rate(work: Callable[[], int]) -> float:
     return tokens / (time.process_time() - start)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start

@@ -5,7 +5,7 @@ The arrays lie beside the rows, in the `.npz` of the same stem. What is compared
 * float64: 1e-9, but 1e-7 (gradients 1e-9) where the authors' KL enters, which they compute in float32 even then, and
   their clip fractions, which they average in float32.
 * float32: 2e-6, the rounding of sums over a few hundred tokens.
-* Their float32 advantages of groups with equal rewards are rounding noise over 1e-6 (OFFICIAL_BUGS.md no. 6), where
+* Their float32 advantages of groups with equal rewards are rounding noise over 1e-6 (docs/authors_code.md, D6), where
   ours are exactly 0. Losses and gradients are therefore computed from the recorded advantages.
 """
 # ruff: noqa: N815 - a record's fields carry the shape suffix too

@@ -105,7 +105,7 @@ class MathGrader:
 class OfficialGrader(MathGrader):
     """The authors' grader (`mathruler` 0.1.0) for the preset `official`: same equality, same extraction, made safe.
 
-    `equivalent(given, truth)` is not symmetric, and no relation at all in places (OFFICIAL_BUGS.md 10, 15). `extract`
+    `equivalent(given, truth)` is not symmetric, and no relation at all in places (docs/authors_code.md, R15). `extract`
     gives "" for an empty box and None where the authors write the literal "None".
     """
 

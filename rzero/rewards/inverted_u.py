@@ -1,4 +1,4 @@
-"""The uncertainty reward with another centre and width (SPEC section 9; the paper's is centre 1/2, half width 1/2)."""
+"""The uncertainty reward with another centre and width (docs/method.md#variants; the paper's: 1/2 and 1/2)."""
 
 from __future__ import annotations
 

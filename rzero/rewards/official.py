@@ -1,4 +1,4 @@
-"""The rewards of the authors' public code, February 2026 (SPEC sections 4 and 6, column C).
+"""The rewards of the authors' public code, February 2026 (docs/method.md#challenger and #solver).
 
 Sources: examples/reward_function/caller_penalty.py and examples/reward_function/math.py of Chengsong-Huang/R-Zero.
 """
@@ -40,7 +40,7 @@ class OfficialSolverReward:
     """(1 - w) * accuracy + w * format, w = 0.1 in the authors' code; totals in [0, 1].
 
     Format: the response is think tags followed by a box, although no prompt asks for the tags. White space around <, >
-    and / is removed from the response, but not from the label, before both are looked at (OFFICIAL_BUGS R16). A
+    and / is removed from the response, but not from the label, before both are looked at (docs/authors_code.md, R16). A
     response without a box answers the literal "None".
     """
 

@@ -1,4 +1,4 @@
-"""The paper's two rewards (arXiv 2508.05004, sections 3.2 and 3.4; SPEC sections 4 and 6, column P)."""
+"""The paper's two rewards (arXiv 2508.05004, sections 3.2 and 3.4; docs/method.md#challenger and #solver)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The authors' Challenger reward before 10 December 2025 (SPEC section 4, third preset; OFFICIAL_BUGS 4)."""
+"""The authors' Challenger reward before 10 December 2025 (docs/method.md#challenger; docs/authors_code.md, R4)."""
 
 from __future__ import annotations
 

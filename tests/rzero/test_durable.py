@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from experiments.torture.attempts import end_state
-from experiments.torture.disk import REASONS, FaultyDisk
 from rzero.policy import load_policy
 from rzero.runs.ledger import Ledger
 from rzero.selfplay import SelfPlay
+from tests.rzero.faulty_disk import REASONS, FaultyDisk
 from tests.rzero.tiny_run import execute, tiny_run
 
 STEPS = 3

@@ -15,7 +15,7 @@ class Session(Protocol):
         """Feeds one token to every row and returns the logits [B, V] behind it; the caller may overwrite them."""
         ...
 
-    def keep(self, kept_K: Tensor) -> None:
+    def keep(self, kept_Y: Tensor) -> None:
         """Goes on with these rows only (ascending indices into the current rows)."""
         ...
 

@@ -6,7 +6,7 @@
 Rows (one per completion) are sorted by prompt length and decoded in waves of at most `max_rows`. Finished rows are
 taken out of the wave whenever the share still alive falls below `compact_below`.
 
-Shapes: B rows still in the wave, T tokens of a response, V vocabulary.
+Shapes: B rows still in the wave, Y of them that end, C tokens of a response, V vocabulary.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DecoderName = Literal["auto", "fused", "generic"]
 
 @dataclass(slots=True, kw_only=True)
 class _Drawn:
-    """Tokens and log-probs of a wave, [rows, T], of which `lengths` count. `stopped`: ended by an eos token."""
+    """Tokens and log-probs of a wave, [rows, C], of which `lengths` count. `stopped`: ended by an eos token."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
@@ -239,9 +239,9 @@ class _Record:
         self._tokens[place_B, step] = token_B
         self._logprobs[place_B, step] = logprob_B
 
-    def end(self, place_E: Tensor, stopped_E: Tensor, *, length: int) -> None:
-        self._lengths[place_E] = length
-        self._stopped[place_E] = stopped_E
+    def end(self, place_Y: Tensor, stopped_Y: Tensor, *, length: int) -> None:
+        self._lengths[place_Y] = length
+        self._stopped[place_Y] = stopped_Y
 
     def drawn(self) -> _Drawn:
         return _Drawn(

@@ -94,7 +94,7 @@ def test_exact_grader_compares_spellings_only() -> None:
         ExactGrader(max_chars=0)
 
 
-# OFFICIAL_BUGS.md 15, and verdicts recorded in golden/solver_reward
+# docs/authors_code.md R15, and verdicts recorded in golden/solver_reward
 @pytest.mark.parametrize(
     ("given", "truth", "verdict"),
     [
