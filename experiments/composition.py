@@ -73,7 +73,6 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
         narrator=narrator,
         health=health,
         collapse=collapse,
-        iterations=cfg.iterations,
         checkpoint_every=cfg.checkpoint_every,
     )
     return SelfPlay(
