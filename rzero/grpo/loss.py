@@ -17,7 +17,7 @@ from torch import Tensor
 from rzero.grpo.aggregation import Aggregation
 from rzero.grpo.kl import LOG_RATIO_LIMIT, KLEstimator, kl_divergence
 from rzero.grpo.mismatch import MismatchCorrection, refuse_truncated_sampling
-from rzero.types import Sampling
+from rzero.types import FinishReason, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,9 +87,9 @@ class PolicyLoss:
         if self.mismatch is not None:
             refuse_truncated_sampling(sampling)
 
-    def counted(self, mask_BT: Tensor, *, truncated_B: Tensor) -> Tensor:
-        """The mask of tokens to learn from, given which completions were cut at the length limit."""
-        return mask_BT & ~truncated_B.unsqueeze(1) if self.truncated == "mask" else mask_BT
+    def counts(self, finish_reason: FinishReason) -> bool:
+        """Whether a completion that ended like this is learned from."""
+        return self.truncated == "keep" or finish_reason == "stop"
 
     def __call__(
         self,

@@ -31,8 +31,8 @@ class Refill:
                 f"refill needs tolerance >= 0 and max_rounds >= 1, got {self.tolerance} and {self.max_rounds}"
             )
 
-    def dull(self, rewards: Sequence[Sequence[RewardBreakdown]]) -> list[int]:
-        """Indices of the groups that teach nothing."""
+    def uninformative(self, rewards: Sequence[Sequence[RewardBreakdown]]) -> list[int]:
+        """Numbers of the groups that teach nothing, ascending."""
         return [index for index, group in enumerate(rewards) if _spread(group) <= self.tolerance]
 
 

@@ -127,7 +127,7 @@ def test_every_pair_of_choices_builds_and_only_named_controls_let_true_answers_r
         selfplay = composition.build(cfg, tmp_path / str(number))
         selfplay.make_engine().close()
         instantiate(cfg.trainer)
-        selfplay.tracker.close()
+        selfplay.close()
 
 
 def test_the_rows_hold_every_pair_that_is_not_refused() -> None:
@@ -149,14 +149,14 @@ def test_choices_that_cannot_go_together_are_refused_when_the_run_is_built(tmp_p
 @pytest.mark.parametrize("name", options("collapse"))
 def test_every_answer_to_collapse_builds_with_its_limits(name: str, tmp_path: Path) -> None:
     selfplay = built(tmp_path, f"collapse={name}")
-    assert selfplay.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
-    assert all(isinstance(limit, Limit) for limit in selfplay.collapse.limits.values())
+    assert selfplay.stages.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
+    assert all(isinstance(limit, Limit) for limit in selfplay.stages.collapse.limits.values())
     said: list[str] = []
-    selfplay.collapse.act = warn
+    selfplay.stages.collapse.act = warn
     for _ in range(3):
-        selfplay.collapse.look({"solver/kl": 100.0}, say=said.append)
+        selfplay.stages.collapse.look({"solver/kl": 100.0}, say=said.append)
     assert len(said) == 1
-    selfplay.tracker.close()
+    selfplay.close()
 
 
 @pytest.mark.parametrize("sweep", sorted(path.stem for path in (PROJECT / "sweeps").glob("*.yaml")))
@@ -182,7 +182,7 @@ def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
     assert isinstance(paper.challenger.reward(0), PaperChallengerReward)
     assert (paper.solver.loss.clip_low, paper.solver.loss.clip_high, paper.solver.loss.dual_clip) == (0.2, 0.3, None)
     assert paper.solver.loss.kl_coefficient == 0.01
-    paper.tracker.close()
+    paper.close()
 
 
 def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
     assert official.solver.loss.dual_clip == 3.0
     assert official.challenger.loss.aggregation.size == 2
     assert official.challenger.settings.updates_per_rollout == 32
-    official.tracker.close()
+    official.close()
 
 
 @pytest.mark.parametrize(

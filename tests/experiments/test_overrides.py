@@ -19,7 +19,7 @@ from tests.experiments.test_choices import options
 
 def built(directory: Path, *overrides: str) -> SelfPlay:
     selfplay = composition.build(config("grader=exact", *overrides), directory)
-    selfplay.tracker.close()
+    selfplay.close()
     return selfplay
 
 

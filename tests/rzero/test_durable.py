@@ -40,14 +40,14 @@ def untouched(tmp_path_factory: pytest.TempPathFactory, base: Path) -> dict[str,
 def stopped(directory: Path, base: Path, *, after: int, **changes: Any) -> None:
     """A run whose process ends just after row `after` of its metrics was logged."""
     run = tiny_run(directory, base, role=ROLE, **changes)
-    log = run.tracker.log
+    log = run.stages.tracker.log
 
     def broken(metrics: Any, *, step: int) -> None:
         log(metrics, step=step)
         if step == after:
             raise KeyboardInterrupt
 
-    run.tracker.log = broken
+    run.stages.tracker.log = broken
     with pytest.raises(KeyboardInterrupt):
         execute(run)
 
@@ -189,6 +189,6 @@ def test_a_damaged_run_goes_back_says_so_and_ends_the_same(
     path = directory / DAMAGED[kind]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     run: SelfPlay = tiny_run(directory, base, role=ROLE)
-    assert str(path) in run.ledger.notes[0]
+    assert str(path) in run.stages.ledger.notes[0]
     assert execute(run) == untouched
     assert end_state(directory) == untouched

@@ -292,10 +292,8 @@ def test_mismatch_correction_refuses_truncated_sampling(change):
 
 
 def test_truncated_completions_can_be_masked():
-    mask_BT, truncated_B = torch.ones(2, 3, dtype=torch.bool), torch.tensor([True, False])
-    assert PLAIN.counted(mask_BT, truncated_B=truncated_B).all()
-    masked = replace(PLAIN, truncated="mask").counted(mask_BT, truncated_B=truncated_B)
-    assert masked.tolist() == [[False] * 3, [True] * 3]
+    assert [PLAIN.counts(reason) for reason in ("length", "stop")] == [True, True]
+    assert [replace(PLAIN, truncated="mask").counts(reason) for reason in ("length", "stop")] == [False, True]
 
 
 @pytest.mark.parametrize(

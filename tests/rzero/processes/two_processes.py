@@ -44,7 +44,7 @@ CASES = (
 def settings(**changes: Any) -> GRPOSettings:
     values: dict[str, Any] = {
         "steps": 2,
-        "prompts_per_step": 3,  # x 3 samples in 2 windows: uneven windows, and hands of unequal size
+        "prompts_per_step": 3,  # x 3 samples in 2 mini-batches of unequal size, and unequal shares of ranks
         "samples_per_prompt": 3,
         "updates_per_rollout": 2,
         "max_tokens_per_microbatch": 70,
