@@ -106,6 +106,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(other.read_text(encoding="utf-8")), f"{place or page.name} has no #{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_files_that_pages_name_exist(page: Path) -> None:
+    folders = "rzero|evaluation|experiments|conf|sweeps|tests|docs"
+    for path in re.findall(rf"`((?:{folders})/(?:[\w./]*(?:/|\.\w+))?)`", page.read_text(encoding="utf-8")):
+        assert (PROJECT / path).exists(), f"{path} does not exist"
+
+
 def mentions(pattern: str, *, suffixes: tuple[str, ...] = (".py", ".yaml")) -> set[tuple[str, str]]:
     """File and matched text, for every match in files of the packages, conf and tests; () means any suffix."""
     found = set()
