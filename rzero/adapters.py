@@ -18,12 +18,22 @@ _EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:
-    """Low-rank adapters trained in place of the full weights. Effective scale is `alpha / rank`."""
+    """Low-rank adapters trained in place of the full weights. Effective scale is `alpha / rank`.
+
+    `dropout` is there for PEFT and must be 0: GRPO compares log-probs of two passes over the same tokens.
+    """
 
     rank: int
     alpha: float
     dropout: float
     target_modules: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.dropout:
+            raise ValueError(
+                f"policy.lora.dropout must be 0, got {self.dropout}: the ratio to the old policy and the KL would "
+                "measure which weights were dropped"
+            )
 
 
 def add_adapters(model: PreTrainedModel, spec: LoraSpec) -> Any:

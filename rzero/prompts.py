@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # slow to import, and texts are read without it
     from transformers import PreTrainedTokenizerBase
 
 QUESTION_SLOT = "{question}"
+PLAIN_MARKERS = ("system:", "user:", "assistant:")
+"""What a turn of the plain form begins with, which is asked for where a tokenizer has no chat template."""
 FILE_PREFIX = "file:"
 # Letters only: a placeholder must survive any template untouched, and no template or system text contains it.
 _PLACEHOLDER = "RZEROUSERTEXTGOESHERE"
@@ -182,8 +184,9 @@ def _stamp(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, int]:
 
 def _render(system: str | None, user: str, *, tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.chat_template is None:
-        opening = f"system: {system}\n" if system is not None else ""
-        return f"{opening}user: {user}\nassistant: "
+        for_system, for_user, for_assistant = PLAIN_MARKERS
+        opening = f"{for_system} {system}\n" if system is not None else ""
+        return f"{opening}{for_user} {user}\n{for_assistant} "
     messages = [{"role": "user", "content": user}]
     if system is not None:
         try:

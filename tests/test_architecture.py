@@ -20,7 +20,7 @@ LAYERS = (
     {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "policy"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
-    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo"},
+    {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo"},
     {"modules", "engines", "curriculum", "runs", "tracking", "collapse"},
     {"selfplay"},
 )

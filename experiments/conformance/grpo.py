@@ -126,7 +126,9 @@ def _advantages(inputs: Inputs, arrays: Mapping[str, np.ndarray], prefix: str) -
         [inputs.rewards_B[inputs.group_B == group].unique().numel() == 1 for group in inputs.group_B.tolist()]
     )
     for field, eps in (("advantages", 1e-6), ("trl_advantages", 1e-4)):
-        ours_B = group_advantages(inputs.rewards_B, inputs.group_B, eps=eps, dtype=inputs.logp_BT.dtype)
+        ours_B = group_advantages(
+            inputs.rewards_B, inputs.group_B, eps=eps, equal_within=0.0, dtype=inputs.logp_BT.dtype
+        )
         theirs_B = torch.from_numpy(arrays[f"{prefix}_{field}"])
         yield Comparison(field, ours_B[~equal_B], theirs_B[~equal_B], tolerance)
         yield Comparison(f"{field} of equal groups", ours_B[equal_B], torch.zeros(int(equal_B.sum())), 0.0)

@@ -15,6 +15,8 @@ from torch import Tensor
 Scaling = Literal["group", "batch", "none"]
 Baseline = Literal["mean", "leave_one_out"]
 
+EQUAL_WITHIN = 1e-6  # rewards are sums of a few terms near 1; what differs by less differs by rounding
+
 
 def group_advantages(
     rewards_B: Tensor,
@@ -23,6 +25,7 @@ def group_advantages(
     scaling: Scaling = "group",
     baseline: Baseline = "mean",
     eps: float = 1e-6,
+    equal_within: float = EQUAL_WITHIN,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """A = (r - baseline) / (scale + eps), one number per completion, in `dtype` (computed in float64).
@@ -32,13 +35,14 @@ def group_advantages(
     `scaling`: the unbiased standard deviation of the group (GRPO) or of the whole batch, or
     none (Dr. GRPO, arXiv 2503.20783).
 
-    A group whose rewards are all equal gets exactly 0: it is recognised by max == min, because rounding of the mean,
-    divided by eps, otherwise pushes an all-correct group down (eight float32 rewards of 0.9 give -0.056). A reward that
-    is not finite takes no part in baseline or scale and its advantage is 0, as is that of a group's only finite reward.
+    A group of equal rewards gets exactly 0, because rounding, divided by eps, otherwise pushes an all-correct group
+    down (eight float32 rewards of 0.9 give -0.056). Equal means: no further apart than `equal_within` times the largest
+    absolute reward of the group, at least `equal_within` itself; 0 asks for the very same number. A reward that is not
+    finite takes no part in baseline or scale and its advantage is 0, as is that of a group's only finite reward.
     """
     _check(rewards_B, group_B, scaling=scaling, baseline=baseline)
     rewards = rewards_B.detach().to(torch.float64)
-    groups = _groups(rewards, group_B)
+    groups = _groups(rewards, group_B, equal_within=equal_within)
     finite_B, index_B = groups.finite_B, groups.index_B
 
     centred_B = torch.where(finite_B, rewards, 0.0) - groups.mean_G[index_B]
@@ -75,11 +79,11 @@ class RewardStatistics:
     non_finite: int
 
 
-def reward_statistics(rewards_B: Tensor, group_B: Tensor) -> RewardStatistics:
-    """Summary of the same rewards and groups that `group_advantages` sees."""
+def reward_statistics(rewards_B: Tensor, group_B: Tensor, *, equal_within: float = EQUAL_WITHIN) -> RewardStatistics:
+    """Summary of the same rewards and groups that `group_advantages` sees, under the same notion of equal."""
     _check(rewards_B, group_B, scaling="group", baseline="mean")
     rewards = rewards_B.detach().to(torch.float64)
-    groups = _groups(rewards, group_B)
+    groups = _groups(rewards, group_B, equal_within=equal_within)
     finite = rewards[groups.finite_B]
     deviation_B = torch.where(groups.finite_B, rewards - groups.mean_G[groups.index_B], 0.0)
     squares_G = torch.zeros_like(groups.mean_G).index_add_(0, groups.index_B, deviation_B.square())
@@ -115,7 +119,9 @@ class _Groups:
     equal_G: Tensor  # True also where fewer than two rewards are finite: there is nothing to compare with
 
 
-def _groups(rewards_B: Tensor, group_B: Tensor) -> _Groups:
+def _groups(rewards_B: Tensor, group_B: Tensor, *, equal_within: float) -> _Groups:
+    if not equal_within >= 0:
+        raise ValueError(f"advantage.equal_within must be 0 or positive, got {equal_within}; 1e-6 is above rounding")
     names_G, index_B = torch.unique(group_B.to(rewards_B.device), return_inverse=True)
     finite_B = rewards_B.isfinite()
     size = names_G.numel()
@@ -128,12 +134,14 @@ def _groups(rewards_B: Tensor, group_B: Tensor) -> _Groups:
     low_G = torch.full_like(zeros_G, torch.inf).scatter_reduce(
         0, index_B, torch.where(finite_B, rewards_B, torch.inf), reduce="amin"
     )
+    # a group without a finite reward has high - low = -inf; its largest must not become 0 x inf
+    largest_G = torch.maximum(high_G.abs(), low_G.abs()).clamp(1.0, torch.finfo(high_G.dtype).max)
     return _Groups(
         index_B=index_B,
         finite_B=finite_B,
         count_G=count_G,
         mean_G=sum_G / count_G.clamp(min=1),
-        equal_G=(high_G <= low_G),
+        equal_G=(high_G - low_G <= equal_within * largest_G),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rzero.interfaces import Grader, Responses
+from rzero.repetition import cluster_shares
 from rzero.rewards.parts import Questions, Votes, repetition_penalties
 from rzero.types import RewardBreakdown
 from rzero.voting import distinct_verdicts
@@ -26,7 +27,12 @@ class OfficialChallengerReward:
         self.repetition_threshold = repetition_threshold
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
-        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        penalties = repetition_penalties(
+            questions,
+            weight=self.repetition_weight,
+            threshold=self.repetition_threshold,
+            repetition=cluster_shares,
+        )
         breakdowns = []
         for question, vote, penalty in zip(questions, votes, penalties, strict=True):
             paid = question is not None and vote is not None

@@ -16,6 +16,7 @@ from experiments import PROJECT, composition
 from rzero.collapse import Limit, roll_back, stop, warn
 from rzero.rewards import OfficialChallengerReward, PaperChallengerReward
 from rzero.selfplay import SelfPlay
+from rzero.types import Question
 from tests.experiments.covering import Cell, Row, covering
 from tests.experiments.small import config
 
@@ -170,6 +171,19 @@ def test_every_sweep_names_keys_that_exist(sweep: str) -> None:
             config(f"{key}={value}")
 
 
+@pytest.mark.parametrize(
+    ("experiment", "any_language"), [("micro", False), ("paper", False), ("official", False), ("smollm2_135m", True)]
+)
+def test_what_was_published_charges_the_published_repetition(
+    experiment: str, any_language: bool, tmp_path: Path
+) -> None:
+    run = built(tmp_path, f"experiment={experiment}")
+    questions = [Question(text="2+2?", answer="4")] * 4
+    charged = [paid.parts["repetition"] for paid in run.challenger.reward(0)(questions, [None] * 4)]
+    assert charged == [1.0 if any_language else 0.25] * 4
+    run.close()
+
+
 def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
     paper = built(tmp_path, "experiment=paper")
     assert (paper.challenger.settings.steps, paper.solver.settings.steps) == (5, 15)
@@ -194,6 +208,8 @@ def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
     assert official.solver.loss.dual_clip == 3.0
     assert official.challenger.loss.aggregation.size == 2
     assert official.challenger.settings.updates_per_rollout == 32
+    for phase in (official.challenger, official.solver):
+        assert phase.settings.advantage.keywords["equal_within"] == 0.0, "as recorded: the very same number"
     official.close()
 
 

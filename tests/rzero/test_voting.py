@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rzero.parsing import last_box
+from rzero.boxes import last_boxed
 from rzero.voting import GradingError, OfficialVote, PaperVote, distinct_verdicts, joined_clusters
 
 
@@ -17,7 +17,7 @@ class Scripted:
         self.asked: list[tuple[str, str]] = []
 
     def extract(self, response: str) -> str | None:
-        return last_box(response)
+        return last_boxed(response, rule="mathruler")
 
     def equivalent(self, left: str, right: str) -> bool:
         self.asked.append((left, right))

@@ -62,9 +62,15 @@ def test_metrics_have_the_names_of_the_field(make_policy, tmp_path):
     assert 0 < first["sampling/sampling_logp_difference/mean"] <= first["sampling/sampling_logp_difference/max"] < 1e-4
 
 
-def test_the_first_step_is_on_policy_and_without_learning_the_mismatch_stays_flat(make_policy, tmp_path):
+@pytest.mark.parametrize(("family", "temperature"), [("qwen3", 0.9), ("qwen3", 0.5), ("gpt2", 0.9)])
+def test_the_first_step_is_on_policy_and_without_learning_the_mismatch_stays_flat(
+    make_policy, tmp_path, family, temperature
+):
+    """Engine, trainer and reference agree at any temperature (trl#3029), and of a model with dropout (trl#3234)."""
     frozen = functools.partial(torch.optim.SGD, lr=0.0)
-    for step in train(make(make_policy("qwen3"), optimizer=frozen), tmp_path):  # temperature 0.9
+    sampling = {"temperature": temperature, "max_tokens": 12}
+    module = make(make_policy(family), optimizer=frozen, settings=settings(sampling=sampling))
+    for step in train(module, tmp_path):
         assert step["ratio"] == pytest.approx(1.0, abs=1e-5)
         assert step["kl"] == pytest.approx(0.0, abs=1e-8)
         assert step["clip_ratio/region_mean"] == 0
@@ -267,6 +273,24 @@ def test_the_reference_of_adapters_is_the_start_and_no_second_model(make_policy,
     assert all("lora_" in name for name in trainable)
     with pytest.raises(ValueError, match="have been trained"):
         reference_of(policy)
+
+
+def test_the_reference_of_a_second_round_is_where_the_first_one_ended(make_policy, tmp_path):
+    """Not the base that the adapters were first put on (trl#3194)."""
+    make_policy("qwen3").save(tmp_path / "base")
+    first = load(tmp_path / "base", tuning="lora")
+    train(make(first, reference=reference_of(first)), tmp_path)
+    first.save(tmp_path / "first")
+    second = load(tmp_path / "first", tuning="lora")
+    step, after = train(
+        make(second, reference=reference_of(second), settings=settings(updates_per_rollout=1)), tmp_path
+    )
+    assert step["kl"] == pytest.approx(0.0, abs=1e-8)
+    assert after["kl"] > 1e-6
+    with torch.no_grad():
+        start = load(tmp_path / "base", tuning="full").model.eval()(input_ids=ids).logits
+        ended = load(tmp_path / "first", tuning="full").model.eval()(input_ids=ids).logits
+    assert float((ended - start).abs().max()) > 1e-4, "the first round has moved the weights"
 
 
 def test_the_reference_of_all_weights_is_a_frozen_copy(make_policy, tmp_path):
