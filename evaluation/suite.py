@@ -68,7 +68,7 @@ class Suite:
         )
 
     def _right(self, given: str | None, gold: str) -> bool:
-        return given is not None and self.grader.equivalent(given, gold)
+        return given is not None and self.grader.accepts(given, gold)
 
 
 def build_suite(*, source: Callable[[], Sequence[Benchmark]], **protocol: Any) -> Suite:

@@ -69,10 +69,10 @@ def contamination(run: Run, benchmarks: Sequence[Benchmark], *, n: int) -> dict[
     }
 
 
-def label_accuracy(turn: Round, *, equivalent: Callable[[str, str], bool]) -> float | None:
+def label_accuracy(turn: Round, *, accepts: Callable[[str, str], bool]) -> float | None:
     """Share of kept questions whose pseudo-label is right, among those that the oracle knows; None without any."""
     known = [(q.vote.label, answer[1]) for q in turn.questions if q.kept and q.vote and (answer := oracle(q.question))]
-    return fmean(label is not None and equivalent(label, truth) for label, truth in known) if known else None
+    return fmean(label is not None and accepts(label, truth) for label, truth in known) if known else None
 
 
 def solvers(run: Run) -> list[str]:
@@ -108,7 +108,7 @@ def matrix(
                     vote_many=PaperVote(grader).vote_many,
                     sampling=Sampling(n=samples, seed=derive(run.seed, "matrix", iteration), **sampling),
                     references=truths,
-                    equivalent=grader.equivalent,
+                    accepts=grader.accepts,
                 )
                 cells[iteration].append(asdict(cell))
     finally:
@@ -123,7 +123,7 @@ def analyse(run: Run, options: argparse.Namespace, console: Console) -> dict[str
         benchmarks = benchmarks_of(run, suite=options.benchmarks, data_dir=options.data_dir, grader=grader)
         return {
             "diversity": {t.name: asdict(diversity(kept_questions(t))) for t in run.trained if kept_questions(t)},
-            "label_accuracy": {t.name: label_accuracy(t, equivalent=grader.equivalent) for t in run.trained},
+            "label_accuracy": {t.name: label_accuracy(t, accepts=grader.accepts) for t in run.trained},
             "pass_at": {t.name: pass_curve(t.scores) for t in run.evaluated if t.scores},
             "maj_at": {
                 t.name: {name: row["maj@k"] for name, row in t.scores.table().items()}

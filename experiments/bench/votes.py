@@ -30,7 +30,7 @@ def bench_votes() -> dict[str, Any]:
     cheap = [_answers(generator, CHEAP_FORMS) for _ in range(CHEAP_QUESTIONS)]
     hard = [_answers(generator, HARD_FORMS) for _ in range(HARD_QUESTIONS)]
     with one_worker() as grader:
-        grader.equivalent("x+x", "2x")  # starts the workers
+        grader.accepts("x+x", "2x")  # starts the workers
         cheap_rate = rate(grader, cheap)
         hard_rate = rate(grader, hard)
         return {

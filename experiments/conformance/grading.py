@@ -82,10 +82,10 @@ def check_pairs(rows: list[Row], path: Path) -> Report:
 
 
 def graded(grader: MathGrader, pairs: Sequence[tuple[str, str]], *, title: str) -> list[bool]:
-    """`equivalent_many` in slices, under a progress bar."""
+    """`accepts_many` in slices, under a progress bar."""
     verdicts: list[bool] = []
     for start in tracked(range(0, len(pairs), 100), title=title):
-        verdicts += grader.equivalent_many(pairs[start : start + 100])
+        verdicts += grader.accepts_many(pairs[start : start + 100])
     return verdicts
 
 

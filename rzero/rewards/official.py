@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from rzero.interfaces import Grader
 from rzero.rewards.parts import Questions, Votes, repetition_penalties
 from rzero.types import RewardBreakdown
-from rzero.voting import distinct_verdicts
 
 THINK, END_OF_THINK, BOX = "<think>", "</think>", "\\boxed{"
 
@@ -52,10 +51,10 @@ class OfficialSolverReward:
         texts = [close_up(response) for response in responses]
         extracted = [self.grader.extract(text) for text in texts]
         pairs = [("None" if answer is None else answer, label) for answer, label in zip(extracted, labels, strict=True)]
-        equal = distinct_verdicts(pairs, grader=self.grader)
+        equal = self.grader.accepts_many(pairs)
         breakdowns = []
-        for text, pair in zip(texts, pairs, strict=True):
-            accuracy, form = float(equal[pair]), float(thinks_then_boxes(text))
+        for text, right in zip(texts, equal, strict=True):
+            accuracy, form = float(right), float(thinks_then_boxes(text))
             total = (1 - self.format_weight) * accuracy + self.format_weight * form
             breakdowns.append(RewardBreakdown(total=total, parts={"accuracy": accuracy, "format": form}))
         return breakdowns

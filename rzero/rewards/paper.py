@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rzero.interfaces import Grader
 from rzero.rewards.parts import Questions, Votes, repetition_penalties, well_formed
 from rzero.types import RewardBreakdown
-from rzero.voting import distinct_verdicts
 
 
 class PaperChallengerReward:
@@ -44,11 +43,10 @@ class PaperSolverReward:
 
     def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
         answers = [self.grader.extract(response) or None for response in responses]
-        pairs = [None if answer is None else (label, answer) for answer, label in zip(answers, labels, strict=True)]
-        equal = distinct_verdicts((pair for pair in pairs if pair is not None), grader=self.grader)
+        classes = self.grader.classes([(label, answer or "") for label, answer in zip(labels, answers, strict=True)])
         breakdowns = []
-        for pair in pairs:
-            accuracy = float(pair is not None and equal[pair])
-            parts = {"accuracy": accuracy, "format": float(pair is not None)}
+        for answer, (_, own) in zip(answers, classes, strict=True):
+            accuracy = float(answer is not None and own == 0)
+            parts = {"accuracy": accuracy, "format": float(answer is not None)}
             breakdowns.append(RewardBreakdown(total=accuracy, parts=parts))
         return breakdowns
