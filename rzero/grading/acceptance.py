@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TypeVar
 
-from rzero.grading import numeric
+from rzero.grading import normalise, numeric
 from rzero.grading.regions import as_region
 from rzero.grading.values import (
     Assignment,
@@ -92,7 +92,7 @@ def claim(left: Value, right: Value) -> Claim:
         return False
     if left == right:
         return True
-    for rule in (_named, _assigned, _measured, _numbers, _letters, _plain, _listed, _rows, _formulas):
+    for rule in (_assigned, _named, _measured, _numbers, _letters, _plain, _listed, _rows, _formulas):
         verdict = rule(left, right)
         if verdict is not None:
             return verdict
@@ -150,6 +150,10 @@ def _assigned(left: Value, right: Value) -> Claim | None:
     if found is None or not isinstance(found[0], Assignment):
         return None
     values, other = tuple(value for _, value in found[0].pairs), found[1]
+    if isinstance(other, Named):
+        if any(name.partition("_")[0] != other.name for name, _ in found[0].pairs):
+            return False
+        other = other.value
     if isinstance(other, Row):
         return claim(Row(values, other.brackets), other)
     return claim(Listing(values), other)
@@ -312,6 +316,8 @@ def _formulas(left: Value, right: Value) -> Claim | None:
     first, second = _tex(left), _tex(right)
     if first is None or second is None:
         return None
+    if normalise.key(first) == normalise.key(second):
+        return True
     if _is_equation(left) != _is_equation(right):
         return False
     for number, other in ((left, second), (right, first)):

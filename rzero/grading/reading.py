@@ -70,7 +70,7 @@ _MATRIX = re.compile(
 )
 _ANGLED = re.compile(r"\\langle(.*)\\rangle", re.DOTALL)
 _THOUSANDS = re.compile(r"^[^,]*?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])[^,]*$")
-_FUNCTION_HEAD = re.compile(r"(?:y|[a-zA-Z])\s?\(\s?[a-zA-Z]\s?\)")
+_FUNCTION_HEAD = re.compile(r"[a-zA-Z]?\s?\(\s?[a-zA-Z]\s?\)")
 _WORD_NAME = re.compile(r"(?:\\text\{[^{}]*\}|[a-zA-Z]{4,}|[a-zA-Z]+ [a-zA-Z ]+)")
 
 
@@ -196,7 +196,12 @@ def _several(text: str, depth: int) -> Value | None:
 def _list_of(parts: Parts, depth: int) -> Value:
     named = [split_name(item) for item in parts.items]
     pairs = [(_name(pair[0]), _read(pair[1], depth)) for pair in named if pair is not None]
-    if len(pairs) == len(named) and len({name for name, _ in pairs}) > 1:
+    unknowns = list(dict.fromkeys(name for name, _ in pairs))
+    if len(pairs) == len(named) and len(unknowns) > 1:
+        width = len(unknowns)
+        rows = [tuple(pairs[start : start + width]) for start in range(0, len(pairs), width)]
+        if len(rows) > 1 and all([name for name, _ in row] == unknowns for row in rows):
+            return Listing(tuple(Assignment(row) for row in rows))  # `p = 5, q = 2 and p = 7, q = 2`
         return Assignment(tuple(pairs))
     if len(pairs) == len(named) or (named[0] and len(pairs) == 1):  # one name for all: `n = 1, 3, 5`
         items = [pair[1] if pair else item for pair, item in zip(named, parts.items, strict=True)]

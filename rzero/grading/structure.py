@@ -114,6 +114,8 @@ def split_name(cleaned: str) -> tuple[str, str] | None:
     name, value = sides[0].strip(), sides[-1].split("\0")[0].strip()
     if len(sides) == 2 and _UNKNOWN.fullmatch(value) and not _NAME.search(name):
         name, value = value, name
+    if value and len(sides) > 2 and not _NAME.search(name):
+        return "", value  # what a computation arrives at
     if not value or not _NAME.search(name) or _COEFFICIENT.match(name):
         return None
     if len(split_top(name, "+-") or ["", ""]) > 1:

@@ -42,7 +42,7 @@ OWN = {
     **_measures("fahrenheit", {"fahrenheit degreefahrenheit": (1, 0)}),
 }  # fmt: skip
 _SCALES = {
-    "hundred": 100, "thousand": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9, "billions": 10**9,
+    "hundred": 100, "thousand": 1000, "hundreds": 100, "thousands": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9, "billions": 10**9,
     "trillion": 10**12, "trillions": 10**12, "dozen": 12, "dozens": 12, "lakh": 10**5, "crore": 10**7,
 }  # fmt: skip
 # Behind a number without \text these are units; any other short word would be a product of variables (5m, 2ab).
