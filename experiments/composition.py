@@ -16,39 +16,43 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.model_package import ModelPackage
 from experiments.provenance import public_config
 from experiments.resolvers import register_resolvers
-from rzero.bank import JsonlBank
-from rzero.distributed import Ranks, Seat, alone, lead
 from rzero.durable import remove_leftovers, write_atomically
-from rzero.health import GraderHealth
-from rzero.ledger import Ledger
 from rzero.policy import Policy, load_policy
-from rzero.progress import ConsoleNarrator, Silent
+from rzero.processes.launch import RankConfig, launch
+from rzero.processes.ranks import Ranks, alone
+from rzero.runs.bank import JsonlBank
+from rzero.runs.health import GraderHealth
+from rzero.runs.ledger import Ledger
+from rzero.runs.progress import ConsoleNarrator, Silent
 from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
 from rzero.tracking import Fanout, JsonlTracker, NullTracker
 
 
-def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> SelfPlay:
+def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = None) -> SelfPlay:
     """A run of `cfg` in `directory`, with everything that an earlier attempt completed there.
 
-    With `trainer.devices` above 1 the run starts that many processes. `seat` is given in those that it starts: they
-    take part without writing.
+    With `trainer.devices` above 1 the run starts that many processes. `rank_config` is given in those that it starts:
+    they take part without writing.
 
     Raises ValueError or FileNotFoundError with one clear message when a value or a path is wrong.
     """
     register_resolvers(directory)
-    ledger = _ledger(cfg, directory, seat)
+    ledger = _ledger(cfg, directory, rank_config)
     grader = instantiate(cfg.grader)
     prompts = instantiate(cfg.prompts)
     bank = JsonlBank(directory / "questions")
     challenger, solver = _challenger(cfg.challenger, grader, bank), _solver(cfg.solver, grader, bank)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
-    curriculum, launch = _curriculum(cfg.curriculum, grader, bank), seat.join if seat else _launch(cfg, directory)
+    curriculum, launch = (
+        _curriculum(cfg.curriculum, grader, bank),
+        rank_config.join if rank_config else _launch(cfg, directory),
+    )
     collapse = instantiate(cfg.collapse)
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
     # last, because it opens files: whatever is wrong with the configuration has been said by now
-    record, tracker = _record(cfg, directory, ledger) if seat is None else (NullTracker(), NullTracker())
-    narrator = Silent() if seat else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds)
-    for note in ledger.notes if seat is None else ():
+    record, tracker = _record(cfg, directory, ledger) if rank_config is None else (NullTracker(), NullTracker())
+    narrator = Silent() if rank_config else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds)
+    for note in ledger.notes if rank_config is None else ():
         narrator.say(f"warning: {note}")
     return SelfPlay(
         directory=directory,
@@ -78,10 +82,10 @@ def build(cfg: DictConfig, directory: Path, *, seat: Seat | None = None) -> Self
     )
 
 
-def _ledger(cfg: DictConfig, directory: Path, seat: Seat | None) -> Ledger:
+def _ledger(cfg: DictConfig, directory: Path, rank_config: RankConfig | None) -> Ledger:
     """What is done and still as it was written. Only the first process may clear away what is not."""
     ledger = Ledger.open(directory / "state.json")
-    if seat is None:
+    if rank_config is None:
         remove_leftovers(directory)
         ledger.recover(directory)
         ledger.config = ledger.config or OmegaConf.to_yaml(cfg)
@@ -102,20 +106,20 @@ def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextMan
         raise ValueError(f"trainer.devices must be a whole number of processes, at least 1, got {devices!r}")
     if devices == 1:
         return alone
-    follower = functools.partial(follow, OmegaConf.to_yaml(cfg), str(directory))
-    return functools.partial(lead, size=devices, follow=follower)
+    started = functools.partial(worker, OmegaConf.to_yaml(cfg), str(directory))
+    return functools.partial(launch, size=devices, worker=started)
 
 
-def follow(config: str, directory: str, seat: Seat) -> None:
+def worker(config: str, directory: str, rank_config: RankConfig) -> None:
     """What another process of a run does: the same, silently and without writing."""
     from experiments.run import quiet_libraries
-    from rzero.cpu import set_up_cpu
+    from rzero.processes.cpu import set_up_cpu
 
     quiet_libraries()
     cfg = OmegaConf.create(config)
     assert isinstance(cfg, DictConfig)
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
-    build(cfg, Path(directory), seat=seat).run()
+    build(cfg, Path(directory), rank_config=rank_config).run()
 
 
 NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture", "package")

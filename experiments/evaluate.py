@@ -35,10 +35,10 @@ from experiments import PROJECT, composition, rundir
 from experiments.resolvers import register_resolvers
 from experiments.run import STOPPED, WRONG, check, expand_policy, quiet_libraries
 from experiments.terminal import print_table
-from rzero.cpu import set_up_cpu
 from rzero.durable import write_atomically
 from rzero.escaping import markdown_cell
 from rzero.policy import Policy
+from rzero.processes.cpu import set_up_cpu
 from rzero.prompts import encode_prompt
 from rzero.types import Prompt
 from rzero.voting import PaperVote

@@ -75,7 +75,7 @@ def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired
             "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         }
     else:
-        from rzero.cpu import describe_cpu  # torch: commands that only read do without it
+        from rzero.processes.cpu import describe_cpu
 
         attempt: dict[str, Any] = {"started_unix_s": now, "commit": commit(), "cpu": describe_cpu()}
         manifest["attempts"].append(attempt | ({"repaired": list(repaired)} if repaired else {}))

@@ -36,7 +36,7 @@ from experiments.sweeping import jobs
 from experiments.sweeping.places import expand_sweep, job_directory
 from rzero.durable import write_atomically
 from rzero.escaping import checked_name
-from rzero.ledger import Ledger
+from rzero.runs.ledger import Ledger
 
 STOPPED, WRONG, FRUITLESS, TERMINATED = 1, 2, 3, 143
 
@@ -201,7 +201,7 @@ def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
     """The work itself, in a directory that is ours."""
     from experiments import composition
     from experiments.provenance import write_manifest
-    from rzero.cpu import set_up_cpu
+    from rzero.processes.cpu import set_up_cpu
 
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rzero.progress import Silent
+from rzero.runs.progress import Silent
 
 SETTLED = 2  # rounds after which nothing may grow any more
 
@@ -50,7 +50,7 @@ def soak(rounds: int, *, seed: int, folder: Path) -> dict[str, Any]:
     from experiments import composition
     from experiments.run import quiet_libraries
     from experiments.torture.__main__ import shrunk
-    from rzero.cpu import set_up_cpu
+    from rzero.processes.cpu import set_up_cpu
 
     started = time.monotonic()
     # every question somebody answered is kept: how good the rounds are does not matter here

@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from rzero.types import Artifact, Group, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
 
+Responses = Sequence[Sequence[str]]
+"""The texts drawn for several questions: `responses[i][j]` is the j-th response to question i."""
+
 
 class RolloutEngine(Protocol):
     """Draws completions from a policy.
@@ -37,8 +40,8 @@ class Grader(Protocol):
     grader.same(left, right)                # are they one answer? an equivalence relation: votes, the Solver's pay
     grader.classes([answers, ...])          # the same among the answers to each question, which complete one another
 
-    All are total: any text gives a verdict within bounded CPU time, memory and recursion. Verdicts depend on nothing but
-    the texts. `same` is reflexive (but for blank texts), symmetric and transitive. `classes` gives for each list of
+    All are total: any text gives a verdict within bounded CPU time, memory and recursion. Verdicts depend on nothing
+    but the texts. `same` is reflexive (but for blank texts), symmetric and transitive. `classes` gives for each list of
     answers to one question, and each answer in it, the index of the first answer of its class; which answers share one
     depends on the set of answers to that question alone, not on their order or on other questions.
     """
@@ -81,9 +84,13 @@ class ChallengerReward(Protocol):
 
 
 class SolverReward(Protocol):
-    """Pays Solver responses against the pseudo-labels of their questions, in order."""
+    """Pays the responses to each question against its pseudo-label.
 
-    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]: ...
+    `groups[i]` holds the responses to question i, `labels[i]` its label. The result has a breakdown per response, group
+    by group, so no reward can mix the answers of two questions.
+    """
+
+    def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]: ...
 
 
 class Curriculum(Protocol):

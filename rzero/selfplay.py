@@ -23,22 +23,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rzero import checkpoint
-from rzero.bank import JsonlBank
 from rzero.collapse import CollapseMonitor, RollBack
-from rzero.distributed import Ranks, across, alone
 from rzero.durable import fingerprints, require_space
-from rzero.health import GraderHealth
+from rzero.engines.across import across
 from rzero.interfaces import ChallengerReward, Curriculum, QuestionAudit, RolloutEngine, SolverReward
-from rzero.ledger import Ledger
-from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
+from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver, checkpoint
+from rzero.modules.fit import fit, question_batches
+from rzero.modules.reference import reference_of
 from rzero.modules.solver import voted_label
-from rzero.phases import fit, question_batches
 from rzero.policy import Policy
-from rzero.progress import Narrator
+from rzero.processes.ranks import Ranks, alone
 from rzero.prompts import Prompts
-from rzero.reference import reference_of
 from rzero.roles import TWO_MODELS, Role, Roles
+from rzero.runs.bank import JsonlBank
+from rzero.runs.health import GraderHealth
+from rzero.runs.ledger import Ledger
+from rzero.runs.progress import Narrator
 from rzero.seeding import derive
 from rzero.types import Artifact, LabelledQuestion, Question, Sampling, Vote
 

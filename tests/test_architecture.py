@@ -16,13 +16,11 @@ SOURCES = sorted(path for package in PACKAGES for path in (PROJECT / package).rg
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (PROJECT / folder).rglob("*.yaml"))
 
 LAYERS = (
-    {"types", "durable", "escaping", "roles", "seeding", "parent", "cpu"},
+    {"types", "durable", "escaping", "roles", "seeding", "processes"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
-    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"}
-    | {"grpo", "batching", "logprobs", "distributed", "policy", "reference", "shared_prompts"},
-    {"modules", "phases", "engines", "curriculum", "bank", "ledger", "tracking", "progress", "health"}
-    | {"checkpoint", "collapse"},
+    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo", "sharding", "policy"},
+    {"modules", "engines", "curriculum", "runs", "tracking", "collapse"},
     {"selfplay"},
 )
 """What lies in rzero/, lowest first: an import goes to the same layer or to one before it."""

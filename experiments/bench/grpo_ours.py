@@ -15,10 +15,11 @@ from experiments.bench.grpo import MODEL
 from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step, work
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
+from rzero.interfaces import Responses
 from rzero.modules import GRPOSettings, Solver
-from rzero.phases import fit
+from rzero.modules.fit import fit
+from rzero.modules.reference import reference_of
 from rzero.policy import load_policy
-from rzero.reference import reference_of
 from rzero.types import LabelledQuestion, Prompt, RewardBreakdown, Vote
 
 _VOTE = Vote(label="1", count=1, divisor=1, counts=(("1", 1),), answers=("1",))
@@ -81,8 +82,8 @@ def main() -> None:
     fit(module, make_trainer=trainer, after_step=after_step, directory=Path("."))
 
 
-def _pay(responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
-    return [RewardBreakdown(total=total) for total in rewards(responses)]
+def _pay(groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
+    return [[RewardBreakdown(total=total) for total in rewards(group)] for group in groups]
 
 
 def _watch_update(module: Solver, steps: _OnCommand, figures: dict[str, Any]) -> None:

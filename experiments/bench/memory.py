@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rzero.logprobs import LogitShape, head_logprobs
+from rzero.modules.logprobs import LogitShape, head_logprobs
 
 VOCABULARIES = {"qwen3": 151_936, "gemma3": 262_144}
 TOKENS, HIDDEN, CHUNK_TOKENS, TEMPERATURE = 4_096, 64, 128, 0.9

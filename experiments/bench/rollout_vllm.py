@@ -10,8 +10,8 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from rzero.engines.resident import GIB, build, left_as_it_was
-from rzero.engines.snapshot import architecture, serving_weights
+from rzero.engines.vllm.in_process import GIB, build, left_as_it_was
+from rzero.engines.vllm.snapshot import architecture, serving_weights
 from rzero.policy import Policy
 
 

@@ -105,7 +105,7 @@ def check_solver_reward(rows: list[dict[str, Any]], path: Path) -> Report:
 
 
 def _check_solver(row: Mapping[str, Any], reward: Callable[..., Any]) -> RowResult:
-    breakdown = reward([row["prediction"]], [row["label"]])[0]
+    [[breakdown]] = reward([[row["prediction"]]], [row["label"]])
     why = differences(
         [
             ("overall", breakdown.total, row["overall"]),

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation.metrics import Scores
-from rzero.bank import JsonlBank
+from rzero.runs.bank import JsonlBank
 from rzero.types import LabelledQuestion
 
 Row = Mapping[str, float | None]

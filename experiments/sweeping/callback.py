@@ -23,7 +23,7 @@ from experiments.sweeping import jobs
 from experiments.sweeping.jobs import Job
 from experiments.sweeping.places import spoken_overrides
 from rzero.escaping import terminal_text
-from rzero.parent import die_with
+from rzero.processes.parent import die_with
 
 FAILED = 1
 

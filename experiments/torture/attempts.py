@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.torture.plan import AtBoundary, AtCall, AtInstant, Kill
 from rzero.durable import fingerprints
-from rzero.ledger import Ledger
+from rzero.runs.ledger import Ledger
 from rzero.tracking import is_timing, read_metrics
 
 _POLL_S = 0.005
@@ -78,8 +78,8 @@ def run(cfg: DictConfig, directory: Path) -> None:
     from experiments import composition, rundir
     from experiments.provenance import write_manifest
     from experiments.run import quiet_libraries
-    from rzero.cpu import set_up_cpu
     from rzero.durable import write_atomically
+    from rzero.processes.cpu import set_up_cpu
 
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()

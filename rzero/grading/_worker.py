@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 
-from rzero.parent import die_with
+from rzero.processes.parent import die_with
 
 _DONE, _RECYCLE = 0, 3
 _STAGES = {1: "parse_left", 2: "parse_right", 3: "compare"}

@@ -19,19 +19,30 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from rzero.batching import NOT_A_ROW, MicroBatch, Row, completion_mask, microbatches, plan, shared_tokens, windows
-from rzero.distributed import Ranks, deal, exchange, shard, whole
 from rzero.grpo import PolicyLoss, kl_divergence, kl_penalised_rewards, window_totals
 from rzero.interfaces import RolloutEngine
-from rzero.logprobs import completion_logprobs
+from rzero.modules.batching import (
+    NOT_A_ROW,
+    MicroBatch,
+    Row,
+    balance,
+    completion_mask,
+    microbatches,
+    plan,
+    shared_tokens,
+    windows,
+)
 from rzero.modules.choices import Refill
+from rzero.modules.logprobs import completion_logprobs
 from rzero.modules.metrics import add_up, rollout_metrics, speed, timed, update_metrics
+from rzero.modules.reference import AdaptersOff, FrozenCopy
 from rzero.modules.settings import GRPOSettings
+from rzero.modules.shared_prompts import make_ready
 from rzero.policy import Policy
-from rzero.reference import AdaptersOff, FrozenCopy
+from rzero.processes.ranks import Ranks
 from rzero.roles import Role
 from rzero.seeding import derive
-from rzero.shared_prompts import make_ready
+from rzero.sharding import exchange, shard, whole
 from rzero.types import Group, Prompt, RewardBreakdown
 
 Rewards = list[list[RewardBreakdown]]
@@ -243,10 +254,10 @@ class GRPOModule(pl.LightningModule):
     def _hands(self, rows: Sequence[Row]) -> list[list[int]]:
         """Indices of the rows that each rank learns from: whole groups where they share their prompt."""
         if not self.settings.share_prompts:
-            return deal([row.length for row in rows], size=self.ranks.size)
+            return balance([row.length for row in rows], size=self.ranks.size)
         sizes = shared_tokens(rows, key=lambda row: row.group)
         groups = list(sizes)
-        dealt = [{groups[place] for place in hand} for hand in deal(list(sizes.values()), size=self.ranks.size)]
+        dealt = [{groups[place] for place in hand} for hand in balance(list(sizes.values()), size=self.ranks.size)]
         return [[index for index, row in enumerate(rows) if row.group in mine] for mine in dealt]
 
     def _kl_penalty(self, parts: Sequence[MicroBatch], *, rows: int) -> Tensor:

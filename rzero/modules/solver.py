@@ -40,9 +40,5 @@ class Solver(GRPOModule):
         return [self.ask(question.question) for question in batch]
 
     def pay(self, groups: Sequence[Group], batch: Sequence[LabelledQuestion]) -> list[list[RewardBreakdown]]:
-        responses = [completion.text for group in groups for completion in group.completions]
-        labels = [
-            self.label(question) for question, group in zip(batch, groups, strict=True) for _ in group.completions
-        ]
-        rewards = iter(self.reward(responses, labels))
-        return [[next(rewards) for _ in group.completions] for group in groups]
+        responses = [[completion.text for completion in group.completions] for group in groups]
+        return self.reward(responses, [self.label(question) for question in batch])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 
+from rzero.interfaces import Responses
 from rzero.parsing import last_box
 from rzero.rewards.parts import Questions, Votes, well_formed
 from rzero.types import RewardBreakdown
@@ -31,12 +33,13 @@ class RandomSolverReward:
     def __init__(self, *, seed: int) -> None:
         self.seed = seed
 
-    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
-        return [
-            RewardBreakdown(total=total, parts={"accuracy": total, "format": float(bool(last_box(response)))})
-            for position, response in enumerate(responses)
-            for total in (_drawn(self.seed, position, response),)
-        ]
+    def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
+        positions = itertools.count()
+        return [[self._pay(next(positions), response) for response in group] for group in groups]
+
+    def _pay(self, position: int, response: str) -> RewardBreakdown:
+        total = _drawn(self.seed, position, response)
+        return RewardBreakdown(total=total, parts={"accuracy": total, "format": float(bool(last_box(response)))})
 
 
 class FormatChallengerReward:
@@ -53,9 +56,12 @@ class FormatChallengerReward:
 class FormatSolverReward:
     """1 where the response holds a closed, non-empty box, else 0."""
 
-    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
-        totals = [float(bool(last_box(response))) for response in responses]
-        return [RewardBreakdown(total=total, parts={"accuracy": 0.0, "format": total}) for total in totals]
+    def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
+        totals = [[float(bool(last_box(response))) for response in group] for group in groups]
+        return [
+            [RewardBreakdown(total=total, parts={"accuracy": 0.0, "format": total}) for total in group]
+            for group in totals
+        ]
 
 
 def _drawn(seed: int, position: int, text: str) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rzero.interfaces import Grader
+from rzero.interfaces import Grader, Responses
 from rzero.rewards.parts import Questions, Votes, repetition_penalties
 from rzero.types import RewardBreakdown
 
@@ -47,17 +47,20 @@ class OfficialSolverReward:
         self.grader = grader
         self.format_weight = format_weight
 
-    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
-        texts = [close_up(response) for response in responses]
-        extracted = [self.grader.extract(text) for text in texts]
-        pairs = [("None" if answer is None else answer, label) for answer, label in zip(extracted, labels, strict=True)]
-        equal = self.grader.accepts_many(pairs)
-        breakdowns = []
-        for text, right in zip(texts, equal, strict=True):
-            accuracy, form = float(right), float(thinks_then_boxes(text))
-            total = (1 - self.format_weight) * accuracy + self.format_weight * form
-            breakdowns.append(RewardBreakdown(total=total, parts={"accuracy": accuracy, "format": form}))
-        return breakdowns
+    def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
+        texts = [[close_up(response) for response in group] for group in groups]
+        pairs = [(self._answer(text), label) for group, label in zip(texts, labels, strict=True) for text in group]
+        right = iter(self.grader.accepts_many(pairs))
+        return [[self._pay(text, right=next(right)) for text in group] for group in texts]
+
+    def _answer(self, text: str) -> str:
+        answer = self.grader.extract(text)
+        return "None" if answer is None else answer
+
+    def _pay(self, text: str, *, right: bool) -> RewardBreakdown:
+        accuracy, form = float(right), float(thinks_then_boxes(text))
+        total = (1 - self.format_weight) * accuracy + self.format_weight * form
+        return RewardBreakdown(total=total, parts={"accuracy": accuracy, "format": form})
 
 
 def close_up(text: str) -> str:

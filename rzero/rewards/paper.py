@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rzero.interfaces import Grader
+from rzero.interfaces import Grader, Responses
 from rzero.rewards.parts import Questions, Votes, repetition_penalties, well_formed
 from rzero.types import RewardBreakdown
 
@@ -36,17 +36,27 @@ class PaperChallengerReward:
 
 
 class PaperSolverReward:
-    """1 where the boxed answer equals the pseudo-label, else 0. A response without a box gets 0."""
+    """1 where the boxed answer is the same as the pseudo-label, else 0. A response without a box gets 0.
+
+    Label and answers are read as answers to one question (`Grader.classes`), as in the vote that gave the label.
+    """
 
     def __init__(self, grader: Grader) -> None:
         self.grader = grader
 
-    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
-        answers = [self.grader.extract(response) or None for response in responses]
-        classes = self.grader.classes([(label, answer or "") for label, answer in zip(labels, answers, strict=True)])
-        breakdowns = []
-        for answer, (_, own) in zip(answers, classes, strict=True):
-            accuracy = float(answer is not None and own == 0)
-            parts = {"accuracy": accuracy, "format": float(answer is not None)}
-            breakdowns.append(RewardBreakdown(total=accuracy, parts=parts))
-        return breakdowns
+    def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
+        answers = [[self.grader.extract(response) or None for response in group] for group in groups]
+        ballots = [
+            [label, *(answer or "" for answer in group)] for group, label in zip(answers, labels, strict=True)
+        ]
+        return [
+            [
+                _pay(answered=answer is not None, right=answer is not None and number == classes[0])
+                for answer, number in zip(group, classes[1:], strict=True)
+            ]
+            for group, classes in zip(answers, self.grader.classes(ballots), strict=True)
+        ]
+
+
+def _pay(*, answered: bool, right: bool) -> RewardBreakdown:
+    return RewardBreakdown(total=float(right), parts={"accuracy": float(right), "format": float(answered)})

@@ -9,50 +9,37 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from rzero.interfaces import Grader
+from rzero.interfaces import Grader, Responses
 from rzero.types import RewardBreakdown
 
 
 class SoftVoteSolverReward:
     """n_a^sharpness / sum_b n_b^sharpness for a response with answer a; 0 without a box. Totals lie in [0, 1].
 
-    n counts the equal answers among the `group_size` responses to one question, which follow each other in the batch;
-    the pseudo-label enters with `label_votes` votes of its own. Sharpness 1 is the plain share; towards infinity it is
-    the majority vote of the group. `accuracy` in the parts is the hard one, against the label.
+    n counts the equal answers among the responses to one question; the pseudo-label enters with `label_votes` votes of
+    its own. Sharpness 1 is the plain share; towards infinity it is the majority vote of the group. `accuracy` in the
+    parts is the hard one, against the label.
     """
 
-    def __init__(self, grader: Grader, *, group_size: int, label_votes: int, sharpness: float) -> None:
-        if group_size < 1:
-            raise ValueError(
-                f"solver_reward.group_size must be at least 1, got {group_size}; use the rollouts per question"
-            )
+    def __init__(self, grader: Grader, *, label_votes: int, sharpness: float) -> None:
         if label_votes < 1:
             raise ValueError(f"solver_reward.label_votes must be at least 1, got {label_votes}")
         if sharpness <= 0:
             raise ValueError(f"solver_reward.sharpness must be positive, got {sharpness}; 1 is the plain share")
         self.grader = grader
-        self.group_size = group_size
         self.label_votes = label_votes
         self.sharpness = sharpness
 
-    def __call__(self, responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
-        if len(responses) % self.group_size:
-            raise ValueError(
-                f"{len(responses)} responses do not divide into groups of solver_reward.group_size "
-                f"{self.group_size}; set it to the number of rollouts per question"
-            )
-        answers = [self.grader.extract(response) or None for response in responses]
-        starts = range(0, len(responses), self.group_size)
-        groups = [answers[start : start + self.group_size] for start in starts]
+    def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
+        answers = [[self.grader.extract(response) or None for response in group] for group in groups]
         ballots = [
-            [labels[start]] * self.label_votes + [answer for answer in group if answer]
-            for start, group in zip(starts, groups, strict=True)
+            [label] * self.label_votes + [answer for answer in group if answer]
+            for group, label in zip(answers, labels, strict=True)
         ]
         classes = self.grader.classes(ballots)
         return [
-            breakdown
-            for group, ballot, numbers in zip(groups, ballots, classes, strict=True)
-            for breakdown in self._pay(group, dict(zip(ballot, numbers, strict=True)), Counter(numbers))
+            self._pay(group, dict(zip(ballot, numbers, strict=True)), Counter(numbers))
+            for group, ballot, numbers in zip(answers, ballots, classes, strict=True)
         ]
 
     def _pay(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rzero.durable import write_all
-from rzero.ledger import Position
+from rzero.runs.ledger import Position
 from rzero.types import Artifact, LabelledQuestion
 
 TIME_PREFIXES = ("time/", "timing_s/", "perf/")

@@ -10,8 +10,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from evaluation.metrics import BenchmarkScore, Outcome, Scores
-from rzero.bank import JsonlBank
-from rzero.ledger import Ledger
+from rzero.runs.bank import JsonlBank
+from rzero.runs.ledger import Ledger
 from rzero.selfplay import curriculum_metrics
 from rzero.tracking import JsonlTracker
 from rzero.types import LabelledQuestion, Vote

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from experiments import PROJECT, composition
 from experiments.resolvers import register_resolvers
-from rzero.progress import Silent
+from rzero.runs.progress import Silent
 from rzero.selfplay import SelfPlay
 
 SHRUNK = (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from experiments import PROJECT, rundir
-from rzero.ledger import Ledger
+from rzero.runs.ledger import Ledger
 from tests.experiments.small import SHRUNK
 
 SECRETS = {
@@ -132,9 +132,11 @@ def test_sigterm_ends_a_run_in_order_and_no_secret_was_written(tmp_path: Path) -
 @pytest.mark.slow
 def test_a_killed_leader_leaves_no_process_of_its_run(tmp_path: Path) -> None:
     program = (
-        "import time\nfrom rzero.distributed import lead\nfrom tests.rzero.two_processes import follow_and_wait\n"
+        "import time\n"
+        "from rzero.processes.launch import launch\n"
+        "from tests.rzero.processes.two_processes import waiting_worker\n"
         "if __name__ == '__main__':\n"
-        "    with lead(size=2, follow=follow_and_wait) as ranks:\n"
+        "    with launch(size=2, worker=waiting_worker) as ranks:\n"
         "        print(ranks.gather(None), flush=True)\n        time.sleep(300)\n"
     )
     (tmp_path / "leader.py").write_text(program)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from experiments import PROJECT, rundir
 from experiments.provenance import write_manifest
 from experiments.run import begin, command, expand_policy, resumed
-from rzero.cpu import describe_cpu
+from rzero.processes.cpu import describe_cpu
 from tests.experiments.small import config
 
 

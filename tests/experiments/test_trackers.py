@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from experiments import composition
 from experiments.provenance import public_config
 from experiments.resolvers import group
-from rzero.ledger import Ledger, Position
+from rzero.runs.ledger import Ledger, Position
 from rzero.tracking import CsvTracker, WandbTracker
 from tests.experiments.small import config
 

@@ -17,8 +17,8 @@ from rzero.policy import load_policy
 from rzero.selfplay import NothingKept, NothingLearned, SolverPhase
 from rzero.tracking import read_metrics
 from rzero.types import Prompt, RewardBreakdown
+from tests.rzero.processes.two_processes import make_loss, settings
 from tests.rzero.tiny_run import ADAMW, execute, reply, tiny_run
-from tests.rzero.two_processes import make_loss, settings
 
 pytestmark = pytest.mark.usefixtures("quiet_lightning")
 

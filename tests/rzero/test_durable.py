@@ -18,8 +18,8 @@ import pytest
 
 from experiments.torture.attempts import end_state
 from experiments.torture.disk import REASONS, FaultyDisk
-from rzero.ledger import Ledger
 from rzero.policy import load_policy
+from rzero.runs.ledger import Ledger
 from rzero.selfplay import SelfPlay
 from tests.rzero.tiny_run import execute, tiny_run
 

@@ -178,7 +178,7 @@ def test_self_answer_bonus() -> None:
 
 def test_paper_solver() -> None:
     responses = ["so \\boxed{7.0}", "so \\boxed{8}", "seven", "\\boxed{}", "\\boxed{7}"]
-    paid = PaperSolverReward(Floats())(responses, ["7"] * 5)
+    [paid] = PaperSolverReward(Floats())([responses], ["7"])
     assert totals(paid) == [1.0, 0.0, 0.0, 0.0, 1.0]
     assert [breakdown.parts["format"] for breakdown in paid] == [1.0, 1.0, 0.0, 0.0, 1.0]
 
@@ -186,8 +186,8 @@ def test_paper_solver() -> None:
 def test_official_solver() -> None:
     reward = OfficialSolverReward(Floats(), format_weight=0.1)
     responses = ["<think>x</think> \\boxed{7}", "\\boxed{7}", "<think>x</think> \\boxed{8}", "none", "\\boxed{km / h}"]
-    paid = totals(reward(responses, ["7", "7", "7", "None", "km / h"]))
-    assert paid == pytest.approx([1.0, 0.9, 0.1, 0.9, 0.0])
+    paid = reward([responses[:3], responses[3:4], responses[4:]], ["7", "None", "km / h"])
+    assert [totals(group) for group in paid] == [pytest.approx([1.0, 0.9, 0.1]), pytest.approx([0.9]), [0.0]]
 
 
 def test_white_space_around_marks_and_the_think_format() -> None:
@@ -202,22 +202,30 @@ def test_white_space_around_marks_and_the_think_format() -> None:
 
 
 def test_soft_vote() -> None:
-    reward = SoftVoteSolverReward(Floats(), group_size=4, label_votes=2, sharpness=2.0)
+    reward = SoftVoteSolverReward(Floats(), label_votes=2, sharpness=2.0)
     responses = [f"\\boxed{{{answer}}}" for answer in ("7", "7.0", "8")] + ["none"]
-    paid = reward(responses + ["\\boxed{1}"] * 4, ["7"] * 4 + ["2"] * 4)
+    first, second = reward([responses, ["\\boxed{1}"] * 4], ["7", "2"])
     # first group: 7 has 2 + 2 votes, 8 has 1: 16/17 and 1/17; second group: 1 has 4, the label 2 has 2
-    assert totals(paid) == pytest.approx([16 / 17, 16 / 17, 1 / 17, 0.0] + [16 / 20] * 4)
-    assert [breakdown.parts["accuracy"] for breakdown in paid] == [1.0, 1.0, 0.0, 0.0] + [0.0] * 4
-    with pytest.raises(ValueError, match="3 responses do not divide into groups"):
-        reward(responses[:3], ["7"] * 3)
+    assert totals(first) == pytest.approx([16 / 17, 16 / 17, 1 / 17, 0.0])
+    assert totals(second) == pytest.approx([16 / 20] * 4)
+    assert [breakdown.parts["accuracy"] for breakdown in first] == [1.0, 1.0, 0.0, 0.0]
+    assert [breakdown.parts["accuracy"] for breakdown in second] == [0.0] * 4
+
+
+@pytest.mark.parametrize("size", [2, 5, 8])
+def test_soft_votes_never_mix_the_responses_of_two_questions(size: int) -> None:
+    """When groups were cut out of a flat list by a number kept elsewhere, right answers were paid as little as 0.01."""
+    reward = SoftVoteSolverReward(Floats(), label_votes=10, sharpness=2.0)
+    paid = reward([[f"\\boxed{{{question}}}"] * size for question in range(5)], [str(number) for number in range(5)])
+    assert [totals(group) for group in paid] == [[1.0] * size] * 5
 
 
 def test_controls() -> None:
     questions = [question(), question(answer=None), None]
     assert totals(FormatChallengerReward()(questions, [None] * 3)) == [1.0, 0.0, 0.0]
-    assert totals(FormatSolverReward()(["\\boxed{1}", "\\boxed{", ""], ["1"] * 3)) == [1.0, 0.0, 0.0]
+    assert totals(FormatSolverReward()([["\\boxed{1}", "\\boxed{", ""]], ["1"])[0]) == [1.0, 0.0, 0.0]
     first = totals(RandomChallengerReward(seed=1)(questions, [None] * 3))
     assert first == totals(RandomChallengerReward(seed=1)(questions, [vote(5)] * 3))
     assert first != totals(RandomChallengerReward(seed=2)(questions, [None] * 3))
-    assert len(set(totals(RandomSolverReward(seed=1)(["a"] * 50, ["1"] * 50)))) == 50
+    assert len({b.total for group in RandomSolverReward(seed=1)([["a"] * 10] * 5, ["1"] * 5) for b in group}) == 50
     assert all(0 <= total < 1 for total in first)

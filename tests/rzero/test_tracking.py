@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rzero.bank import JsonlBank
+from rzero.runs.bank import JsonlBank
 from rzero.tracking import CsvTracker, TensorBoardTracker, WandbTracker
 from rzero.tracking.weights_and_biases import COLUMNS, KEY, Identity
 from rzero.types import Artifact, LabelledQuestion, Vote

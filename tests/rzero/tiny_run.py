@@ -11,19 +11,20 @@ from typing import Any
 import torch
 
 from experiments.torture.attempts import end_state
-from rzero.bank import JsonlBank
 from rzero.collapse import CollapseMonitor
 from rzero.curriculum import BandCurriculum, CentredBand
 from rzero.durable import remove_leftovers, write_atomically
 from rzero.engines.scripted import ScriptedEngine
-from rzero.health import GraderHealth
-from rzero.ledger import Ledger
+from rzero.interfaces import Responses
 from rzero.policy import load_policy
-from rzero.progress import Silent
+from rzero.runs.bank import JsonlBank
+from rzero.runs.health import GraderHealth
+from rzero.runs.ledger import Ledger
+from rzero.runs.progress import Silent
 from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
 from rzero.tracking import JsonlTracker
 from rzero.types import Prompt, Question, RewardBreakdown, Vote
-from tests.rzero.two_processes import make_loss, make_trainer, pay_challenger, settings
+from tests.rzero.processes.two_processes import make_loss, make_trainer, pay_challenger, settings
 
 REPLIES = ("1", "22", "3 3", "4")
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, eps=1e-3)
@@ -75,8 +76,11 @@ def vote(texts: Sequence[str]) -> Vote:
     return Vote(label=texts[0], count=1, divisor=2, counts=((texts[0], 1),), answers=tuple(texts))
 
 
-def pay_solver(responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
-    return [RewardBreakdown(total=float(text == label)) for text, label in zip(responses, labels, strict=True)]
+def pay_solver(groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
+    return [
+        [RewardBreakdown(total=float(text == label)) for text in group]
+        for group, label in zip(groups, labels, strict=True)
+    ]
 
 
 def save_scores(path: Path, scores: Any) -> None:

@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rzero.engines.embedded import EmbeddedEngine
-from rzero.engines.resident import Resident
 from rzero.engines.vllm import VllmEngine
+from rzero.engines.vllm.in_process import InProcessVllm
 from rzero.policy import Policy
 from rzero.types import Prompt, Sampling
 
@@ -28,7 +28,7 @@ def embedded() -> EmbeddedEngine:
 
 
 def vllm() -> VllmEngine:
-    host = Resident(
+    host = InProcessVllm(
         threads=1, kv_cache_gib=0.25, gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
         sleep_level=0,
     )  # fmt: skip

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from rzero.engines.embedded import EmbeddedEngine
-from rzero.engines.fused import FusedDecoder
-from rzero.engines.generic import GenericDecoder
+from rzero.engines.embedded.fused import FusedDecoder
+from rzero.engines.embedded.generic import GenericDecoder
 from rzero.policy import Policy
 from rzero.types import Prompt, Sampling
 

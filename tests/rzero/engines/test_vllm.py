@@ -9,25 +9,26 @@ from typing import Any
 import pytest
 import torch
 
-from rzero.distributed import LedEngine, Ranks, across
-from rzero.engines import resident
-from rzero.engines.death import EngineDied, repeat_when_dead
-from rzero.engines.fleet import Fleet
-from rzero.engines.replica import Patience
-from rzero.engines.resident import Resident, ResidentVllm, Snapshot
-from rzero.engines.snapshot import architecture, serving_weights, write_weights
+from rzero.engines.across import ServedEngine, across
 from rzero.engines.vllm import VllmEngine
-from rzero.engines.vllm_request import probe_requests
+from rzero.engines.vllm import in_process as resident
+from rzero.engines.vllm.in_process import InProcessVllm, ResidentVllm, Snapshot
+from rzero.engines.vllm.requests import probe_requests
+from rzero.engines.vllm.retry import EngineDied, retry_when_dead
+from rzero.engines.vllm.server_client import Timeouts
+from rzero.engines.vllm.servers import VllmServers
+from rzero.engines.vllm.snapshot import architecture, serving_weights, write_weights
+from rzero.processes.ranks import Ranks
 from rzero.types import Prompt, Sampling
 
 HOST = {
     "threads": 1, "kv_cache_gib": 0.25, "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048,
     "enforce_eager": True, "sleep_level": 0,
 }  # fmt: skip
-SERVERS = Fleet(
+SERVERS = VllmServers(
     urls=["http://127.0.0.1:1"], replicas=1, devices=(), arguments=(), exchange=None, threads=1, kv_cache_gib=None,
     gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
-    patience=Patience(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
+    timeouts=Timeouts(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
 )  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 GREEDY = Sampling(temperature=0, max_tokens=12)
@@ -35,7 +36,7 @@ GREEDY = Sampling(temperature=0, max_tokens=12)
 
 def make_engine(*, retries: int = 0, **host: Any) -> VllmEngine:
     return VllmEngine(
-        host=Resident(**{**HOST, **host}), max_rows=16, max_model_len=None, retries=retries, tolerance=1e-4
+        host=InProcessVllm(**{**HOST, **host}), max_rows=16, max_model_len=None, retries=retries, tolerance=1e-4
     )
 
 
@@ -129,12 +130,12 @@ def test_a_call_is_repeated_until_the_retries_are_used_up():
 
         return work
 
-    assert repeat_when_dead(dies(2), revive=lambda: revived.append(1), retries=2) == "done"
+    assert retry_when_dead(dies(2), revive=lambda: revived.append(1), retries=2) == "done"
     revived.clear()
     with pytest.raises(RuntimeError, match=r"died 3 times in one call \(engine.retries=2\); last: replica 0 is gone"):
-        repeat_when_dead(dies(3), revive=lambda: revived.append(1), retries=2)
+        retry_when_dead(dies(3), revive=lambda: revived.append(1), retries=2)
     with pytest.raises(ZeroDivisionError):  # what is no death is not repeated
-        repeat_when_dead(lambda: 1 // 0, revive=lambda: revived.append(1), retries=2)
+        retry_when_dead(lambda: 1 // 0, revive=lambda: revived.append(1), retries=2)
     assert len(revived) == 2
 
 
@@ -143,7 +144,7 @@ def test_servers_draw_for_several_processes_and_vllm_in_the_process_for_one():
     resident_engine = make_engine()
     served_engine = VllmEngine(host=SERVERS, max_rows=4, max_model_len=None, retries=0, tolerance=None)
     assert across(resident_engine, one) is resident_engine
-    assert isinstance(across(served_engine, two), LedEngine)
+    assert isinstance(across(served_engine, two), ServedEngine)
     with pytest.raises(ValueError, match=r"one process: set trainer\.devices=1, or use engine=vllm_server"):
         across(resident_engine, two)
 
@@ -168,14 +169,14 @@ def test_without_vllm_the_error_says_what_to_install(policy, monkeypatch):
 )
 def test_wrong_host_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=r"engine\.host\."):
-        Resident(**{**HOST, **wrong})
+        InProcessVllm(**{**HOST, **wrong})
 
 
 @pytest.mark.parametrize("wrong", [{"max_rows": 0}, {"max_model_len": 1}, {"retries": -1}, {"tolerance": 0.0}])
 def test_wrong_engine_settings_are_refused(wrong):
     right = {"max_rows": 16, "max_model_len": None, "retries": 0, "tolerance": 1e-4}
     with pytest.raises(ValueError, match=r"engine\."):
-        VllmEngine(host=Resident(**HOST), **{**right, **wrong})
+        VllmEngine(host=InProcessVllm(**HOST), **{**right, **wrong})
 
 
 # ---- with vLLM ---------------------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ def test_another_architecture_gets_another_vllm(policy, make_policy):
 
 @pytest.mark.vllm
 def test_a_smaller_model_length_bounds_prompt_and_response(policy):
-    engine = VllmEngine(host=Resident(**HOST), max_rows=4, max_model_len=64, retries=0, tolerance=1e-4)
+    engine = VllmEngine(host=InProcessVllm(**HOST), max_rows=4, max_model_len=64, retries=0, tolerance=1e-4)
     policy.tokenizer.eos_token = policy.model.generation_config.eos_token_id = None
     engine.sync(policy)
     with pytest.raises(ValueError, match="the model's context is 64"):
@@ -266,7 +267,7 @@ def test_a_smaller_model_length_bounds_prompt_and_response(policy):
 def test_vllm_in_bfloat16_samples_from_the_rounded_policy(policy):
     """Weights travel as they are and vLLM rounds them; log-probs are those of the policy up to that."""
     engine = VllmEngine(
-        host=Resident(**HOST), max_rows=16, max_model_len=None, retries=0, tolerance=None, dtype="bfloat16"
+        host=InProcessVllm(**HOST), max_rows=16, max_model_len=None, retries=0, tolerance=None, dtype="bfloat16"
     )
     engine.sync(policy)
     groups = engine.generate(PROMPTS, Sampling(n=4, max_tokens=12, seed=2))

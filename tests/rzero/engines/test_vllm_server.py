@@ -17,21 +17,21 @@ from typing import Any
 import psutil
 import pytest
 
-from rzero.engines import fleet, server_process
-from rzero.engines.death import EngineDied
-from rzero.engines.fleet import Fleet
-from rzero.engines.replica import Patience, Replica
-from rzero.engines.server_process import ServerProcess, free_port
-from rzero.engines.snapshot import architecture
-from rzero.engines.vllm import VllmEngine
-from rzero.engines.vllm_request import RowRequest
+from rzero.engines.vllm import VllmEngine, server_process
+from rzero.engines.vllm import servers as fleet
+from rzero.engines.vllm.requests import RowRequest
+from rzero.engines.vllm.retry import EngineDied
+from rzero.engines.vllm.server_client import Replica, Timeouts
+from rzero.engines.vllm.server_process import ServerProcess, free_port
+from rzero.engines.vllm.servers import VllmServers
+from rzero.engines.vllm.snapshot import architecture
 from rzero.types import Prompt, Sampling
 
-PATIENCE = Patience(start_s=5.0, answer_s=0.5, attempts=3, first_pause_s=0.01)
+PATIENCE = Timeouts(start_s=5.0, answer_s=0.5, attempts=3, first_pause_s=0.01)
 REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2})
 SETTINGS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
-    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "patience": PATIENCE,
+    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "timeouts": PATIENCE,
 }  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 
@@ -91,7 +91,7 @@ def serving() -> Iterator[tuple[str, Scripted]]:
 @contextmanager
 def talking() -> Iterator[tuple[Replica, Scripted]]:
     with serving() as (url, script):
-        replica = Replica(url, number=3, process=None, patience=PATIENCE, connections=4)
+        replica = Replica(url, number=3, process=None, timeouts=PATIENCE, connections=4)
         yield replica, script
         replica.end()
 
@@ -110,8 +110,8 @@ def test_a_server_that_is_not_ready_yet_is_waited_for():
 
 
 def test_waiting_ends_with_the_name_of_the_replica():
-    patience = Patience(start_s=0.3, answer_s=0.5, attempts=1, first_pause_s=0.0)
-    replica = Replica(f"http://127.0.0.1:{free_port()}", number=3, process=None, patience=patience, connections=1)
+    timeouts = Timeouts(start_s=0.3, answer_s=0.5, attempts=1, first_pause_s=0.0)
+    replica = Replica(f"http://127.0.0.1:{free_port()}", number=3, process=None, timeouts=timeouts, connections=1)
     with pytest.raises(EngineDied, match=r"vLLM replica 3 \(http.*\) was not ready within 0.3 s"):
         replica.await_ready()
     with pytest.raises(EngineDied, match=r"vLLM replica 3 .* cannot be reached while drawing"):
@@ -149,7 +149,7 @@ def test_statuses_tell_death_from_a_wrong_request():
 
 def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy):
     with serving() as (one, first_script), serving() as (two, second_script):
-        host = Fleet(**{**SETTINGS, "urls": [one, two]}).start(max_rows=4, max_tokens=None)
+        host = VllmServers(**{**SETTINGS, "urls": [one, two]}).start(max_rows=4, max_tokens=None)
         files = host.take(make_policy("qwen3_tied"))
         assert {path.name for path in files.directory.iterdir()} == {"config.json", "model.safetensors"}
         assert host.load(files) == 256
@@ -171,7 +171,7 @@ def test_all_replicas_draw_at_once_however_many_rows_wait_for_the_first(make_pol
     """Each answers its rows when the other has been asked for one."""
     asked, met = (threading.Event(), threading.Event()), []
     with serving() as (one, first_script), serving() as (two, second_script):
-        host = Fleet(**{**SETTINGS, "urls": [one, two], "patience": replace(PATIENCE, answer_s=20)}).start(
+        host = VllmServers(**{**SETTINGS, "urls": [one, two], "timeouts": replace(PATIENCE, answer_s=20)}).start(
             max_rows=1, max_tokens=None
         )
         host.load(host.take(make_policy("qwen3_tied")))
@@ -191,7 +191,7 @@ def test_all_replicas_draw_at_once_however_many_rows_wait_for_the_first(make_pol
 def test_nothing_is_under_way_when_a_death_is_reported(make_policy):
     started, ended = [], []
     with serving() as (one, first_script), serving() as (two, second_script):
-        host = Fleet(**{**SETTINGS, "urls": [one, two]}).start(max_rows=2, max_tokens=None)
+        host = VllmServers(**{**SETTINGS, "urls": [one, two]}).start(max_rows=2, max_tokens=None)
         host.load(host.take(make_policy("qwen3_tied")))
 
         def slow(path: str) -> None:
@@ -213,7 +213,7 @@ def test_a_call_is_repeated_when_a_server_of_yours_comes_back(make_policy, monke
     )  # echoes have no log-probs
     with serving() as (url, script):
         engine = VllmEngine(
-            host=Fleet(**{**SETTINGS, "urls": [url]}), max_rows=4, max_model_len=None, retries=1, tolerance=1e-4
+            host=VllmServers(**{**SETTINGS, "urls": [url]}), max_rows=4, max_model_len=None, retries=1, tolerance=1e-4
         )
         engine.sync(make_policy("qwen3"))
         expected = engine.generate(PROMPTS, Sampling(max_tokens=2))
@@ -242,9 +242,9 @@ def start_family(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str)
     monkeypatch.setattr(server_process, "_LAUNCH", FAMILY)
     started = ServerProcess(folder, arguments, environment={}, threads=1, log=folder / "log")
     deadline = time.monotonic() + 20
-    while "child" not in started.last_words() and time.monotonic() < deadline:
+    while "child" not in started.log_tail() and time.monotonic() < deadline:
         time.sleep(0.05)
-    return started, int(started.last_words().split()[1])
+    return started, int(started.log_tail().split()[1])
 
 
 def gone(pid: int) -> bool:
@@ -270,7 +270,7 @@ def test_ending_a_server_ends_its_children_and_nobody_else(monkeypatch, tmp_path
 
 def test_a_server_that_ends_while_starting_is_quoted(monkeypatch, tmp_path):
     started, child = start_family(monkeypatch, tmp_path, "die")
-    replica = Replica(f"http://127.0.0.1:{started.port}", number=0, process=started, patience=PATIENCE, connections=1)
+    replica = Replica(f"http://127.0.0.1:{started.port}", number=0, process=started, timeouts=PATIENCE, connections=1)
     with pytest.raises(
         EngineDied, match=r"(?s)replica 0 .* ended with exit code 1 while starting.*no room for weights"
     ):
@@ -280,7 +280,7 @@ def test_a_server_that_ends_while_starting_is_quoted(monkeypatch, tmp_path):
 
 
 def test_arguments_of_our_servers(make_policy):
-    settings = Fleet(**{**SETTINGS, "arguments": ["--tensor-parallel-size", 2]})
+    settings = VllmServers(**{**SETTINGS, "arguments": ["--tensor-parallel-size", 2]})
     arguments = settings.serve_arguments(architecture(make_policy("qwen3")), max_rows=9, max_tokens=None)
     text = " ".join(arguments)
     for expected in (
@@ -289,7 +289,7 @@ def test_arguments_of_our_servers(make_policy):
     ):  # fmt: skip
         assert expected in text
     assert "max-model-len" not in text
-    assert hash(settings) == hash(Fleet(**{**SETTINGS, "arguments": ("--tensor-parallel-size", "2")}))
+    assert hash(settings) == hash(VllmServers(**{**SETTINGS, "arguments": ("--tensor-parallel-size", "2")}))
 
 
 @pytest.mark.parametrize(
@@ -297,9 +297,9 @@ def test_arguments_of_our_servers(make_policy):
 )
 def test_wrong_fleets_are_refused(wrong):
     with pytest.raises(ValueError, match=r"engine\.host\."):
-        Fleet(**{**SETTINGS, **wrong})
-    with pytest.raises(ValueError, match="patience"):
-        Patience(start_s=1.0, answer_s=0.0, attempts=1, first_pause_s=0.0)
+        VllmServers(**{**SETTINGS, **wrong})
+    with pytest.raises(ValueError, match="timeouts"):
+        Timeouts(start_s=1.0, answer_s=0.0, attempts=1, first_pause_s=0.0)
 
 
 @pytest.mark.vllm

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from rzero.bank import JsonlBank, from_row, to_row
 from rzero.durable import (
     fingerprints,
     new_directory,
@@ -17,8 +16,9 @@ from rzero.durable import (
     require_space,
     write_atomically,
 )
-from rzero.ledger import Ledger
-from rzero.phases import question_batches
+from rzero.modules.fit import question_batches
+from rzero.runs.bank import JsonlBank, from_row, to_row
+from rzero.runs.ledger import Ledger
 from rzero.seeding import derive
 from rzero.tracking import Fanout, JsonlTracker, NullTracker, is_timing, read_metrics
 from rzero.types import LabelledQuestion, Vote

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, Lfm2Config, Lfm2ForCausalLM
 
-from rzero.logprobs import completion_logprobs
-from rzero.shared_prompts import make_ready
+from rzero.modules.logprobs import completion_logprobs
+from rzero.modules.shared_prompts import make_ready
 
 PROMPTS = (1, 40, 9, 33)  # tokens; with Gemma's window of 24 behind some and inside others
 COMPLETIONS = (1, 2, 17, 60)

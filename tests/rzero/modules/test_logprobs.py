@@ -19,8 +19,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rzero import logprobs
-from rzero.logprobs import LogitShape, completion_logprobs, head_logprobs
+from rzero.modules import logprobs
+from rzero.modules.logprobs import LogitShape, completion_logprobs, head_logprobs
 
 SIZES = {
     "vocab_size": 97,

@@ -12,15 +12,15 @@ import requests
 from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from rzero.engines.death import EngineDied
-from rzero.engines.server_process import ServerProcess
-from rzero.engines.vllm_request import Drawn, RowRequest
+from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.engines.vllm.retry import EngineDied
+from rzero.engines.vllm.server_process import ServerProcess
 
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long to wait for a server. start_s: until it is ready; answer_s: for one request; attempts: tries of a
     request whose connection fails, with pauses that double from first_pause_s."""
 
@@ -32,7 +32,7 @@ class Patience:
     def __post_init__(self) -> None:
         if self.start_s <= 0 or self.answer_s <= 0 or self.attempts < 1 or self.first_pause_s < 0:
             raise ValueError(
-                "engine.host.patience: start_s and answer_s must be positive, attempts at least 1 and "
+                "engine.host.timeouts: start_s and answer_s must be positive, attempts at least 1 and "
                 f"first_pause_s at least 0, got {self}"
             )
 
@@ -44,9 +44,9 @@ class Replica:
     """
 
     def __init__(
-        self, url: str, *, number: int, process: ServerProcess | None, patience: Patience, connections: int
+        self, url: str, *, number: int, process: ServerProcess | None, timeouts: Timeouts, connections: int
     ) -> None:
-        self._url, self.process, self._patience = url.rstrip("/"), process, patience
+        self._url, self.process, self._patience = url.rstrip("/"), process, timeouts
         self.name = f"vLLM replica {number} ({self._url})"
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy has no business between us
@@ -60,7 +60,7 @@ class Replica:
             self._check_process("starting")
             if time.monotonic() > deadline:
                 raise EngineDied(
-                    f"{self.name} was not ready within {self._patience.start_s:g} s (engine.host.patience.start_s)"
+                    f"{self.name} was not ready within {self._patience.start_s:g} s (engine.host.timeouts.start_s)"
                 )
             time.sleep(_POLL_S)
 
@@ -117,7 +117,7 @@ class Replica:
         except requests.Timeout as error:
             limit = self._patience.answer_s
             raise EngineDied(
-                f"{self.name} gave no answer within {limit:g} s while {phase} (engine.host.patience.answer_s)"
+                f"{self.name} gave no answer within {limit:g} s while {phase} (engine.host.timeouts.answer_s)"
             ) from error
         except requests.RequestException as error:
             self._check_process(phase)
@@ -137,5 +137,5 @@ class Replica:
     def _check_process(self, phase: str) -> None:
         if self.process is not None and (code := self.process.exit_code()) is not None:
             raise EngineDied(
-                f"{self.name} ended with exit code {code} while {phase}; its log ends:\n{self.process.last_words()}"
+                f"{self.name} ended with exit code {code} while {phase}; its log ends:\n{self.process.log_tail()}"
             )

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from rzero.batching import NOT_A_ROW, Row, completion_mask, microbatches, plan, windows
 from rzero.grpo import ConstantLength, MicroBatchMean, PolicyLoss, SequenceMean, TokenMean, window_totals
-from rzero.logprobs import completion_logprobs
+from rzero.modules.batching import NOT_A_ROW, Row, completion_mask, microbatches, plan, windows
+from rzero.modules.logprobs import completion_logprobs
 
 
 def make_rows(count=8, *, group_size=4, seed=0, logprobs=()):

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rzero.engines.weights import LayerWeights, ModelWeights, arrange
+from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,

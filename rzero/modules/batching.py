@@ -2,7 +2,7 @@
 
 A micro-batch row is prompt then completion, contiguous, padded on the right to the longest row of its micro-batch only.
 With `share_prompts` the model sees the rows of a group behind one copy of their prompt and no padding
-(`rzero.shared_prompts`); the tensors here stay the padded ones.
+(`rzero.modules.shared_prompts`); the tensors here stay the padded ones.
 
 Weights are made once for the whole optimiser step (`rzero.grpo.aggregation`) and travel with the rows, so how a step is
 cut into micro-batches changes nothing but memory and speed.
@@ -192,6 +192,19 @@ def shared_tokens(rows: Sequence[Row], *, key: Callable[[Row], K]) -> dict[K, in
     for row in rows:
         tokens[key(row)] += len(row.completion_ids)
     return tokens
+
+
+def balance(lengths: Sequence[int], *, size: int) -> list[list[int]]:
+    """Indices of the rows each of `size` ranks learns from, in order: about equally many rows and tokens for each.
+
+    Rows go round by falling length, forwards and backwards in turn. With fewer rows than ranks some hands are empty.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    hands: list[list[int]] = [[] for _ in range(size)]
+    for place, index in enumerate(order):
+        turn, rank_config = divmod(place, size)
+        hands[rank_config if turn % 2 == 0 else size - 1 - rank_config].append(index)
+    return [sorted(hand) for hand in hands]
 
 
 _LOGPROBS = ("old_logp", "ref_logp", "engine_logp")

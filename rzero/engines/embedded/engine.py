@@ -19,14 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rzero.engines.decoder import Decoder
-from rzero.engines.fused import FusedDecoder
-from rzero.engines.generic import GenericDecoder
+from rzero.engines.embedded.decoder import Decoder
+from rzero.engines.embedded.fused import FusedDecoder
+from rzero.engines.embedded.fused_weights import why_not_fused
+from rzero.engines.embedded.generic import GenericDecoder
 from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
-from rzero.engines.weights import why_not_fused
 from rzero.policy import Policy, merged_weights, unwrap_adapters
 from rzero.types import Completion, Group, Prompt, Sampling
 

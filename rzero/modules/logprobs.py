@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rzero.shared_prompts import SharedPrompts, causal_lm_of
+from rzero.modules.shared_prompts import SharedPrompts, causal_lm_of
 
 KEEP_LOGITS_BELOW = 2**22  # S x V elements (16 MB in float32): cheaper to keep for backward than to compute twice
 _NO_MASK = torch.zeros(1, 1, 1, 1)  # transformers hands a mask of four dimensions on as it is and makes none of its own
@@ -44,7 +44,7 @@ def completion_logprobs(
     `model`: a causal language model of transformers, bare, wrapped by PEFT, or sharded by FSDP2 (`fully_shard`).
     `chunk_tokens`: how many rows of V logits exist at once; affects memory and speed only.
     `prompts`: equal numbers (B,) say that rows have the same prompt, which then goes through the model once
-    (call `rzero.shared_prompts.make_ready` before). Rows are then a prompt and, right behind it, a completion.
+    (call `rzero.modules.shared_prompts.make_ready` before). Rows are then a prompt and, right behind it, a completion.
     Raises ValueError when the mask names the first position, which nothing predicts.
     """
     if temperature <= 0:

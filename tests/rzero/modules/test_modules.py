@@ -9,13 +9,13 @@ import warnings
 import pytest
 import torch
 
-from rzero.batching import Row
-from rzero.distributed import Ranks
 from rzero.modules import OverlongPenalty, Refill
-from rzero.phases import fit
-from rzero.reference import AdaptersOff, FrozenCopy, reference_of
+from rzero.modules.batching import Row
+from rzero.modules.fit import fit
+from rzero.modules.reference import AdaptersOff, FrozenCopy, reference_of
+from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, RewardBreakdown
-from tests.rzero.two_processes import load, make_loss, make_module, make_trainer, pay_solver, settings
+from tests.rzero.processes.two_processes import load, make_loss, make_module, make_trainer, pay_solver, settings
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 ids = torch.arange(12)[None]
@@ -93,8 +93,8 @@ def test_a_reward_that_is_not_finite_teaches_nothing(make_policy, tmp_path):
     policy = make_policy("qwen3")
     before = policy.weights_hash()
 
-    def broken(responses, labels):
-        return [RewardBreakdown(total=math.nan) for _ in responses]
+    def broken(groups, labels):
+        return [[RewardBreakdown(total=math.nan) for _ in group] for group in groups]
 
     first, _ = train(make(policy, reward=broken, loss=make_loss(kl_coefficient=0.0)), tmp_path)
     assert first["non_finite_rewards"] == 9
@@ -145,15 +145,17 @@ def test_kl_in_the_reward_steers_training(make_policy, tmp_path):
 
 
 def test_groups_that_teach_nothing_are_replaced_within_the_bound(make_policy, tmp_path):
-    def even_only(responses, labels):
-        paid = pay_solver(responses, labels)
-        dull = RewardBreakdown(total=1.0)
-        return [reward if int(label) % 2 else dull for reward, label in zip(paid, labels, strict=True)]
+    def odd_only(groups, labels):
+        equal = RewardBreakdown(total=1.0)
+        return [
+            paid if int(label) % 2 else [equal] * len(paid)
+            for paid, label in zip(pay_solver(groups, labels), labels, strict=True)
+        ]
 
-    plain, _ = train(make(make_policy("qwen3"), reward=even_only), tmp_path)
+    plain, _ = train(make(make_policy("qwen3"), reward=odd_only), tmp_path)
     assert plain["frac_reward_zero_std"] == pytest.approx(2 / 3)  # questions 0 and 2 of 0, 1, 2
     refill = Refill(tolerance=1e-9, max_rounds=2)
-    module = make(make_policy("qwen3"), reward=even_only, settings=settings(refill=refill))
+    module = make(make_policy("qwen3"), reward=odd_only, settings=settings(refill=refill))
     calls = []
     generate = module.engine.generate
     module.engine.generate = lambda prompts, sampling: (

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from rzero import cpu
+from rzero.processes import cpu
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import hashlib, json
 import torch
 from torch.nn import functional as F
-from rzero.cpu import describe_cpu, set_up_cpu
+from rzero.processes.cpu import describe_cpu, set_up_cpu
 
 set_up_cpu(threads=1, kernels="avx2")
 seeded = torch.Generator().manual_seed(0)

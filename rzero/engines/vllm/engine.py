@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from rzero.distributed import Ranks
-from rzero.engines.death import repeat_when_dead
-from rzero.engines.hosting import Host, HostSettings, borrow, give_back
 from rzero.engines.rows import encode_all, rows_of_share, to_completions, to_groups
-from rzero.engines.snapshot import serving_weights
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
-from rzero.engines.vllm_request import Drawn, RowRequest, probe_requests, row_requests
+from rzero.engines.vllm.hosts import Host, HostSettings, acquire, release
+from rzero.engines.vllm.requests import Drawn, RowRequest, probe_requests, row_requests
+from rzero.engines.vllm.retry import retry_when_dead
+from rzero.engines.vllm.snapshot import serving_weights
 from rzero.policy import Policy
+from rzero.processes.ranks import Ranks
 from rzero.types import Group, Prompt, Sampling
 
 Progress = Callable[[int, int], None]
@@ -86,7 +86,7 @@ class VllmEngine:
 
     def _take(self, policy: Policy) -> None:
         if self._host is None:
-            self._host = borrow(self._settings, tenant=self, max_rows=self._max_rows, max_tokens=self._max_model_len)
+            self._host = acquire(self._settings, owner=self, max_rows=self._max_rows, max_tokens=self._max_model_len)
         before, self._snapshot = self._snapshot, self._host.take(policy, dtype=self._dtype)
         if before is not None:
             self._host.forget(before)
@@ -111,7 +111,7 @@ class VllmEngine:
         if self._host is not None:
             if self._snapshot is not None:
                 self._host.forget(self._snapshot)
-            give_back(self._host, tenant=self)
+            release(self._host, owner=self)
         self._host = self._snapshot = self._tokenizer = None
 
     # ---- rollouts ------------------------------------------------------------------------------------------------
@@ -157,4 +157,4 @@ class VllmEngine:
             self._context = min(longest, self._context or longest)
             return host.draw(requests)
 
-        return repeat_when_dead(work, revive=host.restart, retries=self._retries)
+        return retry_when_dead(work, revive=host.restart, retries=self._retries)

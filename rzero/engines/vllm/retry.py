@@ -16,7 +16,7 @@ class EngineDied(RuntimeError):
     """An engine, or one replica of it, is gone or no longer answers. The message says which and what it was doing."""
 
 
-def repeat_when_dead(work: Callable[[], T], *, revive: Callable[[], None], retries: int) -> T:
+def retry_when_dead(work: Callable[[], T], *, revive: Callable[[], None], retries: int) -> T:
     """`work()`; each time the engine dies, `revive()` and again, at most `retries` times.
 
     Reviving may fail like work does. Raises RuntimeError, with the last cause, when the engine keeps dying.

@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rzero.distributed import split_like, whole
 from rzero.durable import new_directory, new_file
 from rzero.policy import Policy, tensor_errors
+from rzero.sharding import split_like, whole
 
 _BUFFER = 1 << 20  # bytes: torch writes every tensor in several small pieces
 _WEIGHTS, _OPTIMISER = "trained.safetensors", "optimizer.pt"

@@ -57,7 +57,7 @@ class ServerProcess:
         """None while it runs."""
         return self._process.poll()
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         """The end of its log."""
         return self._log.read_bytes()[-2000:].decode(errors="replace").strip()
 

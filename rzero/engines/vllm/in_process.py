@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rzero.engines.death import EngineDied
-from rzero.engines.snapshot import Architecture, architecture, copied, serving_weights
 from rzero.engines.threads import torch_threads
-from rzero.engines.vllm_request import Drawn, RowRequest
+from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.engines.vllm.retry import EngineDied
+from rzero.engines.vllm.snapshot import Architecture, architecture, copied, serving_weights
 from rzero.policy import Policy
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ _ENVIRONMENT = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Resident:
+class InProcessVllm:
     """How vLLM is started in this process.
 
     threads: torch threads while drawing (CPU). kv_cache_gib: memory for the KV cache, GiB; null: what

@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 import torch
 
-from rzero.engines.vllm_request import Drawn, RowRequest
+from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.policy import Policy
 
 
@@ -52,21 +52,21 @@ class HostSettings(Protocol):
 _OPEN: dict[Any, tuple[Host, WeakSet[Any]]] = {}
 
 
-def borrow(settings: HostSettings, *, tenant: object, max_rows: int, max_tokens: int | None) -> Host:
-    """The host with these settings, started when there is none. `tenant` names who borrows it."""
+def acquire(settings: HostSettings, *, owner: object, max_rows: int, max_tokens: int | None) -> Host:
+    """The host with these settings, started when there is none. `owner` names who borrows it."""
     key = (settings, max_rows, max_tokens)
     if key not in _OPEN:
         _OPEN[key] = (settings.start(max_rows=max_rows, max_tokens=max_tokens), WeakSet())
-    host, tenants = _OPEN[key]
-    tenants.add(tenant)
+    host, owners = _OPEN[key]
+    owners.add(owner)
     return host
 
 
-def give_back(host: Host, *, tenant: object) -> None:
-    """The last tenant shuts the host down."""
-    for key, (open_host, tenants) in list(_OPEN.items()):
+def release(host: Host, *, owner: object) -> None:
+    """The last owner shuts the host down."""
+    for key, (open_host, owners) in list(_OPEN.items()):
         if open_host is host:
-            tenants.discard(tenant)
-            if not tenants:
+            owners.discard(owner)
+            if not owners:
                 del _OPEN[key]
                 host.shut_down()

@@ -16,13 +16,15 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from rzero.distributed import Ranks, deal, lead
+from rzero.modules.batching import balance
+from rzero.processes.launch import launch
+from rzero.processes.ranks import Ranks
 from rzero.selfplay import SelfPlay
 from rzero.tracking import is_timing, read_metrics
 from rzero.types import Prompt, Sampling
 from tests.experiments.small import small_run
-from tests.rzero import two_processes
-from tests.rzero.two_processes import CASES, SIZE, make_engine, train
+from tests.rzero.processes import two_processes
+from tests.rzero.processes.two_processes import CASES, SIZE, make_engine, train
 
 
 @contextmanager
@@ -47,8 +49,8 @@ def trained(base, tmp_path_factory) -> Path:
     with quiet():
         for role, tuning, _ in CASES:
             train(base, folder / f"{role}_{tuning}_one", role=role, tuning=tuning, strategy="one", ranks=Ranks())
-        follow = functools.partial(two_processes.follow_training, str(base), str(folder))
-        with lead(size=SIZE, follow=follow) as ranks:
+        worker = functools.partial(two_processes.training_worker, str(base), str(folder))
+        with launch(size=SIZE, worker=worker) as ranks:
             two_processes.train_all(base, folder, ranks)
     return folder
 
@@ -145,8 +147,8 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
 
 def test_a_process_that_fails_ends_the_run_with_its_reason() -> None:
     reason = "another process of the run failed: ValueError: out of paper"
-    follow = two_processes.follow_and_fail
-    with quiet(), pytest.raises(RuntimeError, match=reason), lead(size=2, follow=follow) as ranks:
+    worker = two_processes.failing_worker
+    with quiet(), pytest.raises(RuntimeError, match=reason), launch(size=2, worker=worker) as ranks:
         ranks.gather("anybody there?")
 
 
@@ -166,11 +168,11 @@ def test_shares_of_a_rollout_make_up_the_whole(make_policy) -> None:
 
 def test_rows_are_dealt_evenly() -> None:
     lengths = [5, 90, 7, 60, 8, 30, 9]
-    hands = deal(lengths, size=2)
+    hands = balance(lengths, size=2)
     assert sorted(hands[0] + hands[1]) == list(range(7))
     assert abs(sum(lengths[i] for i in hands[0]) - sum(lengths[i] for i in hands[1])) <= 40
-    assert deal(lengths, size=1) == [list(range(7))]
-    assert deal([3], size=3) == [[0], [], []]
+    assert balance(lengths, size=1) == [list(range(7))]
+    assert balance([3], size=3) == [[0], [], []]
 
 
 def test_one_process_calls_things_directly() -> None:

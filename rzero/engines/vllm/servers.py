@@ -6,7 +6,7 @@ on any that shares `exchange`, without a secret and hence on a trusted network o
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --tokens-only --logprobs-mode processed_logprobs --generation-config vllm
 
 and, on CPUs, `--no-enable-chunked-prefill --max-num-batched-tokens N` with N at least the model's length
-(`rzero.engines.resident.prompts_in_one_piece` says why).
+(`rzero.engines.vllm.in_process.prompts_in_one_piece` says why).
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from typing import ClassVar, Literal
 
 import torch
 
-from rzero.engines.replica import Patience, Replica
-from rzero.engines.resident import GIB, prompts_in_one_piece
-from rzero.engines.server_process import ServerProcess
-from rzero.engines.snapshot import Architecture, architecture, serving_weights, write_weights
-from rzero.engines.vllm_request import Drawn, RowRequest
+from rzero.engines.vllm.in_process import GIB, prompts_in_one_piece
+from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.engines.vllm.server_client import Replica, Timeouts
+from rzero.engines.vllm.server_process import ServerProcess
+from rzero.engines.vllm.snapshot import Architecture, architecture, serving_weights, write_weights
 from rzero.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
+class VllmServers:
     """How servers are reached or started.
 
     urls: servers that run already; empty: `replicas` are started. devices: CUDA_VISIBLE_DEVICES of each replica ("4" or
     "4,5"); empty: as it is. arguments: further ones of `vllm serve`, such as [--tensor-parallel-size, "2"]. exchange:
     folder for weights that all servers can read, null: a temporary one. The others are those of
-    `rzero.engines.resident.Resident`, for servers of our own.
+    `rzero.engines.vllm.in_process.InProcessVllm`, for servers of our own.
     """
 
     drawn_by: ClassVar[Literal["first"]] = "first"
@@ -52,7 +52,7 @@ class Fleet:
     gpu_memory_utilization: float
     max_batched_tokens: int
     enforce_eager: bool
-    patience: Patience
+    timeouts: Timeouts
 
     def __post_init__(self) -> None:
         for name in ("urls", "devices", "arguments"):  # lists of a configuration cannot be hashed
@@ -105,7 +105,7 @@ class Files:
 class ServedVllm:
     """A `Host` of servers."""
 
-    def __init__(self, settings: Fleet, *, max_rows: int, max_tokens: int | None) -> None:
+    def __init__(self, settings: VllmServers, *, max_rows: int, max_tokens: int | None) -> None:
         self._settings, self._max_rows, self._max_tokens = settings, max_rows, max_tokens
         self._folder = tempfile.TemporaryDirectory(prefix="rzero-weights-", dir=settings.exchange)
         self._numbers = itertools.count()
@@ -194,8 +194,8 @@ class ServedVllm:
         return self._replica(f"http://127.0.0.1:{process.port}", number=number, process=process)
 
     def _replica(self, url: str, *, number: int, process: ServerProcess | None) -> Replica:
-        patience, connections = self._settings.patience, self._max_rows
-        return Replica(url, number=number, process=process, patience=patience, connections=connections)
+        timeouts, connections = self._settings.timeouts, self._max_rows
+        return Replica(url, number=number, process=process, timeouts=timeouts, connections=connections)
 
     def _on_all(self, work: Callable[[Replica], None]) -> None:
         with ThreadPoolExecutor(max_workers=self._count) as pool:

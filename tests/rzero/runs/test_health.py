@@ -2,7 +2,7 @@
 
 import pytest
 
-from rzero.health import GraderHealth
+from rzero.runs.health import GraderHealth
 
 
 class Counting:

@@ -16,14 +16,16 @@ import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
-from rzero import checkpoint
-from rzero.distributed import Ranks, Seat, across
+from rzero.engines.across import across
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
-from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver
-from rzero.phases import fit
+from rzero.interfaces import Responses
+from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver, checkpoint
+from rzero.modules.fit import fit
+from rzero.modules.reference import reference_of
 from rzero.policy import Policy, load_policy
-from rzero.reference import reference_of
+from rzero.processes.launch import RankConfig
+from rzero.processes.ranks import Ranks
 from rzero.types import LabelledQuestion, Prompt, Question, RewardBreakdown, Vote
 
 LORA = {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"]}
@@ -77,10 +79,10 @@ def question(index: int) -> LabelledQuestion:
     )
 
 
-def pay_solver(responses: Sequence[str], labels: Sequence[str]) -> list[RewardBreakdown]:
+def pay_solver(groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
     return [
-        RewardBreakdown(total=sum(text.encode()) % 7 / 7 + int(label) / 100)
-        for text, label in zip(responses, labels, strict=True)
+        [RewardBreakdown(total=sum(text.encode()) % 7 / 7 + int(label) / 100) for text in group]
+        for group, label in zip(groups, labels, strict=True)
     ]
 
 
@@ -185,19 +187,19 @@ def train_all(base: Path, folder: Path, ranks: Ranks) -> None:
         go_on(base, target, role=role, tuning=tuning, strategy=strategy, ranks=ranks)
 
 
-def follow_training(base: str, folder: str, seat: Seat) -> None:
+def training_worker(base: str, folder: str, rank_config: RankConfig) -> None:
     torch.set_num_threads(1)
     logging.disable()
-    with seat.join() as ranks:
+    with rank_config.join() as ranks:
         train_all(Path(base), Path(folder), ranks)
 
 
-def follow_and_wait(seat: Seat) -> None:
-    with seat.join() as ranks:
+def waiting_worker(rank_config: RankConfig) -> None:
+    with rank_config.join() as ranks:
         ranks.gather(os.getpid())
         time.sleep(300)
 
 
-def follow_and_fail(seat: Seat) -> None:
-    with seat.join():
+def failing_worker(rank_config: RankConfig) -> None:
+    with rank_config.join():
         raise ValueError("out of paper")

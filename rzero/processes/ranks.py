@@ -1,0 +1,65 @@
+"""Which of several processes this one is, and what they hand one another.
+
+Every process of a run executes the same self-play (SPMD). Text is everybody's: each process draws its share of a
+rollout or is handed what servers drew (`rzero.engines.across`), so each sees the same groups and makes the same
+decisions. What judges text (votes, rewards, curriculum) runs on rank 0 only and is handed on (`Ranks.shared`), and only
+rank 0 writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import torch.distributed as dist
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranks:
+    """This process (`rank`, from 0) among the `size` of a run. All ranks call the methods, in the same order.
+
+    group: what objects are handed on through; None: the default process group.
+    """
+
+    rank: int = 0
+    size: int = 1
+    group: Any = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self.group)
+        return values
+
+    def shared(self, function: Callable[P, T]) -> Callable[P, T]:
+        """`function`, called on rank 0 alone; every rank returns what it returned there.
+
+        An exception is raised on rank 0 only; the others are ended when rank 0 leaves `launch`.
+        """
+        if self.size == 1:
+            return function
+
+        def ask_first(*args: P.args, **kwargs: P.kwargs) -> T:
+            answer: list[Any] = [function(*args, **kwargs) if self.first else None]
+            dist.broadcast_object_list(answer, src=0, group=self.group)
+            result: T = answer[0]
+            return result
+
+        return ask_first
+
+
+def alone() -> AbstractContextManager[Ranks]:
+    """A run in this process only."""
+    return nullcontext(Ranks())
