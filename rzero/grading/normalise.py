@@ -54,6 +54,7 @@ _REWRITES = [
         (r"\\varnothing(?![a-zA-Z])", r"\\emptyset"),
         (r"\\text\{\s*\}", ""),
         (r"\s+", " "),
+        (r"^ ?(?:\\(?:approx|sim|simeq|implies|Rightarrow|therefore)(?![a-zA-Z])|=) ?", ""),
     )
 ]
 _MATRIX = re.compile(r"\\begin\{(?:[pbvBV]?matrix|array|cases|aligned)\}")

@@ -225,7 +225,7 @@ class _Converter:
                 if not top:
                     break
             else:
-                written.append(character)
+                written.append(" " if character == "~" else character)
                 self._at += 1
         return "".join(written)
 

@@ -44,7 +44,12 @@ _SHORT_WORDS = {"yes", "no", "odd", "even", "red", "true", "one", "two", "six", 
 _NOTHING_FITS = re.compile(
     r"(?:there (?:is|are) )?no (?:real |such )?(?:solutions?|values?|roots?)|(?:the )?empty set|\\emptyset"
 )
-_ALL_REALS = re.compile(r"(?:all|any|every) real (?:numbers?|values?)|all reals|\\mathbb\s?\{?R\}?|all real numbers? x")
+_STATED = re.compile(
+    r"(?:\\text\{)?\s?(?:the )?(?:final )?(?:answer|result|solution)(?: is|:| =)\s?(?:\}\s?)?:?\s?(.+)", re.IGNORECASE
+)
+_ALL_REALS = re.compile(
+    r"(?:all|any|every) real (?:numbers?|values?)|all reals|\\mathbb\s?\{?R\}?|all real numbers? x", re.IGNORECASE
+)
 _BASED = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?\s?(?:\\text\{)?(\d+|[a-z]{3,})\}?\s?\}?")
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d{2}))?(?::00)?\s?(?:\\text\{)?\s?(?:([ap])\.?\s?m\.?)?\s?\}?", re.IGNORECASE)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -62,13 +67,13 @@ _FUNCTION_WORDS = {"sin", "cos", "tan", "log", "exp", "max", "min", "gcd", "lcm"
 _CONDITIONS = "for|where|if|when|whenever|with|such that|given|as long as|provided"
 _QUALIFIER = re.compile(
     rf",?\s?(?:\\text\{{\s?,?\s?(?:{_CONDITIONS})\b.*|(?<![a-zA-Z])(?:for (?:any|all|every|some|each)|where|such that) "
-    r".*|\\(?:forall|quad\s?\\forall)(?![a-zA-Z]).*)$",
+    r".*|,\s?[a-zA-Z]\s?\\in(?![a-zA-Z]).*|\\(?:forall|quad\s?\\forall)(?![a-zA-Z]).*)$",
     re.DOTALL,
 )
 _MATRIX = re.compile(
     r"[(\[]?\s?\\begin\{([pbB]?matrix|array)\}(?:\s?\{[lcr|\s]*\})?(.*)\\end\{\1\}\s?[)\]]?", re.DOTALL
 )
-_ANGLED = re.compile(r"\\langle(.*)\\rangle", re.DOTALL)
+_ANGLED = re.compile(r"\\langle(?![a-zA-Z])([^,]*,.*)\\rangle", re.DOTALL)
 _THOUSANDS = re.compile(r"^[^,]*?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])[^,]*$")
 _FUNCTION_HEAD = re.compile(r"[a-zA-Z]?\s?\(\s?[a-zA-Z]\s?\)")
 _WORD_NAME = re.compile(r"(?:\\text\{[^{}]*\}|[a-zA-Z]{4,}|[a-zA-Z]+ [a-zA-Z ]+)")
@@ -164,12 +169,17 @@ def _words(text: str, depth: int) -> Value | None:
 _NUMBER_STARTS = {sign + digit for sign in "-+$(." for digit in "0123456789"}
 
 
+def _stated(text: str, depth: int) -> Value | None:
+    """`The answer is 460` in the box itself."""
+    found = _STATED.fullmatch(text)
+    return _read(found[1].removesuffix("}").strip(), depth) if found else None
+
+
 def _set_of_reals(text: str, depth: int) -> Value | None:
-    if _ALL_REALS.fullmatch(
-        " ".join(text.replace("\\text", "").strip("{} ").split()).casefold().replace("\\mathbb{r}", "\\mathbb{R}")
-    ):
+    plain = " ".join((whole[1] if (whole := _WHOLE_TEXT.fullmatch(text)) else text).split())
+    if _ALL_REALS.fullmatch(plain):
         return regions.ALL
-    return regions.read_region(text, lambda part: _read(part, depth))
+    return regions.read_region(plain, lambda part: _read(part, depth))
 
 
 def _qualified(text: str, depth: int) -> Value | None:
@@ -177,7 +187,14 @@ def _qualified(text: str, depth: int) -> Value | None:
     if "\\begin" in text or len(re.findall(rf"(?:{_CONDITIONS})\b", text)) > 1:
         return None
     found = _QUALIFIER.search(text)
-    return _read(text[: found.start()].strip(" ,"), depth) if found and text[: found.start()].strip(" ,") else None
+    qualified = text[: found.start()].strip(" ,") if found else ""
+    return _read(qualified, depth) if qualified and "\\in " not in qualified else None
+
+
+def _angled(text: str, depth: int) -> Value | None:
+    """A vector in angle brackets is written with round ones as well."""
+    found = _ANGLED.fullmatch(text)
+    return _read(f"({found[1].strip()})", depth) if found else None
 
 
 def _several(text: str, depth: int) -> Value | None:
@@ -209,7 +226,9 @@ def _list_of(parts: Parts, depth: int) -> Value:
         name = pairs[0][0]
         return Named(name, listing, ", ".join(parts.items)) if name else listing
     items = [_read(item, depth) for item in parts.items]
-    return items[0] if len(items) == 1 else Listing(tuple(items), braces=bool(parts.brackets))
+    numbers = {item.value if isinstance(item, Number) else None for item in items}
+    is_one = len(items) == 1 or (len(numbers) == 1 and None not in numbers)  # `3/2 or 1.5`
+    return items[0] if is_one else Listing(tuple(items), braces=bool(parts.brackets))
 
 
 def _named(text: str, depth: int) -> Value | None:
@@ -269,8 +288,6 @@ def _bracketed(text: str, depth: int) -> Value | None:
         if rows and "\\begin" not in found[2]:
             return Matrix(tuple(tuple(_read(entry.strip(), depth) for entry in row.split("&")) for row in rows))
         return None
-    if found := _ANGLED.fullmatch(text):
-        text = f"({found[1].strip()})"
     if re.fullmatch(r"\\?\{\s?\\?\}", text):
         return Listing(())
     parts = split_collection(text)

@@ -64,6 +64,9 @@ _MAX_DIGITS = 1000  # of an exact number in a key
 _SUBSCRIPT = re.compile(r"_\s?\{?\s?\\(odot|oplus|star|ast|prime|dagger|perp|parallel|ell)\s?\}?")
 
 
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?)?\s?\^\s?\\circ(?![a-zA-Z])")
+
+
 def warm_up() -> None:
     """Pay for regex compilation, parser tables and first-use imports before the first fork."""
     for left, right in ((r"\frac{1}{2}\sqrt{3}", r"\frac{\sqrt{3}}{2}"), ("(x+1)^2", "x^2+2x+1"), ("(1,2)", "x=3")):
@@ -116,6 +119,9 @@ class Answer:
 def _answer(text: str) -> Answer:
     clear_cache()  # what earlier texts left behind must not change the cost of this one
     text = _SUBSCRIPT.sub(r"_{\1}", text)
+    text = _DEGREES.sub(
+        lambda found: f"(\\frac{{{found[1]}\\pi}}{{180}})" if found[1] else "\\cdot\\frac{\\pi}{180}", text
+    )
     parser.parse_latex_cached.cache_clear()
     parser.extract_latex.cache_clear()
     found = math_verify.parse(

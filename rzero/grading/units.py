@@ -29,8 +29,8 @@ OWN = {
     **_measures(
         "angle",
         {
-            "degree degrees deg degs": (1, 0), "radian radians rad rads": (180, -1), "gradian gradians": (Fraction(9, 10), 0),
-            "turn turns revolution revolutions rev revs": (360, 0), "arcminute arcminutes": (Fraction(1, 60), 0),
+            "degree degrees deg degs": (1, 0), "radian radians rad rads": (180, -1),
+            "turn turns revolution revolutions rev revs": (360, 0), "gradian gradians": (Fraction(9, 10), 0),
         },
     ),
     **_measures("dollar", {"dollar dollars usd bucks": (1, 0), "cent cents \u00a2": (Fraction(1, 100), 0)}),
@@ -42,19 +42,21 @@ OWN = {
     **_measures("fahrenheit", {"fahrenheit degreefahrenheit": (1, 0)}),
 }  # fmt: skip
 _SCALES = {
-    "hundred": 100, "thousand": 1000, "hundreds": 100, "thousands": 1000, "million": 10**6, "millions": 10**6, "billion": 10**9, "billions": 10**9,
-    "trillion": 10**12, "trillions": 10**12, "dozen": 12, "dozens": 12, "lakh": 10**5, "crore": 10**7,
+    "hundred": 100, "hundreds": 100, "thousand": 1000, "thousands": 1000, "million": 10**6, "millions": 10**6,
+    "billion": 10**9, "billions": 10**9, "trillion": 10**12, "trillions": 10**12, "dozen": 12, "dozens": 12,
+    "lakh": 10**5, "lakhs": 10**5, "crore": 10**7, "crores": 10**7,
 }  # fmt: skip
 # Behind a number without \text these are units; any other short word would be a product of variables (5m, 2ab).
 _EVERYDAY_NAMES = """
-    mm cm km ft yd mi mg kg lb lbs oz hr hrs sec secs min mins yr yrs ml mL mph kph km/h m/s rad deg inch inches feet foot
-    yard yards mile miles meter meters metre metres centimeter centimeters centimetre centimetres millimeter millimeters
-    kilometer kilometers kilometre kilometres gram grams kilogram kilograms pound pounds ounce ounces second seconds
-    minute minutes hour hours day days week weeks month months year years liter liters litre litres gallon gallons dollar
-    dollars cent cents euro euros degree degrees radian radians unit units square cubic sq kWh kW Hz kHz MHz GHz kPa kJ kN
-    eV keV MeV GeV mol ohm ohms volt volts watt watts joule joules newton newtons pascal pascals kelvin
+    mm cm km ft yd mi mg kg lb lbs oz hr hrs sec secs min mins yr yrs ml mL mph kph km/h m/s rad deg inch inches feet
+    foot yard yards mile miles meter meters metre metres centimeter centimeters centimetre centimetres millimeter
+    millimeters kilometer kilometers kilometre kilometres gram grams kilogram kilograms pound pounds ounce ounces second
+    seconds minute minutes hour hours day days week weeks month months year years liter liters litre litres gallon
+    gallons dollar dollars cent cents euro euros degree degrees radian radians unit units square cubic sq kWh kW Hz kHz
+    MHz GHz kPa kJ kN eV keV MeV GeV mol ohm ohms volt volts watt watts joule joules newton newtons pascal
+    pascals kelvin
 """
-_EVERYDAY = set(_EVERYDAY_NAMES.split())
+_EVERYDAY = {*_EVERYDAY_NAMES.split(), "\u00a2", "\u20ac"}
 _NO_UNIT_NAMES = """
     and or if for when where with then since is are the of not no to in as by mod such that
     sin cos tan cot sec csc log ln exp max min gcd lcm det
@@ -65,8 +67,11 @@ _MONEY = re.compile(r"^(?P<sign>-?)(?:US)?(?P<sign2>\\\$|[\u20ac\u00a3\u00a5\u20
 _DEGREES = re.compile(r"^(?P<value>.*[^\s^])\s?\^\\circ\s?(?P<scale>(?:\\text\{)?\s?[CF]\s?\}?)?$")
 _TEXT_START = re.compile(r"\\frac\s?\{\s?\\text\{|(?:\\mu|\\Omega|\\AA)?\s?\\text\{|\\(?:Omega|AA)(?![a-zA-Z])")
 _BARE = re.compile(
-    r"^(?P<value>.*?(?:[\d})]|\\pi|\\infty))(?P<blank>\s?)(?P<unit>(?:\\mu\s?)?[a-zA-Z][a-zA-Z ./^{}\d-]*)$"
+    r"^(?P<value>.*?(?:[\d})]|\\pi|\\infty))(?P<blank>\s?)(?P<unit>(?:\\mu\s?)?[a-zA-Z\u00a2\u20ac][a-zA-Z ./^{}\d-]*)$"
 )
+# Letters that are units in a quotient or behind a prefix only: `3 m/s`, `5\\mu m`.
+_QUOTIENT = re.compile(r"[kcm]?[mgLJN]\s?/\s?(?:s|h|hr|min|sec|L|m|cm|mL|kg|mol)(?:\^?\{?[23]\}?)?|\\mu\s?[mgsFCL]")
+_FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _TOKEN = re.compile(
     r"\^?\s?\{?(-?\d+)\}?|([a-zA-Z\u00b5\u2126\u00c5$\u20ac\u00a3\u00a5\u20b9\u00a2\u00b0]+)|(/|\()|(\))"
 )
@@ -87,7 +92,8 @@ def split_units(cleaned: str) -> tuple[str, int, Units] | None:
     if found := _DEGREES.match(cleaned):
         letter = (found["scale"] or "").replace("\\text", "").strip("{} ")
         name = {"C": "celsius", "F": "fahrenheit"}.get(letter, "degree")
-        return (found["value"], 1, ((name, 1),)) if _balanced(found["value"]) else None
+        is_angle_of_function = _FUNCTION.search(found["value"])  # `\\sin 30^\\circ` is a number
+        return None if is_angle_of_function or not _balanced(found["value"]) else (found["value"], 1, ((name, 1),))
     start = _text_start(cleaned)
     if start:
         return _split_tail(cleaned[:start].strip(), cleaned[start:])
@@ -106,6 +112,8 @@ def _text_start(text: str) -> int:
 
 
 def _is_bare_unit(value: str, blank: str, unit: str) -> bool:
+    if _QUOTIENT.fullmatch(unit) and parse_number(value) is not None and (blank or unit.startswith("\\mu")):
+        return True
     words = re.split(r"[ /^.\d{}-]+", unit.replace("\\mu", "").strip())
     first = words[0]
     if not _balanced(value) or (first.casefold() in _NO_UNITS and first not in _EVERYDAY):
@@ -126,7 +134,7 @@ def _split_tail(value: str, tail: str) -> tuple[str, int, Units] | None:
     if "\\" in plain:
         return None
     words = re.findall(r"[a-zA-Z]+", plain)
-    if words and words[0].casefold() in _NO_UNITS and words[0] not in _EVERYDAY:
+    if words and words != ["in"] and words[0].casefold() in _NO_UNITS and words[0] not in _EVERYDAY:
         return None
     scale = 1
     while words and (factor := _SCALES.get(words[0].casefold())):

@@ -46,9 +46,7 @@ class PaperSolverReward:
 
     def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
         answers = [[self.grader.extract(response) or None for response in group] for group in groups]
-        ballots = [
-            [label, *(answer or "" for answer in group)] for group, label in zip(answers, labels, strict=True)
-        ]
+        ballots = [[label, *(answer or "" for answer in group)] for group, label in zip(answers, labels, strict=True)]
         return [
             [
                 _pay(answered=answer is not None, right=answer is not None and number == classes[0])
