@@ -98,19 +98,7 @@ def _read(text: str, depth: int) -> Value:
         return number
     if depth == 0:
         return Expression(text)
-    for rule in (
-        _letter,
-        _time,
-        _day,
-        _based,
-        _words,
-        _set_of_reals,
-        _qualified,
-        _several,
-        _named,
-        _measured,
-        _bracketed,
-    ):
+    for rule in _RULES:
         value = rule(text, depth - 1)
         if value is not None:
             return value
@@ -296,3 +284,10 @@ def _bracketed(text: str, depth: int) -> Value | None:
     if parts.brackets == "{}":
         return _list_of(parts, depth)
     return Row(tuple(_read(item, depth) for item in parts.items), parts.brackets)
+
+
+# the first that knows what it sees decides
+_RULES = (
+    _letter, _time, _day, _based, _stated, _set_of_reals, _words, _qualified, _angled, _several, _named, _measured,
+    _bracketed,
+)  # fmt: skip
