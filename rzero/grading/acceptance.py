@@ -156,7 +156,10 @@ def _assigned(left: Value, right: Value) -> Claim | None:
         other = other.value
     if isinstance(other, Row):
         return claim(Row(values, other.brackets), other)
-    return claim(Listing(values), other)
+    is_one_unknown = len({name.partition("_")[0] for name, _ in found[0].pairs}) == 1  # x_1 and x_2: in any order
+    if is_one_unknown or not isinstance(other, Listing):
+        return claim(Listing(values), other)
+    return claim(Row(values, "()"), other)
 
 
 def _same_named(left: tuple[str, Value], right: tuple[str, Value]) -> Claim:
@@ -206,9 +209,7 @@ def converted(quantity: Quantity) -> Value:
     assert measure is not None
     if isinstance(quantity.value, Number) and measure.pi_power == 0:
         return Number(quantity.value.value * measure.factor)
-    if not isinstance(quantity.value, Number | Expression):
-        return quantity.value
-    inner = tex(quantity.value) if isinstance(quantity.value, Number) else quantity.value.tex
+    inner = _tex(quantity.value)
     return Expression(f"{tex(Number(measure.factor))} \\cdot \\pi^{{{measure.pi_power}}} \\cdot ({inner})")
 
 

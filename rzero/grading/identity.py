@@ -46,10 +46,8 @@ def formulas(value: Value) -> Iterator[str]:
         match inner:
             case Expression(tex) if tex not in _INFINITE:
                 found.append(tex)
-            case Quantity() if isinstance(formula := converted(inner), Expression):
-                found.append(formula.tex)
             case Quantity():
-                pass
+                visit(converted(inner))
             case _:
                 rebuilt(inner, visit)
         return inner
@@ -83,6 +81,8 @@ def key(value: Value, known: Mapping[str, Hashable]) -> Hashable:
             return ("date", value.month, value.day, value.year)
         case Listing(items):
             return ("set", frozenset(of(item) for item in items))
+        case Region(_, unknown) if unknown is not None:
+            return ("named", unknown, of(replace(value, unknown=None)))
         case Region(intervals) if len(intervals) != 1:
             return ("union", frozenset(of(interval) for interval in intervals))
         case Region(intervals):
@@ -102,7 +102,7 @@ def key(value: Value, known: Mapping[str, Hashable]) -> Hashable:
 def in_context(values: Sequence[Value]) -> list[Value]:
     """The answers to one question, each read with what all the others agree on. A function of the set of values.
 
-    * A name that all named answers share says nothing, and goes. Beside an equation a named value is one.
+    * A name that all named answers share says nothing, and goes; beside an equation a named value is one.
     * A number without unit or percent is in the unit that all answers with a unit share. Where that is percent, it is
       a fraction of one instead if only so it meets an answer with the sign.
     * A bare list is a row where all rows have the same brackets; a time is in the half of the day all others name.
@@ -123,9 +123,26 @@ def _is_equation(value: Value) -> bool:
 def _without_shared_name(values: list[Value]) -> list[Value]:
     if any(_is_equation(value) for value in values):
         return [Expression(value.equation) if isinstance(value, Named) else value for value in values]
-    if len({value.name for value in values if isinstance(value, Named)}) > 1:
-        return values
-    return [value.value if isinstance(value, Named) else value for value in values]
+    named = {_name(value) for value in values} - {None}
+    return [_unnamed(value) for value in values] if len(named) == 1 else values
+
+
+def _name(value: Value) -> str | None:
+    match value:
+        case Named(name) | Region(_, name):
+            return name
+        case _:
+            return None
+
+
+def _unnamed(value: Value) -> Value:
+    match value:
+        case Named():
+            return value.value
+        case Region():
+            return replace(value, unknown=None)
+        case _:
+            return value
 
 
 def _in_shared_unit(values: list[Value]) -> list[Value]:

@@ -106,7 +106,7 @@ def _key(found: Any) -> Hashable:
     if not isinstance(found, list):
         return found
     if found[0] == "number":
-        return ("number", Fraction(found[1]))
+        return ("number", Fraction(int(found[1], 16), int(found[2], 16)))
     return tuple(_key(part) for part in found)
 
 

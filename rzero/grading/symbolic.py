@@ -57,7 +57,7 @@ _WRITTEN = Rational(1, 10**12)  # a formula with decimal literals, which are exa
 _ROUNDED = Rational(1, 2 * 10**6)  # a number written with a decimal literal, against one that is not rational
 _POINTS, _AGREEING = 8, 3  # points tried, and points with a real value at which two formulas must agree
 _SIMPLE = 10**6  # largest denominator of a rational number that is recognised by its decimals
-_MAX_DIGITS = 1000  # of an exact number in a key
+_MAX_BITS = 200_000  # of the two parts of an exact number in a key, together
 
 
 # `M_{\odot}` and `T_\star` are names; the parser knows Greek subscripts only.
@@ -185,15 +185,17 @@ def same_values(left: Answer, right: Answer) -> bool | None:
 
 
 def _close(left: Any, right: Any, tolerance: Rational) -> bool:
+    if left.is_Rational and right.is_Rational and tolerance == _EXACT:
+        return bool(left == right)
     return bool(abs(left - right) <= tolerance * max(abs(left), abs(right)))
 
 
 def key(parsed: Any) -> list[Any] | None:
     """What a formula is compared by in votes: a JSON value that equal formulas share. None if it has no values.
 
-    ["number", "p/q"] for a rational number, ["values", ...] for its values at fixed points (points where it is not real
-    count as such, unless it is hardly ever real), ["equation", ...] for the difference of the sides up to a factor,
-    with the direction for an inequality, ["matrix", ...] for entries. Decimal literals are exact.
+    ["number", p, q] for a rational number in hexadecimal digits, ["values", ...] for its values at fixed points (points
+    where it is not real count as such, unless it is hardly ever real), ["equation", ...] for the difference of the
+    sides up to a factor, with the direction for an inequality, ["matrix", ...] for entries. Decimal literals are exact.
     """
     if isinstance(parsed, Eq):
         return _proportions("equation", parsed.lhs - parsed.rhs)
@@ -229,13 +231,16 @@ def _of_formula(expression: Expr) -> list[Any] | None:
 def _of_number(value: Any) -> list[Any] | None:
     """A number's key: exact if it is rational, or has the first 25 digits of a simple fraction."""
     if value.is_Rational:
-        digits = max(value.p.bit_length(), value.q.bit_length()) * 0.302
-        return ["number", f"{value.p}/{value.q}"] if digits < _MAX_DIGITS else ["values", _decimal(value)]
+        return _rational(value.p, value.q) if value.p.bit_length() + value.q.bit_length() <= _MAX_BITS else None
     if value.is_real:
         simple = Fraction(_decimal(value)).limit_denominator(_SIMPLE)
         if _close(value, Rational(simple.numerator, simple.denominator), _EXACT):
-            return ["number", f"{simple.numerator}/{simple.denominator}"]
+            return _rational(simple.numerator, simple.denominator)
     return ["values", _complex(value)]
+
+
+def _rational(numerator: int, denominator: int) -> list[Any]:
+    return ["number", f"{numerator:x}", f"{denominator:x}"]  # hexadecimal: linear, and without Python's bound on digits
 
 
 def _proportions(kind: str, difference: Expr) -> list[Any] | None:
@@ -264,6 +269,10 @@ def _value(expression: Expr, point: int) -> Any:
     """The value at a point as a complex 40-digit number, 0 where it cancels; None if it is not finite."""
     place = {symbol: _coordinate(symbol.name, point) for symbol in expression.free_symbols}
     try:
+        if not place and all(atom.is_Rational for atom in expression.atoms()):
+            exact = expression.doit()
+            if exact.is_Rational:
+                return exact
         value = (expression.subs(place) if place else expression).evalf(_DIGITS)
     except (TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError):
         return None  # a function without a number for a value; `verify` may still know it

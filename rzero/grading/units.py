@@ -14,7 +14,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from rzero.grading.numeric import parse_number
-from rzero.grading.values import Listing, Measure, Mixed, Number, Quantity, Units, Value, rebuilt
+from rzero.grading.values import Expression, Listing, Measure, Mixed, Number, Quantity, Units, Value, rebuilt
 
 
 def _measures(dimension: str, sizes: Mapping[str, tuple[Fraction | int, int]]) -> dict[str, Measure]:
@@ -196,9 +196,14 @@ def resolve(value: Value, known: Mapping[str, Measure | None]) -> Value:
         return rebuilt(value, lambda inner: resolve(inner, known))
     measure = _measure(value.units, known)
     inner = resolve(value.value, known)
-    if measure is None or not measure.dimension or isinstance(inner, Quantity):
-        return inner
-    return replace(value, value=inner, measure=measure)
+    return inner if measure is None or not measure.dimension else _distributed(inner, replace(value, measure=measure))
+
+
+def _distributed(value: Value, unit: Quantity) -> Value:
+    """`value` in the unit of `unit`: of a tuple or list each item that is a number or formula and has no unit."""
+    if isinstance(value, Number | Expression):
+        return replace(unit, value=value)
+    return value if isinstance(value, Quantity) else rebuilt(value, lambda inner: _distributed(inner, unit))
 
 
 def _summed(parts: tuple[Value, ...]) -> Value:
