@@ -41,7 +41,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A value in a unit. `measure` is None until the names are looked up; from then on a number or formula is measured."""
+    """A value in a unit. `measure` is None until the names are looked up; the value is a number or formula then."""
 
     value: Value
     units: Units
