@@ -29,10 +29,12 @@ from sympy import (
     Integer,
     LessThan,
     MatrixBase,
+    Pow,
     Rational,
     StrictGreaterThan,
     StrictLessThan,
     Symbol,
+    log,
 )  # fmt: skip
 from sympy.core.cache import clear_cache
 
@@ -55,7 +57,7 @@ _KEY_DIGITS = 25  # of those, digits in a key
 _EXACT = Rational(1, 10**25)  # neither has a decimal literal
 _WRITTEN = Rational(1, 10**12)  # a formula with decimal literals, which are exact but stored in binary
 _ROUNDED = Rational(1, 2 * 10**6)  # a number written with a decimal literal, against one that is not rational
-_POINTS, _AGREEING = 8, 3  # points tried, and points with a real value at which two formulas must agree
+_POINTS, _AGREEING = 7, 3  # points tried, and points with a real value at which two formulas must agree
 _SIMPLE = 10**6  # largest denominator of a rational number that is recognised by its decimals
 _MAX_BITS = 200_000  # of the two parts of an exact number in a key, together
 
@@ -177,7 +179,8 @@ def same_values(left: Answer, right: Answer) -> bool | None:
     for point in range(_POINTS):
         pair = (_value(first, point), _value(second, point)) if point else (left.sample, right.sample)
         if pair[0] is not None and pair[1] is not None:
-            verdicts[bool(pair[0].is_real and pair[1].is_real)].append(_close(*pair, tolerance))
+            real = _is_real(first, pair[0], point) and _is_real(second, pair[1], point)
+            verdicts[real].append(_close(*pair, tolerance))
     decisive = verdicts[True] if len(verdicts[True]) >= _AGREEING else verdicts[True] + verdicts[False]
     if not all(decisive):
         return False
@@ -218,9 +221,9 @@ def _of_formula(expression: Expr) -> list[Any] | None:
         value = _value(expression, 0)
         return None if value is None else _of_number(value)
     values = [_value(expression, point) for point in range(_POINTS)]
-    real = [value for value in values if value is not None and value.is_real]
-    if len(real) >= _AGREEING:
-        written = ["-" if value is None or not value.is_real else _decimal(value) for value in values]
+    real = [value if _is_real(expression, value, point) else None for point, value in enumerate(values)]
+    if len(real) - real.count(None) >= _AGREEING:
+        written = ["-" if value is None else _decimal(value) for value in real]
         if len(set(written)) == 1:
             return _of_number(real[0])  # it does not depend on its letters
     else:
@@ -273,7 +276,7 @@ def _value(expression: Expr, point: int) -> Any:
             exact = expression.doit()
             if exact.is_Rational:
                 return exact
-        value = (expression.subs(place) if place else expression).evalf(_DIGITS)
+        value = expression.evalf(_DIGITS, subs=place or None)
     except (TypeError, ValueError, AttributeError, ArithmeticError, NotImplementedError):
         return None  # a function without a number for a value; `verify` may still know it
     if not isinstance(value, Expr) or not value.is_number or value.is_finite is not True:
@@ -285,13 +288,27 @@ def _value(expression: Expr, point: int) -> Any:
     return real if imaginary == 0 else real + I * imaginary
 
 
+def _is_real(expression: Expr, value: Any, point: int) -> bool:
+    """Whether an expression is real at a point as it is written: even roots and logarithms in it are real as well."""
+    if value is None or not value.is_real:
+        return False
+    inner = [power.base for power in expression.atoms(Pow) if power.exp.is_Rational and power.exp.q % 2 == 0]
+    inner += [logarithm.args[0] for logarithm in expression.atoms(log)]
+    return all(
+        (found := _value(part, point)) is not None and found.is_real and found >= 0
+        for part in inner
+        if part.free_symbols
+    )
+
+
 def _coordinate(name: str, point: int) -> Rational:
-    """A fixed number for each name and point: positive rationals, a whole number, larger rationals, either sign."""
+    """A fixed number for each name and point: positive ones, a whole one, a larger one, a negative one, any sign."""
     number = zlib.crc32(f"{point} {name}".encode())
     if point == _WHOLE:
         return Rational(2 + number % 37)
-    sign = -1 if point > _LARGE and (number >> 16) % 2 else 1
-    return sign * (9 if point == _LARGE else 1) * Rational(37 + number % 71, 37 + (number >> 8) % 71)
+    negative = point == _NEGATIVE or (point > _NEGATIVE and (number >> 16) % 2)
+    scale = 9 if point == _LARGE else 1
+    return Rational((-scale if negative else scale) * (37 + number % 71), 37 + (number >> 8) % 71)
 
 
-_WHOLE, _LARGE = 2, 3  # points; those before are positive, those after have either sign
+_WHOLE, _LARGE, _NEGATIVE = 2, 3, 4  # points; those before are positive, those after have either sign
