@@ -56,6 +56,9 @@ def _hostile_answer(grader: MathGrader, text: str) -> list[str]:
             forward = timed(lambda: grader.accepts(answer, partner), grader, why, f"vs {partner}")  # noqa: B023
             if forward != grader.accepts(partner, answer):
                 why.append(f"not symmetric against {partner}")
+        row = [answer, *PARTNERS, answer]
+        if timed(lambda: grader.classes([row]), grader, why, "classes")[0][-1] != 0:  # noqa: B023
+            why.append("not in its own class")
         if answer.strip() and not timed(lambda: grader.accepts(answer, answer), grader, why, "vs itself"):  # noqa: B023
             why.append("not equal to itself")
     return why

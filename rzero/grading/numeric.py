@@ -37,8 +37,9 @@ _MIXED = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d+) (?P<top>\d+)/(?P<bottom>\d+)
 def parse_number(text: str) -> Number | None:
     """The number that cleaned `text` spells; None for anything else and for literals over the digit bounds."""
     if text.endswith("%"):
-        bare = parse_number(text[:-1].rstrip())
-        return Number(bare.value / 100, percent=True) if bare and not bare.percent else None
+        text = text[:-1].rstrip()
+        bare = None if text.endswith("%") else parse_number(text)
+        return Number(bare.value / 100, percent=True) if bare else None
     if not text or len(text) > 2 * _MAX_DIGITS or not (text[-1] in "}." or text[-1].isdigit()) or not text.isascii():
         return None
     if match := _MIXED.fullmatch(text):
