@@ -78,8 +78,8 @@ class OfficialVote:
     reward_2025_08  the reward file before 26 August 2025: as `reward`, and an empty box votes for the empty string.
 
     Answers join the first cluster whose first member they equal, so that the vote depends on the order of the responses
-    (docs/authors_code.md, R10). Meant for a grader that behaves like the authors' (`rzero.grading.OfficialGrader`), asked in
-    both directions.
+    (docs/authors_code.md, R10). Meant for a grader that behaves like the authors' (`rzero.grading.OfficialGrader`),
+    asked in both directions.
     """
 
     RULES = ("reward", "label", "reward_2025_08")
