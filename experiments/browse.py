@@ -8,6 +8,7 @@ Serves this machine only, changes nothing, and needs no network. Ctrl-C ends it.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from collections.abc import Sequence
@@ -36,10 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with listening:
         print(f"http://{LOOPBACK}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", flush=True)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False))
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             server.run(sockets=[listening])
-        except KeyboardInterrupt:
-            pass
     return DONE
 
 

@@ -29,15 +29,18 @@ def say(text: object, *, console: Console | None = None, style: str | None = Non
     (console or Console()).print(str(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
+OWN_MODULE = "; a module of your own lies beside the folder that --config-dir names"
+
+
 def told(error: object) -> str:
     """Return what to tell of an error: of hydra or OmegaConf one line, of a part that refused a value its words."""
+    cause = error.__cause__ if isinstance(error, BaseException) else None
+    hint = OWN_MODULE if isinstance(cause, ImportError) else ""
     if not isinstance(error, (HydraException, OmegaConfBaseException)):
-        return str(error)
-    cause = error.__cause__
+        return f"{error}{hint}"
     if cause is None or isinstance(cause, (HydraException, OmegaConfBaseException)):
         return one_line(error)
-    hint = "; a module of your own lies beside the folder that --config-dir names"
-    return " ".join(str(cause).split()) + (hint if isinstance(cause, ImportError) else "")
+    return " ".join(str(cause).split()) + hint
 
 
 def complain(error: object) -> None:

@@ -73,7 +73,6 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
         narrator=narrator,
         health=health,
         collapse=collapse,
-        iterations=cfg.iterations,
         checkpoint_every=cfg.checkpoint_every,
     )
     return SelfPlay(
@@ -180,7 +179,9 @@ def _solver(cfg: DictConfig, grader: Any, bank: JsonlBank) -> SolverPhase:
 
 def _learning(cfg: DictConfig, role: str, grader: Any, bank: JsonlBank) -> Json:
     """What both roles have. All of it is built here once, so that none of it can fail when the first phase begins."""
-    settings, loss = made(cfg, f"{role}.settings", convert="all"), made(cfg, f"{role}.loss")
+    with naming(f"{role}.settings"):
+        settings = instantiate(cfg[role].settings, _convert_="all")
+    loss = made(cfg, f"{role}.loss")
     with naming(f"{role}.loss"):
         loss.check_sampling(settings.rollout_sampling(seed=0))
     optimizer = instantiate(cfg[role].optimizer)

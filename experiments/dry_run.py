@@ -1,4 +1,4 @@
-"""Run one iteration of an experiment with everything but its weights, its device and its benchmarks: seconds on a CPU.
+"""Run one iteration of an experiment in seconds on a CPU: all but its weights, its device and its benchmarks.
 
     python -m experiments.dry_run experiment=paper
     python -m experiments.dry_run experiment=official policy=octothinker_8b solver.settings.samples_per_prompt=3

@@ -70,13 +70,13 @@ def _text(annotation: Any) -> str:
     return f"{text[9:-1]} | None" if text.startswith("Optional[") else text.removeprefix("typing.")
 
 
-def made(cfg: DictConfig, key: str, *, convert: str = "none", **offered: Any) -> Any:
+def made(cfg: DictConfig, key: str, **offered: Any) -> Any:
     """The object of the node at `key`; a `_partial_` one is called with those of the offered objects that it names.
 
     Raises ValueError or OSError in one line that names the key.
     """
     with naming(key):
-        return call_with(instantiate(OmegaConf.select(cfg, key), _convert_=convert), offered)
+        return call_with(instantiate(OmegaConf.select(cfg, key)), offered)
 
 
 @contextmanager

@@ -243,7 +243,8 @@ class SelfPlay:
     def _started(self) -> Iterator[None]:
         """The processes and the two engines of the run, while the context lasts."""
         with self.launch() as ranks:
-            self.ranks = self.stages.ranks = ranks
+            self.ranks = ranks
+            self.stages.open(ranks, iterations=self.iterations)
             self.learning, self.frozen = (across(self.make_engine(), ranks) for _ in range(2))
             try:
                 yield

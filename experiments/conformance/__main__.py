@@ -33,6 +33,7 @@ MODULES = {
     "grader": "grading",
     "pairs": "grading",
     "outputs": "grading",
+    "same": "equivalence",
     "hostile_answers": "grading",
     "hostile_questions": "grading",
 }
@@ -94,7 +95,7 @@ def checker(kind: str) -> Callable[[list[Json], Path], Report]:
 
 
 def show(report: Report, *, title: str) -> None:
-    """Print every row that differs and why, then the totals. What would act in row text is made visible: it is model output."""
+    """Print every row that differs and why, then the totals; what would act in a model's text is made visible."""
     console = Console()
     for result in report.results:
         if not result.agree:

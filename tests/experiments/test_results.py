@@ -19,7 +19,7 @@ SEEDS = [0, 1, 2]
 
 @pytest.fixture
 def stored_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command runs what is missing, which takes an hour; here that is a failure."""
+    """A run that is started is a failure."""
 
     def refuse(arm: runs.Arm, seed: int, store: runs.Store) -> None:
         pytest.fail(f"{store.folder(arm, seed)} is missing or of another recipe: python -m experiments.results micro")
@@ -82,6 +82,15 @@ def test_a_run_of_another_recipe_does_not_count(tmp_path: Path) -> None:
     other.solver.optimizer.lr = 1.0
     OmegaConf.save(other, tmp_path / "config.yaml")
     assert not runs.same_recipe(tmp_path / "config.yaml", config("seed=0"))
+
+
+@pytest.mark.usefixtures("stored_only")
+def test_missing_runs_are_named_and_not_started(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["micro", "--seeds", "0", "77", "--json"]) == 1
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert "4 runs are missing; --run starts them" in written.err
+    assert "micro_random_reward, seed 77: there is no result.json in" in written.err
 
 
 @pytest.mark.slow

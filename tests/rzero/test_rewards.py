@@ -36,11 +36,27 @@ class Floats:
     def extract(self, response: str) -> str | None:
         return last_boxed(response, rule="mathruler")
 
-    def equivalent(self, left: str, right: str) -> bool:
+    def accepts(self, prediction: str, reference: str) -> bool:
+        return self.same(prediction, reference)
+
+    def accepts_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return self.same_many(pairs)
+
+    def same(self, left: str, right: str) -> bool:
+        return self._value(left) == self._value(right)
+
+    def same_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [self.same(*pair) for pair in pairs]
+
+    def classes(self, batch: Sequence[Sequence[str]]) -> list[list[int]]:
+        rows = [[self._value(answer) for answer in answers] for answers in batch]
+        return [[row.index(value) for value in row] for row in rows]
+
+    def _value(self, text: str) -> float | str:
         try:
-            return float(left) == float(right)
+            return float(text)
         except ValueError:
-            return left == right
+            return text
 
     def close(self) -> None: ...
 
