@@ -84,26 +84,43 @@ class DistributedEngine(RolloutEngine, Protocol):
 
 
 class Grader(Protocol):
-    """Finds the answer in a response and says whether two answers are the same mathematical object.
+    """Finds the answer in a response and compares answers by two relations.
 
-    Both methods are total: any text gives a verdict within bounded CPU time, memory and recursion. Verdicts are
-    symmetric and depend on nothing but the two texts.
+    grader.accepts(prediction, reference)   # does it answer as the reference does? forgiving: evaluation, gold controls
+    grader.same(left, right)                # are they one answer? an equivalence relation: votes, the Solver's pay
+    grader.classes([answers, ...])          # the same among the answers to each question, which complete one another
+
+    All are total: any text gives a verdict within bounded CPU time, memory and recursion. Verdicts depend on nothing
+    but the texts. `same` is reflexive (but for blank texts), symmetric and transitive. `classes` gives for each list of
+    answers to one question, and each answer in it, the index of the first answer of its class; which answers share one
+    depends on the set of answers to that question alone, not on their order or on other questions.
     """
 
     def extract(self, response: str) -> str | None: ...
 
-    def equivalent(self, left: str, right: str) -> bool: ...
+    def accepts(self, prediction: str, reference: str) -> bool: ...
+
+    def accepts_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]: ...
+
+    def same(self, left: str, right: str) -> bool: ...
+
+    def same_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]: ...
+
+    def classes(self, batch: Sequence[Sequence[str]]) -> list[list[int]]: ...
 
     def close(self) -> None: ...
 
 
 class VoteRule(Protocol):
-    """Turns the Solver's responses to one question into a vote.
+    """Turns the Solver's responses to each question of a batch into a vote.
 
     vote = rule([completion.text for completion in group.completions])
+    votes = rule.vote_many([[completion.text for completion in group.completions] for group in groups])
     """
 
     def __call__(self, responses: Sequence[str]) -> Vote: ...
+
+    def vote_many(self, batch: Sequence[Sequence[str]]) -> list[Vote]: ...
 
 
 class ChallengerReward(Protocol):
@@ -146,7 +163,7 @@ class QuestionBank(Protocol):
 
 
 class EvaluationScores(Protocol):
-    """What an evaluation found. `overall` is its one number, in percent; `to_json` keeps all of it."""
+    """The result of an evaluation. `overall` is its one number, in percent; `to_json` keeps all of it."""
 
     @property
     def overall(self) -> float: ...

@@ -50,7 +50,7 @@ VoteMany: TypeAlias = Callable[[Sequence[Sequence[str]]], list[Vote]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Polling:
-    """How questions are put to the frozen Solver: m answers each, their sampling, and the rule of the vote."""
+    """The poll of the frozen Solver: m answers to each question, their sampling, and the rule of the vote."""
 
     votes: int
     sampling: Json
@@ -63,7 +63,7 @@ class Polling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChallengerPhase:
-    """How a Challenger is trained."""
+    """Settings and parts of a Challenger's training."""
 
     settings: GRPOSettings
     loss: PolicyLoss
@@ -76,7 +76,7 @@ class ChallengerPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurriculumPhase:
-    """How candidates are sampled, labelled and chosen."""
+    """Settings and parts of sampling, labelling and choosing candidates."""
 
     candidates: int
     sampling: Json
@@ -91,14 +91,14 @@ class CurriculumPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverPhase:
-    """How a Solver is trained."""
+    """Settings and parts of a Solver's training."""
 
     settings: GRPOSettings
     loss: PolicyLoss
     optimizer: MakeOptimizer
     reward: Callable[[int], SolverReward]
     label: Callable[[LabelledQuestion], str] = voted_label
-    """What a question's responses are compared with."""
+    """Returns the label that a question's responses are compared with."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -243,7 +243,8 @@ class SelfPlay:
     def _started(self) -> Iterator[None]:
         """The processes and the two engines of the run, while the context lasts."""
         with self.launch() as ranks:
-            self.ranks = self.stages.ranks = ranks
+            self.ranks = ranks
+            self.stages.open(ranks, iterations=self.iterations)
             self.learning, self.frozen = (across(self.make_engine(), ranks) for _ in range(2))
             try:
                 yield

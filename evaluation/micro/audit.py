@@ -1,4 +1,4 @@
-"""What the oracle says about a round's questions: how hard, how well posed, how often the label is right.
+"""Measurements of an iteration's questions by the oracle: how hard, how well posed, how often the label is right.
 
 These numbers go to the tracker. They reach neither a reward nor the choice of questions; a test replaces the oracle by
 noise and compares the weights.
@@ -48,7 +48,7 @@ class OracleAudit:
         return self._equal(question.vote.label if question.vote else None, known)
 
     def _equal(self, answer: str | None, known: tuple[Problem, str] | None) -> float:
-        return float(answer is not None and known is not None and self.grader.equivalent(answer, known[1]))
+        return float(answer is not None and known is not None and self.grader.accepts(answer, known[1]))
 
 
 def _level(known: tuple[Problem, str] | None) -> float:

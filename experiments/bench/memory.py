@@ -15,21 +15,22 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from multiprocessing.connection import Connection
 
 import torch
 from torch import Tensor
 
 from rzero.modules.logprobs import LogitShape, head_logprobs
+from rzero.types import Json
 
 VOCABULARIES = {"qwen3": 151_936, "gemma3": 262_144}
 TOKENS, HIDDEN, CHUNK_TOKENS, TEMPERATURE = 4_096, 64, 128, 0.9
 
 
-def run() -> dict[str, Any]:
+def run() -> Json:
     """Keys: `memory_ratio` (the smallest over vocabularies), `max_difference` (values and gradients, the largest), and
     per vocabulary the peak MiB above the inputs and the seconds of either way."""
-    measured: dict[str, Any] = {}
+    measured: Json = {}
     for name, vocabulary in VOCABULARIES.items():
         ours, plain = (_in_child(way, vocabulary) for way in (_ours, _plain))
         measured[name] = {
@@ -69,14 +70,14 @@ def _plain(hidden_SE: Tensor, weight_VE: Tensor, targets_S: Tensor) -> Tensor:
     return logits_SV.log_softmax(dim=1).gather(1, targets_S[:, None]).squeeze(1)
 
 
-def _in_child(way: Callable[[Tensor, Tensor, Tensor], Tensor], vocabulary: int) -> dict[str, Any]:
+def _in_child(way: Callable[[Tensor, Tensor, Tensor], Tensor], vocabulary: int) -> Json:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_measure, args=(way, vocabulary, sender))
     child.start()
     sender.close()
     try:
-        result: dict[str, Any] = receiver.recv()
+        result: Json = receiver.recv()
     except EOFError as error:
         child.join()
         raise RuntimeError(
@@ -87,7 +88,7 @@ def _in_child(way: Callable[[Tensor, Tensor, Tensor], Tensor], vocabulary: int) 
     return {key: torch.from_numpy(value) if hasattr(value, "dtype") else value for key, value in result.items()}
 
 
-def _measure(way: Callable[[Tensor, Tensor, Tensor], Tensor], vocabulary: int, sender: Any) -> None:
+def _measure(way: Callable[[Tensor, Tensor, Tensor], Tensor], vocabulary: int, sender: Connection) -> None:
     torch.manual_seed(0)
     hidden_SE = torch.randn(TOKENS, HIDDEN)
     weight_VE = torch.randn(vocabulary, HIDDEN) * 0.3

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.conformance.presets import official_rule, preset
+from experiments.conformance.presets import preset
 from experiments.conformance.rows import Report, RowResult, differences, tracked
 from rzero.interfaces import Grader
 from rzero.types import Question, Vote
-from rzero.voting import GradingError, OfficialVote
+from rzero.voting import GradingError, OfficialVote, Pair, Verdict
 
 # our drop reasons in the words of the golden files
 OFFICIAL_REASONS = {
@@ -37,15 +37,15 @@ class SimulatedGrader:
     def extract(self, response: str) -> str | None:
         return self.grader.extract(response)
 
-    def equivalent(self, left: str, right: str) -> bool:
-        if (left, right) in self.timeouts:
-            raise TimeoutError("simulated")
-        if (left, right) in self.raises:
-            raise GradingError("simulated")
-        return self.grader.equivalent(left, right)
+    def accepts_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        return [
+            self._verdict(pair, verdict) for pair, verdict in zip(pairs, self.grader.accepts_many(pairs), strict=True)
+        ]
 
-    def close(self) -> None:
-        self.grader.close()
+    def _verdict(self, pair: Pair, verdict: bool) -> Verdict:
+        if pair in self.timeouts:
+            return TimeoutError("simulated")
+        return GradingError("simulated") if pair in self.raises else verdict
 
 
 def check_votes(rows: list[dict[str, Any]], path: Path) -> Report:
@@ -57,9 +57,9 @@ def check_votes(rows: list[dict[str, Any]], path: Path) -> Report:
         grader.close()
 
 
-def _check(row: Mapping[str, Any], *, grader: Grader) -> RowResult:
+def _check(row: Mapping[str, Any], *, grader: Grader | SimulatedGrader) -> RowResult:
     simulated = row.get("simulate") or {}
-    if simulated:
+    if simulated and not isinstance(grader, SimulatedGrader):
         grader = SimulatedGrader(grader, timeouts=simulated.get("timeouts", ()), raises=simulated.get("raises", ()))
     reward: OfficialVote = preset("vote/official_reward", grader=grader)
     label: OfficialVote = preset("vote/official_label", grader=grader)
@@ -110,7 +110,9 @@ def _label_differences(name: str, recorded: Mapping[str, Any], vote: Vote, *, qu
 
 def _label_reason(question: str, vote: Vote) -> str | None:
     """What evaluate.py drops, which is before the band and before the rules on empty and None answers."""
-    labelled = official_rule().select([Question(text=question or "-", answer="-")], [vote], iteration=1)[0]
+    labelled = preset("curriculum/rule/official").select(
+        [Question(text=question or "-", answer="-")], [vote], iteration=1
+    )[0]
     reason = None if labelled.drop_reason is None else OFFICIAL_REASONS[labelled.drop_reason]
     return None if reason in ("band", "answer_empty_or_None") else reason
 

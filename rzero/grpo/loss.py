@@ -25,7 +25,8 @@ class LossOutput:
     """One micro-batch's share of the step. Shares of all micro-batches (and ranks) add up to the step's values.
 
     `loss` carries the gradient. `metrics` are detached weighted sums; after adding up, those that are means over tokens
-    are divided by the added-up `weight` (which is 1 for every aggregation but ConstantLength); `policy_loss` is not.
+    are divided by the added-up `weight`; `policy_loss` is not. That weight is 1 where every sequence has scored tokens,
+    except for ConstantLength.
     """
 
     loss: Tensor

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rzero.modules.base import Batch, GRPOModule
@@ -61,6 +62,18 @@ class AfterStep(pl.Callback):
         self.after_step()
 
 
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """Sets every dropout rate of a model to 0; its configuration, and so what is saved of it, stays.
+
+    Under dropout two passes over the same tokens differ by nats, so that ratio and KL would start away from 1 and 0.
+    """
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        if isinstance(getattr(part, "attention_dropout", None), float):  # a number that attention applies itself
+            part.attention_dropout = 0.0  # type: ignore[assignment]
+
+
 def fit(
     module: GRPOModule[Batch],
     *,
@@ -68,7 +81,7 @@ def fit(
     after_step: Callable[[Mapping[str, float]], None],
     directory: Path,
 ) -> None:
-    """Train `module` through all its batches after `rollouts_done`.
+    """Train `module` through all its batches after `rollouts_done`, without dropout.
 
     Raises KeyboardInterrupt, or what a signal handler raised in its place, when the user asked to stop.
     """
@@ -76,7 +89,8 @@ def fit(
     trainer = make_trainer(callbacks=[report], default_root_dir=str(directory))
     # Lightning sees numbers only: it rebuilds the collections it is given, and refuses frozen records
     loader = DataLoader(_Steps(module.rollouts_done, len(module.batches)), batch_size=None, num_workers=0)
-    module.model.train()  # gradient checkpointing works in this mode only; dropout is the model's own choice
+    module.model.train()  # gradient checkpointing works in this mode only
+    switch_off_dropout(module.model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

@@ -59,7 +59,9 @@ class GRPOSettings:
                 f"updates_per_rollout must lie in 1..prompts_per_step ({self.prompts_per_step}), "
                 f"got {self.updates_per_rollout}"
             )
-        self.rollout_sampling(seed=0)
+        sampling = self.rollout_sampling(seed=0)
+        if self.overlong is not None:
+            self.overlong.buffer_tokens(sampling.max_tokens)
 
     def rollout_sampling(self, *, seed: int) -> Sampling:
         return Sampling(n=self.samples_per_prompt, seed=seed, **self.sampling)

@@ -1,4 +1,4 @@
-"""The rewards of the authors' public code, February 2026 (SPEC sections 4 and 6, column C).
+"""The rewards of the authors' public code, February 2026 (docs/method.md#challenger and #solver).
 
 Sources: examples/reward_function/caller_penalty.py and examples/reward_function/math.py of Chengsong-Huang/R-Zero.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rzero.interfaces import Grader, Responses
+from rzero.repetition import cluster_shares
 from rzero.rewards.parts import Questions, Votes, repetition_penalties
 from rzero.types import RewardBreakdown
-from rzero.voting import distinct_verdicts
 
 THINK, END_OF_THINK, BOX = "<think>", "</think>", "\\boxed{"
 
@@ -26,7 +26,12 @@ class OfficialChallengerReward:
         self.repetition_threshold = repetition_threshold
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
-        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        penalties = repetition_penalties(
+            questions,
+            weight=self.repetition_weight,
+            threshold=self.repetition_threshold,
+            repetition=cluster_shares,
+        )
         breakdowns = []
         for question, vote, penalty in zip(questions, votes, penalties, strict=True):
             paid = question is not None and vote is not None
@@ -40,7 +45,7 @@ class OfficialSolverReward:
     """(1 - w) * accuracy + w * format, w = 0.1 in the authors' code; totals in [0, 1].
 
     Format: the response is think tags followed by a box, although no prompt asks for the tags. White space around <, >
-    and / is removed from the response, but not from the label, before both are looked at (OFFICIAL_BUGS R16). A
+    and / is removed from the response, but not from the label, before both are looked at (docs/authors_code.md, R16). A
     response without a box answers the literal "None".
     """
 
@@ -50,12 +55,9 @@ class OfficialSolverReward:
 
     def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
         texts = [[close_up(response) for response in group] for group in groups]
-        pairs = [[(self._answer(text), label) for text in group] for group, label in zip(texts, labels, strict=True)]
-        equal = distinct_verdicts((pair for group in pairs for pair in group), grader=self.grader)
-        return [
-            [self._pay(text, right=equal[pair]) for text, pair in zip(*both, strict=True)]
-            for both in zip(texts, pairs, strict=True)
-        ]
+        pairs = [(self._answer(text), label) for group, label in zip(texts, labels, strict=True) for text in group]
+        right = iter(self.grader.accepts_many(pairs))
+        return [[self._pay(text, right=next(right)) for text in group] for group in texts]
 
     def _answer(self, text: str) -> str:
         answer = self.grader.extract(text)

@@ -43,6 +43,11 @@ class RunDirectory:
         return self.path / "metrics.jsonl"
 
     @property
+    def analyses(self) -> Path:
+        """The paper's analyses of the run (`experiments.analyse`), when they were made (JSON)."""
+        return self.path / "analyses.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder for checkpoints of the phase in progress."""
         return self.path / "checkpoints"
@@ -51,9 +56,14 @@ class RunDirectory:
         """The folder of one iteration's weights and scores."""
         return self.path / f"{_ITERATION}{iteration}"
 
+    @property
+    def bank(self) -> Path:
+        """The folder of the question bank (`rzero.runs.bank`)."""
+        return self.path / "questions"
+
     def questions(self, iteration: int) -> Path:
-        """The question bank's file of one iteration (`rzero.runs.bank`)."""
-        return self.path / "questions" / f"questions_{iteration}.jsonl"
+        """The question bank's file of one iteration."""
+        return self.bank / f"questions_{iteration}.jsonl"
 
     def scores(self, iteration: int) -> Path:
         """The evaluation of the Solver after an iteration (JSON)."""
@@ -65,5 +75,9 @@ class RunDirectory:
 
     def evaluated(self) -> list[int]:
         """Iterations that have scores, in order."""
+        return [iteration for iteration in self.iterations() if self.scores(iteration).is_file()]
+
+    def iterations(self) -> list[int]:
+        """Iterations that have a folder, in order."""
         names = [folder.name.removeprefix(_ITERATION) for folder in self.path.glob(f"{_ITERATION}*")]
-        return sorted(int(name) for name in names if name.isdecimal() and self.scores(int(name)).is_file())
+        return sorted(int(name) for name in names if name.isdecimal())

@@ -1,4 +1,4 @@
-"""How the grader is doing: comparisons that ended without a verdict must not pass for wrong answers unnoticed."""
+"""The health of the grader: comparisons that ended without a verdict must not pass for wrong answers unnoticed."""
 
 from __future__ import annotations
 

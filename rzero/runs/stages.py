@@ -60,11 +60,15 @@ class Stages:
     narrator: Narrator
     health: GraderHealth
     collapse: CollapseMonitor
-    iterations: int
     checkpoint_every: int = 0
     ranks: Ranks = field(init=False, default_factory=Ranks)
+    iterations: int = field(init=False, default=0)
     iteration: int = field(init=False, default=0)
     kind: Kind = field(init=False, default="evaluation")
+
+    def open(self, ranks: Ranks, *, iterations: int) -> None:
+        """Begins an attempt at the run: among which processes, and how many iterations it is to have."""
+        self.ranks, self.iterations = ranks, iterations
 
     def run(self, kind: Kind, iteration: int, work: Callable[[int], str]) -> None:
         """Does a stage by `work(iteration)`, which returns a summary of a few words, unless it is complete."""
@@ -136,7 +140,7 @@ class Stages:
         return {**found, "path": self.directory.path / found["path"]} if found else {}
 
     def checkpoint_due(self, done: int, *, of: int) -> bool:
-        """Whether a checkpoint is to be made after step `done` of the phase; none is made after the last one."""
+        """Returns whether a checkpoint is to be made after step `done` of the phase; never after the last one."""
         return bool(self.checkpoint_every) and done % self.checkpoint_every == 0 and done < of
 
     def checkpoint_path(self, done: int) -> Path:

@@ -89,6 +89,6 @@ def test_difficulty_of_questions_for_a_solver() -> None:
         vote_many=PaperVote(grader).vote_many,
         sampling=Sampling(n=4, max_tokens=50),
         references=["1", None],
-        equivalent=grader.equivalent,
+        accepts=grader.accepts,
     )
     assert (cell.agreement, cell.answered, cell.accuracy) == (0.375, 0.5, 0.75)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
+from evaluation.judging import Document, Judge, Judged
 from evaluation.micro.audit import OracleAudit
 from evaluation.micro.world import Problem
 from experiments.reporting import outline, panels
@@ -161,6 +162,10 @@ class _Breaking:
         setattr(self.ledger, name, value)
 
 
+def _against_nonsense(judge: Judge, document: Document, responses: Sequence[str]) -> Judged:
+    return judge({**document, "answer": "nonsense", "answers": ["nonsense"]}, responses)
+
+
 def test_neither_oracle_nor_gold_answers_reach_training(finished: Path, tmp_path: Path) -> None:
     """Replacing the oracle by noise and every gold answer by nonsense changes no weight and no kept question."""
     blind = small_run(tmp_path / "blind")
@@ -171,10 +176,8 @@ def test_neither_oracle_nor_gold_answers_reach_training(finished: Path, tmp_path
         return None if rng.random() < 0.5 else (known, str(rng.random()))
 
     blind.audit = OracleAudit(grader=blind.audit.grader, oracle=noise)  # type: ignore[attr-defined]
-    blind.suite.benchmarks = tuple(
-        replace(benchmark, items=tuple(replace(item, answer="nonsense") for item in benchmark.items))
-        for benchmark in blind.suite.benchmarks
-    )
+    for task in blind.suite.tasks.values():
+        task.judge = functools.partial(_against_nonsense, task.judge)
     directory = execute(blind)
     assert weights(directory) == weights(finished)
     assert questions(directory) == questions(finished)

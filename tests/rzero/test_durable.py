@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from experiments.torture.attempts import end_state
-from experiments.torture.disk import REASONS, FaultyDisk
 from rzero.policy import load_policy
 from rzero.runs.ledger import Ledger
 from rzero.selfplay import SelfPlay
+from tests.rzero.faulty_disk import REASONS, FaultyDisk
 from tests.rzero.tiny_run import execute, tiny_run
 
 STEPS = 3
@@ -70,9 +70,11 @@ def test_a_phase_goes_on_from_its_checkpoint_and_ends_the_same(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("tuning", ["adapters", "dropout"])
-def test_adapters_and_dropout_go_on_exactly_too(tmp_path: Path, make_policy: Callable[..., Any], tuning: str) -> None:
-    lora = {"rank": 2, "alpha": 8, "dropout": 0.1, "target_modules": ["c_attn"]} if tuning == "adapters" else None
+@pytest.mark.parametrize("tuning", ["adapters", "full"])
+def test_adapters_and_models_with_dropout_go_on_exactly_too(
+    tmp_path: Path, make_policy: Callable[..., Any], tuning: str
+) -> None:
+    lora = {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": ["c_attn"]} if tuning == "adapters" else None
     make_policy("gpt2").save(tmp_path / "base")  # it has dropout of its own
     load = functools.partial(load_policy, dtype="float32", attn_implementation="sdpa", lora=lora)
     expected = execute(tiny_run(tmp_path / "whole", tmp_path / "base", role=ROLE, load=load))

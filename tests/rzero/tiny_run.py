@@ -112,7 +112,7 @@ def tiny_run(
     rule = BandCurriculum(band=CentredBand(centre=0.5, half_width=0.25))
     curriculum = CurriculumPhase(candidates=4, sampling={"max_tokens": 8}, parse=parse, polling=polling, rule=rule)
     stages = Stages(
-        directory=place, ledger=ledger, record=record, tracker=record, narrator=Said(), iterations=1,
+        directory=place, ledger=ledger, record=record, tracker=record, narrator=Said(),
         health=GraderHealth(ExactGrader(max_chars=100), alarm_share=1.0), checkpoint_every=checkpoint_every,
         collapse=collapse or CollapseMonitor(limits={}),
     )  # fmt: skip

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rzero.engines.across import ShardedEngine
 from rzero.engines.embedded.decoder import Decoder
@@ -38,7 +39,7 @@ DecoderName = Literal["auto", "fused", "generic"]
 
 @dataclass(slots=True, kw_only=True)
 class _Drawn:
-    """What a wave drew, [rows, C], and how many tokens of each row count. `stopped`: ended by an eos token."""
+    """Tokens and log-probs of a wave, [rows, C], of which `lengths` count. `stopped`: ended by an eos token."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
@@ -90,8 +91,8 @@ class EmbeddedEngine:
         self._dtype = rollout_dtype(dtype)
         self._device = None if device is None else torch.device(device)
         self._decoder: Decoder | None = None
-        self._model_of_decoder: Any = None
-        self._tokenizer: Any = None
+        self._model_of_decoder: PreTrainedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._eos_ids: tuple[int, ...] = ()
         self._context: int | None = None
 
@@ -115,7 +116,7 @@ class EmbeddedEngine:
     @torch.no_grad()
     def verify(self, policy: Policy) -> None:
         """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
-        vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+        vocabulary = policy.vocabulary()
         probes, continuation = probe_prompts(policy), [vocabulary // 2, vocabulary // 3]
         dtype = coarser(policy.model.dtype, self._dtype or policy.model.dtype)
         for probe, own in zip(probes, self._probe(probes, continuation=continuation), strict=True):
@@ -130,7 +131,7 @@ class EmbeddedEngine:
         """Returns the engine of which each of several processes draws a share."""
         return ShardedEngine(self, ranks)
 
-    def _make_decoder(self, model: Any, dtype: torch.dtype, device: torch.device) -> Decoder:
+    def _make_decoder(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> Decoder:
         reason = why_not_fused(model, dtype)
         if self._decoder_name == "fused" and reason is not None:
             raise ValueError(f"engine.decoder=fused cannot run this model: {reason}; use auto or generic")
@@ -165,7 +166,7 @@ class EmbeddedEngine:
         Raises RuntimeError before the first sync and ValueError for an empty prompt or one that leaves the model's
         context no room for a response.
         """
-        if self._decoder is None:
+        if self._decoder is None or self._tokenizer is None:
             raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
         prompt_ids = encode_all(self._tokenizer, prompts, context=self._context)
         mine = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
@@ -182,16 +183,15 @@ class EmbeddedEngine:
     def _run_wave(
         self, wave: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[Completion]:
+        assert self._tokenizer is not None
         distinct: dict[tuple[int, ...], int] = {}
         slot_of_row = [distinct.setdefault(tuple(prompt_ids[row.prompt]), len(distinct)) for row in wave]
         # The decoder wants the rows of a prompt together; equal prompts may come from different places of the call.
         order = np.argsort(slot_of_row, kind="stable")
         ordered = [wave[i] for i in order]
         drawn = self._decode(list(distinct), sorted(slot_of_row), ordered, sampling)
-        completions: list[Completion] = [None] * len(wave)  # type: ignore[list-item]
-        for place, completion in zip(order, _to_completions(drawn, self._tokenizer), strict=True):
-            completions[place] = completion
-        return completions
+        completions = _to_completions(drawn, self._tokenizer)
+        return [completions[place] for place in np.argsort(order)]  # back in the order of the wave
 
     def _decode(
         self, prompts: list[tuple[int, ...]], slot_of_row: list[int], rows: Sequence[Row], sampling: Sampling
@@ -258,7 +258,7 @@ class _Record:
         )
 
 
-def _to_completions(drawn: _Drawn, tokenizer: Any) -> list[Completion]:
+def _to_completions(drawn: _Drawn, tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
     return to_completions(
         [tokens[:length].tolist() for tokens, length in zip(drawn.tokens, drawn.lengths, strict=True)],
         [values[:length].tolist() for values, length in zip(drawn.logprobs, drawn.lengths, strict=True)],

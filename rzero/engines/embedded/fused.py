@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange
 
@@ -34,7 +34,7 @@ class FusedDecoder:
     """Decodes with fused weights. `prefill_tokens` bounds the padded tokens read at once, `first_capacity` is the
     number of own tokens room is made for at first (it doubles when used up)."""
 
-    def __init__(self, model: Any, *, prefill_tokens: int, first_capacity: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, prefill_tokens: int, first_capacity: int) -> None:
         self._model = model
         self._prefill_tokens = prefill_tokens
         self._first_capacity = first_capacity

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 # Rotary types whose frequencies depend on the length of the sequence cannot be read off once.
@@ -60,7 +61,7 @@ class ModelWeights:
     logit_cap: float | None
 
 
-def why_not_fused(model: Any, dtype: torch.dtype) -> str | None:
+def why_not_fused(model: PreTrainedModel, dtype: torch.dtype) -> str | None:
     """None when the fused decoder computes exactly this model in `dtype`, else the reason why it does not."""
     config = model.config
     if dtype != model.dtype or dtype in (torch.bfloat16, torch.float16):
@@ -81,7 +82,7 @@ def why_not_fused(model: Any, dtype: torch.dtype) -> str | None:
     return None
 
 
-def arrange(model: Any, weights: Mapping[str, Tensor]) -> ModelWeights:
+def arrange(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ModelWeights:
     """Copies `weights` (Hugging Face names) into the fused layout; `model` gives the configuration and frequencies."""
     config = model.config
     gemma = config.model_type == "gemma3_text"
@@ -92,7 +93,7 @@ def arrange(model: Any, weights: Mapping[str, Tensor]) -> ModelWeights:
         embedding_VE=embedding_VE * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
         head_EV=_transpose(head_VE * final_gain_E),
         layers=tuple(_layer(config, weights, index, gemma=gemma) for index in range(config.num_hidden_layers)),
-        frequencies=_frequencies(model, embedding_VD.device),
+        frequencies=_frequencies(model, embedding_VE.device),
         query_heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
         head_width=_head_width(config),

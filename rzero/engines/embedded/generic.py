@@ -10,11 +10,10 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
 
 
 class GenericDecoder:
@@ -23,12 +22,14 @@ class GenericDecoder:
     dtype, device: of the private model; weights are rounded and moved to it when they are loaded.
     """
 
-    def __init__(self, model: Any, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype, device: torch.device) -> None:
         # A fresh model, because the given one may have adapter layers in it. Its random weights are overwritten by
         # load(); they must not be paid for from the caller's random generator.
         with torch.random.fork_rng(devices=[]):
             fresh = type(model)(copy.deepcopy(model.config))
-        self._model = fresh.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        # torch's own `to`: the one of transformers has no types
+        nn.Module.to(fresh, device=device, dtype=dtype)
+        self._model = fresh.eval().requires_grad_(False)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         own = self._model.state_dict()
@@ -46,7 +47,7 @@ class GenericDecoder:
 
 
 class GenericSession:
-    def __init__(self, model: Any, *, prompt_of_row: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, *, prompt_of_row: Tensor) -> None:
         self._model = model
         self._prompt_B = prompt_of_row
         self._cache = DynamicCache(config=model.config)

@@ -33,7 +33,7 @@ from rzero.processes.open_files import connections_per_server
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmServers:
-    """How servers are reached or started.
+    """Settings of servers, which are reached or started.
 
     urls: servers that run already; empty: `replicas` are started. devices: CUDA_VISIBLE_DEVICES of each replica ("4" or
     "4,5"); empty: as it is. arguments: further ones of `vllm serve`, such as [--tensor-parallel-size, "2"]. exchange:

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from rzero.grpo import ConstantLength, MicroBatchMean, PolicyLoss, SequenceMean, TokenMean, window_totals
+from experiments import PROJECT
+from rzero.grpo import ConstantLength, MicroBatchMean, PolicyLoss, SequenceMean, TokenMean, mini_batch_totals
 from rzero.modules.batching import (
     PADDING,
     Row,
@@ -20,6 +22,7 @@ from rzero.modules.batching import (
 )
 from rzero.modules.logprobs import completion_logprobs
 from rzero.types import Completion, Group, Prompt
+from tests.experiments.small import config
 
 
 def make_row(*, index=0, group=0, prompt_ids=(1,), completion_ids=(2,), counted=True):
@@ -45,7 +48,7 @@ def make_rows(count=8, *, group_size=4, seed=0):
 
 def cut(rows, *, max_tokens, aggregation=None, share_prompts=False, count=0):
     mask_MC = completion_mask(rows)
-    weights_MC = (aggregation or TokenMean()).weights(mask_MC, totals=window_totals(mask_MC))
+    weights_MC = (aggregation or TokenMean()).weights(mask_MC, totals=mini_batch_totals(mask_MC))
     parts = plan(rows, max_tokens=max_tokens, share_prompts=share_prompts)
     return micro_batches(
         parts,
@@ -170,8 +173,8 @@ def test_sharing_loses_no_row_and_keeps_to_the_budget(seed):
 def test_rows_that_do_not_count_are_scored_but_not_learned_from():
     rows = make_rows(4)
     rows[2] = replace(rows[2], counted=False)
-    totals = window_totals(completion_mask(rows))
-    assert totals.sequences == 3
+    assert mini_batch_totals(completion_mask(rows)).sequences == 4, "masked truncation leaves it among the completions"
+    assert completion_mask(rows).any(dim=1).tolist() == [True, True, False, True]
     for batch in cut(rows, max_tokens=60):
         for position, index in enumerate(batch.index_B):
             assert batch.mask_BT[position].any() == (index != 2)
@@ -284,6 +287,41 @@ def test_gradient_is_the_same_for_any_cut(aggregation):
         assert metrics == pytest.approx(expected_metrics, rel=1e-6, abs=1e-9)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected[name], atol=1e-10, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PROJECT / "conf" / "loss").glob("*.yaml")))
+def test_every_loss_of_the_configuration_leaves_no_trace_of_the_cut(name):
+    """Rows of 3 to 40 tokens, one of them masked (trl#3021, verl#5625)."""
+    loss = replace(instantiate(config(f"loss@solver.loss={name}").solver.loss), kl_coefficient=0.0)
+    model = tiny_model()
+    rows = [
+        make_row(index=index, group=index, prompt_ids=(5, 6), completion_ids=range(9, 9 + n), counted=n != 17)
+        for index, n in enumerate((1, 38, 2, 17, 9, 25, 3))
+    ]
+    expected, expected_metrics = step(model, rows, loss, max_tokens=4000)
+    assert any(gradient.any() for gradient in expected.values())
+    for options in ({"max_tokens": 40}, {"max_tokens": 80, "count": 9}):
+        gradients, metrics = step(model, rows, loss, **options)
+        assert metrics == pytest.approx(expected_metrics, rel=1e-6, abs=1e-9)
+        for parameter, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[parameter], atol=1e-10, rtol=1e-7)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_a_row_is_scored_alike_alone_and_beside_one_five_times_as_long(make_policy, family):
+    """Padding is on the right: no token sees it, and no position moves, absolute ones either (trl#2708, trl#6800)."""
+    model = make_policy(family).model
+    short = make_row(prompt_ids=(5, 6), completion_ids=(9, 10, 11, 12))
+    long = make_row(index=1, group=1, prompt_ids=(7,), completion_ids=range(20, 49))
+
+    def scored(rows):
+        [batch] = cut(rows, max_tokens=1000)
+        with torch.no_grad():
+            logp_BT, _ = score(model, batch, temperature=1.0)
+        place = batch.index_B.tolist().index(0)
+        return logp_BT[place][batch.completion_mask_BT[place]]
+
+    torch.testing.assert_close(scored([short, long]), scored([short]), atol=1e-5, rtol=0)
 
 
 def test_weightless_micro_batches_give_every_parameter_a_zero_gradient():

@@ -37,7 +37,9 @@ class Optimizer:
         self.step, self.zero_grad = self._optimizer.step, self._optimizer.zero_grad
 
 
-def metrics_of_a_step(policy: Policy, *, role: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, float]:
+def metrics_of_a_step(
+    policy: Policy, *, role: str, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> dict[str, float]:
     """One `training_step` without a trainer, where the policy is. Times are left out."""
     device = policy.model.device
     adamw = functools.partial(torch.optim.AdamW, lr=1e-2, eps=1e-3, foreach=False)
