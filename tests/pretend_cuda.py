@@ -50,6 +50,13 @@ class CudaTensor(Tensor):
     def __repr__(self, **_: Any) -> str:
         return f"CudaTensor({self._host!r})"
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> CudaTensor:
+        if id(self) not in memo:
+            copied = CudaTensor(self._host.clone()).requires_grad_(self.requires_grad)
+            copied._is_param = getattr(self, "_is_param", False)
+            memo[id(self)] = copied
+        return memo[id(self)]  # type: ignore[no-any-return]
+
     def tolist(self) -> Any:
         return self._host.tolist()
 
@@ -165,10 +172,10 @@ class _Mode(TorchFunctionMode):
         for argument in args:
             if isinstance(argument, Tensor):
                 device, kwargs["dtype"] = argument.device, argument.dtype
-            elif isinstance(argument, str | torch.device | int) and not isinstance(argument, bool):
-                device = argument
-            elif argument is not None:
+            elif isinstance(argument, torch.dtype):
                 rest.append(argument)
+            elif isinstance(argument, str | torch.device | int) and not isinstance(argument, bool):
+                device = argument  # what is left are None, non_blocking and copy
         if rest or kwargs:
             tensor = Tensor.to(tensor, *rest, **kwargs)
         return tensor if device is None else _moved(tensor, torch.device(device))

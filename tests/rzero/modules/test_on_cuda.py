@@ -79,8 +79,8 @@ def test_a_step_mixes_no_devices_and_gives_the_numbers_of_the_cpu(
     changes = {"settings": settings(**options), "loss": make_loss(**loss)}
     here = loaded(base, tuning=tuning)
     expected = metrics_of_a_step(here, role=role, monkeypatch=monkeypatch, **changes)
+    there = loaded(base, tuning=tuning)
     with pretend_cuda():
-        there = loaded(base, tuning=tuning)
         on_cuda(there.model)
         assert there.model.device == CUDA
         measured = metrics_of_a_step(there, role=role, monkeypatch=monkeypatch, **changes)
