@@ -44,6 +44,7 @@ def _suite_is_harness(data: Json) -> None:
     if old.get("_target_") == "evaluation.suite.Suite":
         folder = PROJECT / "conf" / "benchmarks"
         today = OmegaConf.merge(*(OmegaConf.load(folder / f"{name}.yaml") for name in ("_harness", "micro")))
+        assert isinstance(today, DictConfig)
         today.pop("defaults")
         today.source.source = old["benchmarks"]
         for key in ("k", "temperature", "top_p", "top_k", "max_tokens", "seed"):
