@@ -8,8 +8,8 @@ import pytest
 from hydra.errors import HydraException
 
 from experiments import composition
-from experiments.overrides import ELSEWHERE, GONE, MOVED, one_line, refuse_old
 from experiments.compose import compose
+from experiments.overrides import ELSEWHERE, GONE, MOVED, one_line, refuse_old
 from rzero.curriculum import Deduplicated, Quantile, Replay, Stratified
 from rzero.rewards import MemoryPenalty
 from rzero.selfplay import SelfPlay
