@@ -1,5 +1,5 @@
-"""The paper's analyses of a run: how hard each round's questions are for each round's Solver, how diverse they are, and
-how pass@k compares with maj@k.
+"""The paper's analyses of a run: how hard each iteration's questions are for each iteration's Solver, how diverse they
+are, and how pass@k compares with maj@k.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ VoteMany = Callable[[Sequence[Sequence[str]]], list[Vote]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difficulty:
-    """One cell of the matrix: one round's questions put to one Solver. All shares in [0, 1].
+    """One cell of the matrix: one iteration's questions put to one Solver. All shares in [0, 1].
 
     agreement: mean share of the most frequent answer (the paper's p-hat). answered: questions with an answer at all.
     accuracy: share of samples that equal the reference answer, None without references.
@@ -46,7 +46,7 @@ def difficulty(
     references: Sequence[str | None] | None = None,
     accepts: Callable[[str, str], bool] | None = None,
 ) -> Difficulty:
-    """Put `questions` to the Solver behind `engine`, `sampling.n` times each.
+    """Returns how `questions` go with the Solver behind `engine`, asked `sampling.n` times each.
 
     references: the true answers as far as they are known (an oracle's, in the micro world), compared by `accepts`.
     """
@@ -69,7 +69,7 @@ def difficulty(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diversity:
-    """Of one set of questions. `distinct` and `clusters` are shares of the questions in (0, 1]; entropies in bits.
+    """Diversity of a set of questions. `distinct` and `clusters` are shares of them in (0, 1]; entropies in bits.
 
     clusters: BLEU clusters, the paper's own notion of repetition. cluster_entropy: of the cluster sizes, at most
     log2(questions). word_entropy: of single words. distinct_bigrams: different among all bigrams of words.
@@ -84,7 +84,7 @@ class Diversity:
 
 
 def diversity(questions: Sequence[str], *, threshold: float = 0.5) -> Diversity:
-    """`threshold`: BLEU distance below which questions are one cluster."""
+    """Returns the diversity of `questions`. `threshold`: BLEU distance below which questions are one cluster."""
     if not questions:
         raise ValueError("diversity needs at least one question")
     sizes = np.unique(cluster_labels(questions, threshold=threshold), return_counts=True)[1].tolist()
@@ -115,5 +115,5 @@ def pass_curve(scores: Scores) -> dict[str, dict[int, float]]:
 
 
 def _sampled(benchmark: BenchmarkScore, scores: Scores) -> bool:
-    """Whether a benchmark's shares are over k samples, and not over its one greedy answer."""
+    """Returns whether a benchmark's shares are over k samples, and not over its one greedy answer."""
     return scores.k > 1 and any(o.sampled not in (0.0, 1.0) or o.sampled != o.greedy for o in benchmark.outcomes)

@@ -1,17 +1,16 @@
-"""Measuring the questions of a round from outside the loop."""
+"""Audits of questions from outside the loop, for worlds that have none."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rzero.types import LabelledQuestion
 
 
 class NoAudit:
-    """For worlds without an oracle."""
+    """Measures nothing: for worlds without an oracle."""
 
-    def __init__(self, **_: Any) -> None: ...
+    def __init__(self, **_: object) -> None: ...
 
     def __call__(self, questions: Sequence[LabelledQuestion]) -> Mapping[str, float]:
         return {}

@@ -1,59 +1,46 @@
-"""The evaluation harness: our lm-eval tasks, asked through a rollout engine under a protocol, resumable at every call.
+"""The evaluation harness: benchmarks asked through a rollout engine under a protocol, resumable at every engine call.
 
-suite = HarnessSuite(tasks=["math500", "aime24"], source=..., protocol=..., ...)
-scores = suite.evaluate(engine)
+suite = HarnessSuite(tasks=["math500", "aime24"], definitions=..., source=..., protocol=..., ...)
+evaluation = suite.evaluate(engine)
 """
 
 from __future__ import annotations
 
-import functools
-import logging
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from evaluation import lm_results
-from evaluation.engine_lm import EngineLM, Fits
-from evaluation.judging import Fallback, Judge, Judged
+from evaluation.engine_lm import EngineLM, Fits, generation_options
+from evaluation.judging import Document, Fallback, Judge, Judged
 from evaluation.metrics import BenchmarkScore, Outcome, Scores
-from evaluation.problems import Benchmark, BenchmarkItem
 from evaluation.protocol import Decoding, Protocol
 from evaluation.reading import Reading
-from evaluation.remote_judge import NoRemoteJudge, RemoteJudge, Review
+from evaluation.remote_judge import NoRemoteJudge, RemoteJudge
+from evaluation.report import Evaluation, Notes
 from evaluation.sources import DocumentSource
 from evaluation.store import TaskStore, code_hash, digest, fingerprint
-from evaluation.tasks.functions import evaluating
+from evaluation.tasks import BenchmarkTask, Definition
 from rzero.interfaces import Grader, RolloutEngine, VoteRule
 from rzero.prompts import Prompts
+from rzero.types import Json, Sampling
 
-TASKS = Path(__file__).parent / "tasks"
-logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it explains at length what is meant here
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """What an evaluation found besides its scores, by benchmark: prompts over the context (counted as wrong),
-    completions cut by the token limit, and what a remote judge would have upgraded (never part of the scores)."""
-
-    too_long: Mapping[str, int]
-    truncated: Mapping[str, int]
-    reviews: Mapping[str, Review]
+OnCall = Callable[[str, int, int], None]
 
 
 class HarnessSuite:
-    """A `BenchmarkSuite` of lm-eval tasks (files of evaluation/tasks), loaded when it is built.
+    """A `BenchmarkSuite`: every task is asked once greedily, those that the protocol samples also k times.
 
-    folder: where responses, scores and lm-eval's result files are kept (None: nowhere, and nothing can be resumed).
-    Raises ValueError for an unknown task and `DataNotFoundError` where a task's questions cannot be had.
+    tasks: the benchmarks in order, each one of `definitions`. folder: where responses and scores are kept (None:
+    nowhere, and an evaluation that was stopped starts again). Questions are loaded when the suite is built.
+    Raises ValueError for an unknown task or a wrong definition, and `DataNotFoundError` where questions cannot be had.
     """
 
     def __init__(
         self,
         *,
         tasks: Sequence[str],
+        definitions: Mapping[str, Json],
         source: DocumentSource,
         protocol: Protocol,
         reading: Reading,
@@ -65,25 +52,25 @@ class HarnessSuite:
         completions_per_call: int,
         remote_judge: RemoteJudge | NoRemoteJudge,
     ) -> None:
-        self.source, self.protocol, self.prompts, self.remote_judge = source, protocol, prompts, remote_judge
-        self.judge = Judge(grader=grader, vote=vote, reading=reading, fallback=fallback)
+        if unknown := [name for name in (*tasks, *protocol.sampled) if name not in definitions]:
+            raise ValueError(f"no task {', '.join(unknown)}; benchmarks.definitions has {', '.join(definitions)}")
+        self.protocol, self.prompts, self.remote_judge = protocol, prompts, remote_judge
         self.folder = None if folder is None else Path(folder)
         self.completions_per_call = completions_per_call
         self.judging = digest(
             [code_hash(), reading, _described(fallback), _described(remote_judge), type(grader).__name__]
         )
-        self.tasks = self._load(tasks)
-        self.benchmarks = tuple(_benchmark(task) for task in self.tasks.values())
-        self.report = Report(too_long={}, truncated={}, reviews={})
+        judge = Judge(grader=grader, vote=vote, reading=reading, fallback=fallback)
+        self.tasks = {
+            name: BenchmarkTask(name, _definition(name, definitions[name]), source=source, judge=judge)
+            for name in tasks
+        }
+        self.samplings = {name: self._samplings(task) for name, task in self.tasks.items()}
+        self.benchmarks = tuple(task.benchmark for task in self.tasks.values())
 
-    def _load(self, names: Sequence[str]) -> dict[str, Any]:
-        from lm_eval.tasks import TaskManager
-
-        manager = TaskManager(include_path=str(TASKS), include_defaults=False)
-        if unknown := [name for name in (*names, *self.protocol.sampled) if name not in manager.all_subtasks]:
-            raise ValueError(f"no task {', '.join(unknown)}; there is {', '.join(manager.all_subtasks)}")
-        with evaluating(source=self.source, judge=self.judge), _undisturbed():
-            return {name: manager.load([name])["tasks"][name] for name in names}
+    def _samplings(self, task: BenchmarkTask) -> dict[Decoding, Sampling]:
+        decodings = self.protocol.decodings(task.name)
+        return {d: self.protocol.sampling(d, max_tokens=task.definition.max_tokens) for d in decodings}
 
     def evaluate(
         self,
@@ -92,149 +79,118 @@ class HarnessSuite:
         progress: Callable[[int, int], None] | None = None,
         weights: str | None = None,
         fits: Fits | None = None,
-        on_call: Callable[[str, int, int], None] | None = None,
-    ) -> Scores:
+        on_call: OnCall | None = None,
+    ) -> Evaluation:
         """Ask `engine` everything that has not been asked of these weights before.
 
         progress(done, total) counts benchmarks; on_call(what, done, total) the documents of one. weights: a hash of the
         model (`Policy.weights_hash`); None takes it from what the engine says. fits: see `EngineLM`.
         """
-        weights = weights or fingerprint(engine)
-        found, reports = [], []
+        if weights is None:
+            weights = fingerprint(engine) if self.folder else ""
+        scores: list[BenchmarkScore] = []
+        notes: dict[str, Notes] = {}
+        results: dict[Decoding, list[Json]] = {}
         for name in self.tasks:
-            score, notes = self._score(name, engine, weights=weights, fits=fits, on_call=on_call)
-            found.append(score)
-            reports.append(notes)
+            kept = self._task(name, engine, weights=weights, fits=fits, on_call=on_call)
+            scores += Scores.from_json(kept["score"]).benchmarks
+            notes[name] = Notes.from_json(kept["notes"])
+            for decoding in self.samplings[name]:
+                results.setdefault(decoding, []).append(kept["lm_results"][decoding])
             if progress:
-                progress(len(found), len(self.tasks))
-        self.report = Report(
-            too_long={name: notes["too_long"] for name, notes in zip(self.tasks, reports, strict=True)},
-            truncated={name: notes["truncated"] for name, notes in zip(self.tasks, reports, strict=True)},
-            reviews={name: Review(**n["review"]) for name, n in zip(self.tasks, reports, strict=True) if n["review"]},
-        )
-        self._write_lm_results(weights, reports)
+                progress(len(scores), len(self.tasks))
         k = self.protocol.k if set(self.protocol.sampled) & set(self.tasks) else 1
-        return Scores(k=k, headline=tuple(self.protocol.headline), benchmarks=tuple(found))
+        return Evaluation(
+            weights=weights,
+            scores=Scores(k=k, headline=tuple(self.protocol.headline), benchmarks=tuple(scores)),
+            notes=notes,
+            lm_results=results,
+        )
+
+    def write_lm_results(self, evaluation: Evaluation) -> None:
+        """lm-eval's result files into `<folder>/lm_eval/<decoding>`; nothing without a folder."""
+        if self.folder is None:
+            return
+        for decoding, parts in evaluation.lm_results.items():
+            folder = self.folder / "lm_eval" / decoding
+            model = evaluation.weights[:16]
+            lm_results.write(lm_results.merged(parts), folder=folder, model=model, protocol=self.protocol)
 
     # ---------------------------------------------------------------------------------------------------- one benchmark
 
-    def _score(
-        self,
-        name: str,
-        engine: RolloutEngine,
-        *,
-        weights: str,
-        fits: Fits | None,
-        on_call: Callable[[str, int, int], None] | None,
-    ) -> tuple[BenchmarkScore, Mapping[str, Any]]:
-        """The score of a benchmark and notes about it, from the store where it has them."""
-        total = TaskStore(self.folder, weights=weights, task=name, signature=self._signature(name, None))
-        kept = total.score(self.judging)
-        if kept is None:
-            judged: dict[Decoding, dict[str, Judged]] = {}
-            notes: dict[str, Any] = {"too_long": 0, "truncated": 0, "lm_eval": {}, "review": None}
-            for decoding in self.protocol.decodings(name):
-                store = TaskStore(
-                    self.folder, weights=weights, task=f"{name}-{decoding}", signature=self._signature(name, decoding)
-                )
-                lm = EngineLM(
-                    engine,
-                    prompts=self.prompts,
-                    store=store,
-                    seed=self.protocol.seed,
-                    completions_per_call=self.completions_per_call,
-                    fits=fits,
-                    on_call=_labelled(on_call, f"{name} {decoding}"),
-                )
-                judged[decoding], notes["lm_eval"][decoding] = self._run(name, decoding, lm)
-                notes["too_long"] = max(notes["too_long"], lm.too_long)
-                notes["truncated"] += store.truncated()
-            score = self._combine(name, judged)
-            notes["review"] = self.remote_judge.review(self.tasks[name].eval_docs, judged["greedy"])
-            kept = {"score": Scores(k=1, benchmarks=(score,)).to_json(), "notes": notes}
-            total.keep_score(self.judging, kept)
-        [score] = Scores.from_json(kept["score"]).benchmarks
-        return score, kept["notes"]
+    def _task(
+        self, name: str, engine: RolloutEngine, *, weights: str, fits: Fits | None, on_call: OnCall | None
+    ) -> Json:
+        """A benchmark's score, notes and lm-eval results as plain data, from the store where it has them."""
+        signature = self._signature(name, self.samplings[name])
+        store = TaskStore(self.folder, weights=weights, task=name, signature=signature)
+        kept = store.score(self.judging)
+        if kept is not None:
+            return kept
+        judged: dict[Decoding, Mapping[str, Judged]] = {}
+        results: dict[Decoding, Json] = {}
+        truncated: dict[Decoding, float] = {}
+        too_long = 0
+        for decoding, sampling in self.samplings[name].items():
+            of_decoding = self._signature(name, {decoding: sampling})
+            lm = EngineLM(
+                engine,
+                prompts=self.prompts,
+                sampling=sampling,
+                store=TaskStore(self.folder, weights=weights, task=f"{name}-{decoding}", signature=of_decoding),
+                completions_per_call=self.completions_per_call,
+                fits=fits,
+                on_call=_labelled(on_call, f"{name} {decoding}"),
+            )
+            options = generation_options(sampling)
+            judged[decoding], found = self.tasks[name].run(lm, repeats=sampling.n, generation=options)
+            results[decoding] = lm_results.plain(found)
+            truncated[decoding] = lm.truncated / (len(self.tasks[name].documents) * sampling.n)
+            too_long = lm.too_long
+        score = self._score(name, judged)
+        review = self.remote_judge.review(self.tasks[name].documents, judged["greedy"])
+        kept = {
+            "score": Scores(k=1, benchmarks=(score,)).to_json(),
+            "notes": asdict(Notes(too_long=too_long, truncated=truncated, review=review)),
+            "lm_results": results,
+        }
+        store.keep_score(self.judging, kept)
+        return kept
 
-    def _run(self, name: str, decoding: Decoding, lm: EngineLM) -> tuple[dict[str, Judged], Mapping[str, Any]]:
-        """lm-eval's evaluation of one task: what was judged, and its own result dictionary."""
-        from lm_eval.evaluator import evaluate
-
-        task = self.tasks[name]
-        task.set_config("repeats", self.protocol.repeats(decoding))
-        task.set_config("generation_kwargs", dict(self._options(name, decoding)))
-        with evaluating(source=self.source, judge=self.judge) as judged, _undisturbed():
-            results = evaluate(lm=lm, task_dict={"tasks": {name: task}})
-        return dict(judged), lm_results.plain(results)
-
-    def _options(self, name: str, decoding: Decoding) -> Mapping[str, Any]:
-        defined: Mapping[str, Any] = self.tasks[name].get_config("generation_kwargs")
-        return {"until": [], "max_gen_toks": defined["max_gen_toks"], **self.protocol.options(decoding)}
-
-    def _signature(self, name: str, decoding: Decoding | None) -> str:
-        """A hash of what is asked and how; of all decodings together for None."""
-        documents = [[row["id"], row["question"], list(row["answers"])] for row in self.tasks[name].eval_docs]
-        decodings = self.protocol.decodings(name) if decoding is None else (decoding,)
+    def _signature(self, name: str, samplings: Mapping[Decoding, Sampling]) -> str:
+        """A hash of what is asked and how responses are drawn."""
+        documents = [[row["id"], row["question"], list(row["answers"])] for row in self.tasks[name].documents]
         probe = self.prompts.solver("{question}")
-        drawn = [[self.protocol.repeats(d), self._options(name, d), self.protocol.seed] for d in decodings]
+        drawn = [asdict(sampling) for sampling in samplings.values()]
         return digest([documents, probe.system, probe.user, drawn, self.completions_per_call])
 
-    def _combine(self, name: str, judged: Mapping[Decoding, Mapping[str, Judged]]) -> BenchmarkScore:
-        sampled = judged.get("sampled", judged["greedy"])
-        outcomes = [
-            Outcome(
-                id=row["id"],
-                level=row["level"],
-                greedy=judged["greedy"][row["id"]].right[0],
-                greedy_boxed=judged["greedy"][row["id"]].answers[0] is not None,
-                sampled=sampled[row["id"]].metrics()["exact_match"],
-                sampled_boxed=sampled[row["id"]].metrics()["well_formed"],
-                majority=sampled[row["id"]].majority,
-                any_right=any(sampled[row["id"]].right),
-            )
-            for row in self.tasks[name].eval_docs
-        ]
-        return BenchmarkScore(name=name, group=_group(self.tasks[name]), outcomes=tuple(outcomes))
-
-    def _write_lm_results(self, weights: str, reports: Iterable[Mapping[str, Any]]) -> None:
-        if self.folder is None:
-            return
-        everything = list(reports)
-        for decoding in ("greedy", "sampled"):
-            parts = [notes["lm_eval"][decoding] for notes in everything if decoding in notes["lm_eval"]]
-            if parts:
-                folder = self.folder / "lm_eval" / decoding
-                lm_results.write(lm_results.merged(parts), folder=folder, model=weights[:16], protocol=self.protocol)
+    def _score(self, name: str, judged: Mapping[Decoding, Mapping[str, Judged]]) -> BenchmarkScore:
+        """Outcomes by document; without samples the greedy response is the only one."""
+        greedy, sampled = judged["greedy"], judged.get("sampled", judged["greedy"])
+        task = self.tasks[name]
+        outcomes = tuple(_outcome(row, greedy[row["id"]], sampled[row["id"]]) for row in task.documents)
+        return BenchmarkScore(name=name, group=task.definition.group, outcomes=outcomes)
 
 
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Keep two side effects of lm-eval in: it draws from Python's global generator (a random task name each time one is
-    asked for), and it draws a progress bar for every task across our own. It has a switch for neither.
-    """
-    from lm_eval.api import task as module
-
-    bar, state = module.tqdm, random.getstate()
-    module.tqdm = functools.partial(bar, disable=True)
-    try:
-        yield
-    finally:
-        module.tqdm = bar
-        random.setstate(state)
-
-
-def _benchmark(task: Any) -> Benchmark:
-    items = tuple(
-        BenchmarkItem(id=row["id"], question=row["question"], answer=row["answer"], level=row["level"])
-        for row in task.eval_docs
+def _outcome(document: Document, greedy: Judged, sampled: Judged) -> Outcome:
+    shares = sampled.metrics()
+    return Outcome(
+        id=document["id"],
+        level=document["level"],
+        greedy=greedy.right[0],
+        greedy_boxed=greedy.answers[0] is not None,
+        sampled=shares["exact_match"],
+        sampled_boxed=shares["well_formed"],
+        majority=sampled.majority,
+        any_right=any(sampled.right),
     )
-    if len({item.id for item in items}) != len(items):
-        raise ValueError(f"benchmark {task.config.task}: two questions have one id")
-    return Benchmark(name=task.config.task, group=_group(task), items=items)
 
 
-def _group(task: Any) -> Any:
-    return task.get_config("metadata")["group"]
+def _definition(name: str, given: Json) -> Definition:
+    try:
+        return Definition(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"benchmarks.definitions.{name}: {error}") from error
 
 
 def _described(part: Fallback | RemoteJudge | NoRemoteJudge) -> list[str]:
@@ -242,5 +198,5 @@ def _described(part: Fallback | RemoteJudge | NoRemoteJudge) -> list[str]:
     return [type(part).__name__, repr(sorted(item for item in vars(part).items() if item[0] != "key"))]
 
 
-def _labelled(on_call: Callable[[str, int, int], None] | None, label: str) -> Callable[[int, int], None] | None:
+def _labelled(on_call: OnCall | None, label: str) -> Callable[[int, int], None] | None:
     return None if on_call is None else lambda done, total: on_call(label, done, total)

@@ -3,44 +3,43 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.utils import handle_non_serializable
 
 from evaluation.protocol import Protocol
 from evaluation.store import digest
+from rzero.types import Json
 
 _BY_TASK = ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "samples")
 
 
-def plain(results: Any) -> dict[str, Any]:
+def plain(results: Json) -> Json:
     """A result dictionary as plain JSON data."""
-    from lm_eval.utils import handle_non_serializable
-
-    data: dict[str, Any] = json.loads(json.dumps(results, default=handle_non_serializable))
+    data: Json = json.loads(json.dumps(results, default=handle_non_serializable))
     return data
 
 
-def merged(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def merged(parts: Sequence[Json]) -> Json:
     """The results of several tasks as lm-eval would have returned them from one run."""
-    together: dict[str, Any] = {key: {} for key in _BY_TASK}
+    together: Json = {key: {} for key in _BY_TASK}
     for part in parts:
         for key in _BY_TASK:
             together[key].update(part.get(key, {}))
     return together
 
 
-def write(results: Mapping[str, Any], *, folder: Path, model: str, protocol: Protocol) -> None:
+def write(results: Json, *, folder: Path, model: str, protocol: Protocol) -> None:
     """`<folder>/<model>/results_*.json` and `samples_<task>_*.jsonl`; once for equal results.
 
     Raises OSError when lm-eval could not write them (it only logs that).
     """
-    from lm_eval.loggers import EvaluationTracker
-
-    stamp = digest(plain(results))
+    stamp = digest(results)
     done = folder / model / f".{stamp}"
     if done.exists():
         return
@@ -52,7 +51,7 @@ def write(results: Mapping[str, Any], *, folder: Path, model: str, protocol: Pro
         chat_template=None,
         fewshot_as_multiturn=False,
     )
-    content = deepcopy(dict(results))
+    content = deepcopy(results)
     samples = content.pop("samples")
     content["config"] = {"model": model, "model_args": {"pretrained": model}, "protocol": asdict(protocol)}
     content["lm_eval_version"] = version("lm_eval")

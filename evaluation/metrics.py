@@ -1,8 +1,8 @@
 """Scores of one model under one protocol: pure functions from per-item outcomes to averages and intervals.
 
-Names follow the paper: MATH AVG is the mean over the mathematics benchmarks; Overall AVG is the mean of MATH AVG and
-each general benchmark (SPEC section 7). `overall` is the mean of the Overall AVG over the columns that count: greedy
-decoding and mean@k for the micro world, mean@k alone (k = 1 greedy answer where nothing is sampled) for the paper.
+Names follow the paper (docs/method.md#evaluation): MATH AVG is the mean over the mathematics benchmarks; Overall AVG is
+the mean of MATH AVG and each general benchmark. `overall` is the mean of the Overall AVG over the columns that count:
+greedy decoding and mean@k for the micro world, mean@k alone (k = 1, greedy, where nothing is sampled) for the paper.
 All scores are percentages in [0, 100].
 """
 
@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from rzero.types import Json
 
 PROTOCOLS = ("greedy", "mean@k", "maj@k", "pass@k")
 AVERAGES = ("MATH AVG", "GENERAL AVG", "Overall AVG")
@@ -21,7 +22,7 @@ HEADLINE = ("greedy", "mean@k")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What happened on one item. Shares are over the k samples; `*_boxed` says a (closed, non-empty) box was there."""
+    """Verdicts on one item. Shares are over the k samples; `*_boxed` says a (closed, non-empty) box was there."""
 
     id: str
     level: int
@@ -36,7 +37,7 @@ class Outcome:
 COLUMNS = tuple(Outcome.__dataclass_fields__)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return int(value) if isinstance(value, bool) else value
 
 
@@ -96,7 +97,7 @@ class Scores:
         }
         return {**flat, "evaluation/overall": self.overall}
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Plain data; outcomes are stored by column, which is several times smaller than by row."""
         benchmarks = [
             {"name": b.name, "group": b.group, **{f: [_plain(getattr(o, f)) for o in b.outcomes] for f in COLUMNS}}
@@ -106,7 +107,7 @@ class Scores:
         return data if self.headline == HEADLINE else {**data, "headline": list(self.headline)}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Scores:
+    def from_json(cls, data: Json) -> Scores:
         return cls(
             k=data["k"],
             headline=tuple(data.get("headline", HEADLINE)),

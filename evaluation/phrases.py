@@ -2,8 +2,8 @@ r"""Equality of short answers as BIG-Bench Extra Hard defines it, without the de
 
 The rules of google-deepmind/bbeh (evaluate.py): case, a leading "the answer is", a full stop, `$...$`, `\text{}`, bold
 and the space behind commas do not matter; `(a)` is `a`, `[x]` is `x`, numbers compare as numbers, apostrophes and a
-question mark are ignored. Mended here (OFFICIAL_BUGS D18): thousands commas, fractions, every LaTeX wrapper, and a box
-of several lines is read whole.
+question mark are ignored. Mended here (docs/authors_code.md, D18): thousands commas, fractions, every LaTeX wrapper,
+and a box of several lines is read whole.
 """
 
 from __future__ import annotations

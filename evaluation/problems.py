@@ -1,10 +1,13 @@
-"""What a benchmark consists of, whatever it asks."""
+"""Benchmarks: named lists of questions with their gold answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+BenchmarkGroup = Literal["math", "general"]
+"""The average a benchmark counts towards: MATH AVG, or by itself Overall AVG."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,14 +22,14 @@ class BenchmarkItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Benchmark:
-    """A named list of items that counts towards MATH AVG (`math`) or on its own towards Overall AVG (`general`)."""
+    """A named list of items."""
 
     name: str
-    group: Literal["math", "general"]
+    group: BenchmarkGroup
     items: tuple[BenchmarkItem, ...]
 
 
 class BenchmarkSource(Protocol):
-    """Anything that can say which benchmarks a suite holds."""
+    """Returns the benchmarks that a suite can ask."""
 
     def __call__(self) -> Sequence[Benchmark]: ...

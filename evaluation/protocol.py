@@ -1,10 +1,12 @@
-"""How often each benchmark is asked, and how answers are drawn."""
+"""The protocol of an evaluation: how often each benchmark is asked, and how responses are drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
+
+from rzero.types import Sampling
 
 Decoding = Literal["greedy", "sampled"]
 
@@ -14,8 +16,8 @@ class Protocol:
     """Everything is asked once greedily; the benchmarks in `sampled` are also asked `k` times by sampling.
 
     A benchmark that is not sampled counts its greedy answer as mean@1. `temperature=0` with several samples is the
-    authors' way: one greedy answer, repeated. max_tokens lowers the limit of a task's definition (None leaves it); it
-    is for models with a short context.
+    authors' way: one greedy answer, repeated. max_tokens takes the place of the benchmarks' own limits (None leaves
+    them). seed fixes the samples: every model is asked with the same random numbers, so that differences are paired.
     headline: the columns of the result table whose mean is the score (`evaluation.metrics.Scores`).
     """
 
@@ -33,17 +35,24 @@ class Protocol:
             raise ValueError(f"benchmarks.protocol.k must be at least 1, got {self.k}")
 
     def decodings(self, benchmark: str) -> tuple[Decoding, ...]:
+        """The ways in which a benchmark is asked."""
         return ("greedy", "sampled") if benchmark in self.sampled else ("greedy",)
 
-    def repeats(self, decoding: Decoding) -> int:
-        return self.k if decoding == "sampled" else 1
+    def sampling(self, decoding: Decoding, *, max_tokens: int | None) -> Sampling:
+        """The sampling of a decoding. `max_tokens`: the benchmark's own limit, used where the protocol has none.
 
-    def options(self, decoding: Decoding) -> dict[str, Any]:
-        """lm-eval's generation_kwargs, as far as the protocol decides them."""
-        temperature = self.temperature if decoding == "sampled" else 0.0
-        options: dict[str, Any] = {"do_sample": temperature > 0, "temperature": temperature}
-        if temperature > 0:
-            options |= {"top_p": self.top_p, "top_k": self.top_k}
-        if self.max_tokens is not None:
-            options["max_gen_toks"] = self.max_tokens
-        return options
+        Raises ValueError when neither has one.
+        """
+        limit = max_tokens if self.max_tokens is None else self.max_tokens
+        if limit is None:
+            raise ValueError("benchmarks.protocol.max_tokens must be given where benchmarks.definitions have no limit")
+        if decoding == "greedy":
+            return Sampling(n=1, temperature=0.0, max_tokens=limit, seed=self.seed)
+        return Sampling(
+            n=self.k,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            max_tokens=limit,
+            seed=self.seed,
+        )

@@ -8,14 +8,14 @@ may be used: some others hand model text to parsers that evaluate it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from types import ModuleType
 
-from evaluation.problems import BenchmarkItem
+from rzero.types import Json
 
 VERSION = "0.1.25"
 FAMILIES = (
@@ -35,7 +35,7 @@ class FamilySpec:
     family: str
     size: int
     seed: int
-    knobs: Mapping[str, Any]
+    knobs: Json
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -44,27 +44,28 @@ class FamilySpec:
             raise ValueError(f"{self.family}: size must be at least 1, got {self.size}")
 
 
-def generate(spec: FamilySpec) -> list[dict[str, Any]]:
+def generate(spec: FamilySpec) -> list[Json]:
     """The entries (question, answer, metadata) of a family, equal for equal specs."""
     dataset = library().create_dataset(spec.family, size=spec.size, seed=spec.seed, **spec.knobs)
     return [dict(dataset[index]) for index in range(spec.size)]
 
 
 def is_right(answer: str, *, entry: str) -> bool:
-    """Whether the family's scorer gives full marks; near misses, which it pays in part, are wrong."""
+    """Returns whether the family's scorer gives full marks; near misses, which it pays in part, are wrong."""
     question = json.loads(entry)
     score = _scorer(question["metadata"]["source_dataset"])(answer, question)
     return bool(score >= 1.0)
 
 
 @lru_cache(maxsize=len(FAMILIES))
-def _scorer(family: str) -> Any:
+def _scorer(family: str) -> Callable[[str, Json], float]:
     if family not in FAMILIES:
         raise ValueError(f"{family!r} is no family whose scorer only compares text")
-    return library().get_score_answer_fn(family)
+    scorer: Callable[[str, Json], float] = library().get_score_answer_fn(family)
+    return scorer
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """reasoning-gym. Raises ImportError that says what to install."""
     try:
         found = version("reasoning-gym")
@@ -75,11 +76,3 @@ def library() -> Any:
     if found != VERSION:
         raise ImportError(f"reasoning-gym {found} generates other questions; install {VERSION}")
     return import_module("reasoning_gym")
-
-
-def items(spec: FamilySpec) -> Sequence[BenchmarkItem]:
-    """The same questions as benchmark items; `answer` is one of possibly several right ones."""
-    return [
-        BenchmarkItem(id=f"{spec.family}-{index}", question=entry["question"], answer=str(entry["answer"]))
-        for index, entry in enumerate(generate(spec))
-    ]

@@ -12,10 +12,9 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from evaluation.judging import Judged
+from evaluation.judging import Document, Judged
 
 _SYSTEM = (
     "You compare a candidate's final answer with the reference answer to a question. Reply with one word: Yes if they "
@@ -38,7 +37,7 @@ class Review:
 class NoRemoteJudge:
     """No second opinion."""
 
-    def review(self, documents: Iterable[Mapping[str, Any]], judged: Mapping[str, Judged]) -> dict[str, Any] | None:
+    def review(self, documents: Iterable[Document], judged: Mapping[str, Judged]) -> Review | None:
         return None
 
 
@@ -53,8 +52,8 @@ class RemoteJudge:
         self.url, self.model, self.timeout_seconds = url.rstrip("/"), model, timeout_seconds
         self.key = None if key_variable is None else os.environ[key_variable]
 
-    def review(self, documents: Iterable[Mapping[str, Any]], judged: Mapping[str, Judged]) -> dict[str, Any]:
-        """The judge's opinion of every wrong greedy answer, as plain data of a `Review`."""
+    def review(self, documents: Iterable[Document], judged: Mapping[str, Judged]) -> Review:
+        """The judge's opinion of every wrong greedy answer."""
         asked, failed, upgraded = 0, 0, []
         for document in documents:
             first = judged[document["id"]]
@@ -65,10 +64,10 @@ class RemoteJudge:
             failed += verdict is None
             if verdict:
                 upgraded.append(document["id"])
-        return asdict(Review(asked=asked, upgraded=len(upgraded), failed=failed, ids=tuple(upgraded)))
+        return Review(asked=asked, upgraded=len(upgraded), failed=failed, ids=tuple(upgraded))
 
     def same(self, *, question: str, reference: str, candidate: str) -> bool | None:
-        """Whether the judge takes the candidate's answer for the reference; None when it gives no usable reply."""
+        """Returns whether the judge takes the candidate's answer for the reference; None without a usable reply."""
         try:
             reply = self._ask(_request(question, reference, candidate))
         except (urllib.error.URLError, TimeoutError, ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""What several seeds say together: a mean, its 95 % interval, and how sure a sign is. Student's t over seeds."""
+"""Estimates over several seeds: a mean, its 95 % interval, and how sure a sign is. Student's t over seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where benchmark questions come from: the hub at a pinned revision, a local folder, or a generator.
+"""Sources of benchmark questions: the hub at a pinned revision, a local folder, or a generator.
 
 A local folder holds one JSON-lines file per benchmark (`math500.jsonl`), each row with `id`, `problem`, `answer` and,
 where the benchmark has them, `alt_answers` (each right as well), `options` (a list), `level`. `<name>_mini.jsonl` and
@@ -12,12 +12,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from evaluation import reasoning
 from evaluation.problems import Benchmark, BenchmarkSource
+from rzero.types import Json
 
-Row = dict[str, Any]
+Row = Json
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 OPTION_REQUEST = "Only one option is right. Put its letter, and nothing else, into the box, for example \\boxed{A}."
 
@@ -54,7 +55,7 @@ class HubDataset:
 class Datasets:
     """The benchmarks of the paper. With `data_dir` the folder is used and the hub is never asked."""
 
-    hub: Mapping[str, Mapping[str, Any]]
+    hub: Mapping[str, Json]
     data_dir: str | None = None
     limit: int | None = None
     """First rows of each benchmark only; None for all."""
@@ -71,7 +72,7 @@ class Datasets:
             rows = read_hub(HubDataset(**self._dataset(benchmark)), benchmark)
         return [to_document(row, kind=kind) for row in rows[: self.limit]]
 
-    def _dataset(self, benchmark: str) -> Mapping[str, Any]:
+    def _dataset(self, benchmark: str) -> Json:
         if benchmark not in self.hub:
             raise ValueError(f"no data set is named for benchmark {benchmark!r}; known: {', '.join(sorted(self.hub))}")
         return self.hub[benchmark]
@@ -100,7 +101,7 @@ class ReasoningGym:
 
     size: int
     seed: int
-    families: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    families: Mapping[str, Json] = field(default_factory=dict)
 
     def documents(self, benchmark: str, *, kind: str) -> list[Row]:
         family = benchmark.removeprefix("gym_")
@@ -134,7 +135,7 @@ def document(
     }
 
 
-def to_document(row: Mapping[str, Any], *, kind: str) -> Row:
+def to_document(row: Row, *, kind: str) -> Row:
     """A row of a local folder as a document. Options are listed below the question under their letters."""
     question, options = str(row["problem"]), row.get("options") or []
     if kind == "option":
@@ -151,7 +152,7 @@ def to_document(row: Mapping[str, Any], *, kind: str) -> Row:
     )
 
 
-def _level(value: Any) -> int:
+def _level(value: object) -> int:
     """A level is a whole number; `Level 3` is 3, anything else 0."""
     text = str(value or 0).removeprefix("Level ").strip()
     return int(text) if text.isdecimal() else 0
@@ -198,7 +199,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 
 
-def _from_hub(row: Mapping[str, Any], index: int, dataset: HubDataset, benchmark: str) -> Row:
+def _from_hub(row: Row, index: int, dataset: HubDataset, benchmark: str) -> Row:
     answer = row[dataset.answer]
     answers = [str(entry) for entry in answer] if isinstance(answer, list) else [str(answer)]
     text = ", ".join(answers)

@@ -1,4 +1,4 @@
-"""What an evaluation has already done, on disk, so that nothing is generated or judged twice.
+"""Files of an evaluation that keep what was generated and judged, so that nothing is done twice.
 
     <folder>/<weights>/<task>-<signature>/responses_00000.json      one engine call's completions
     <folder>/<weights>/<task>-<signature>/score_<judging>.json      the task's score
@@ -14,17 +14,17 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import rzero.grading
 from evaluation import judging, phrases, reading, reasoning
 from rzero.durable import write_atomically
 from rzero.escaping import json_line
 from rzero.interfaces import RolloutEngine
-from rzero.types import Prompt, Sampling
+from rzero.types import Json, Prompt, Sampling
 
 HASH_CHARS = 16
 # Temperature 1 from a fixed seed: any change of the weights shows in the log-probs, and sooner or later in the tokens.
@@ -32,7 +32,7 @@ _PROBE = Sampling(n=2, temperature=1.0, max_tokens=24, seed=0)
 _PROBE_PROMPTS = (Prompt(user="Compute 17 + 25."), Prompt(user="Which is larger, 3 or 5?"))
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """A short hash of plain data."""
     return hashlib.sha256(json_line(value).encode()).hexdigest()[:HASH_CHARS]
 
@@ -55,38 +55,41 @@ def code_hash() -> str:
     return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in paths])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Responses:
+    """The texts of one engine call, [prompt][sample], and how many of them ran into the token limit."""
+
+    texts: list[list[str]]
+    truncated: int
+
+
 class TaskStore:
     """The files of one task under one protocol and one set of weights. `folder=None` keeps nothing."""
 
     def __init__(self, folder: Path | None, *, weights: str, task: str, signature: str) -> None:
         self.folder = None if folder is None else folder / weights[:HASH_CHARS] / f"{task}-{signature}"
 
-    def responses(self, chunk: int) -> list[list[str]] | None:
-        """The texts of an engine call, [prompt][sample], or None when it has not been made."""
-        data = self._read(f"responses_{chunk:05d}.json")
-        return None if data is None else data["texts"]
+    def responses(self, call: int) -> Responses | None:
+        """The responses of an engine call; None when it has not been made."""
+        data = self._read(f"responses_{call:05d}.json")
+        return None if data is None else Responses(**data)
 
-    def keep_responses(self, chunk: int, texts: Sequence[Sequence[str]], *, truncated: int) -> None:
-        """`truncated`: how many of the completions ran into the token limit."""
-        self._write(f"responses_{chunk:05d}.json", {"truncated": truncated, "texts": texts})
+    def keep_responses(self, call: int, responses: Responses) -> None:
+        self._write(f"responses_{call:05d}.json", asdict(responses))
 
-    def score(self, judging: str) -> Mapping[str, Any] | None:
+    def score(self, judging: str) -> Json | None:
+        """The data given to `keep_score` for the same `judging`; None without."""
         return self._read(f"score_{judging}.json")
 
-    def keep_score(self, judging: str, data: Mapping[str, Any]) -> None:
+    def keep_score(self, judging: str, data: Json) -> None:
         self._write(f"score_{judging}.json", data)
 
-    def truncated(self) -> int:
-        """Completions that ran into the token limit, of all engine calls kept."""
-        if self.folder is None:
-            return 0
-        return sum(json.loads(path.read_bytes())["truncated"] for path in self.folder.glob("responses_*.json"))
-
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str) -> Json | None:
         if self.folder is None or not (path := self.folder / name).is_file():
             return None
-        return json.loads(path.read_bytes())
+        data: Json = json.loads(path.read_bytes())
+        return data
 
-    def _write(self, name: str, data: Mapping[str, Any]) -> None:
+    def _write(self, name: str, data: Json) -> None:
         if self.folder is not None:
             write_atomically(self.folder / name, json_line(data).encode())

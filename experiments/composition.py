@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.model_package import ModelPackage
+from experiments.parts import check_keys, made, naming
 from experiments.provenance import public_config
 from experiments.resolvers import register_resolvers
-from rzero.durable import remove_leftovers, write_atomically
+from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks, alone
 from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
 from rzero.runs.health import GraderHealth
 from rzero.runs.ledger import Ledger
 from rzero.runs.progress import ConsoleNarrator, Silent
+from rzero.runs.stages import Stages
+from rzero.runs.weights import Weights
 from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
 from rzero.tracking import Fanout, JsonlTracker, NullTracker
+from rzero.types import Json
 
 
 def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = None) -> SelfPlay:
@@ -37,29 +41,43 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
     Raises ValueError or FileNotFoundError with one clear message when a value or a path is wrong.
     """
     register_resolvers(directory)
+    check_keys(cfg)
     ledger = _ledger(cfg, directory, rank_config)
-    grader = instantiate(cfg.grader)
-    prompts = instantiate(cfg.prompts)
-    bank = JsonlBank(directory / "questions")
-    challenger, solver = _challenger(cfg.challenger, grader, bank), _solver(cfg.solver, grader, bank)
+    grader = made(cfg, "grader")
+    prompts = made(cfg, "prompts")
+    bank = JsonlBank(RunDirectory(directory))
+    challenger, solver = _challenger(cfg, grader, bank), _solver(cfg, grader, bank)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
     curriculum, launch = (
-        _curriculum(cfg.curriculum, grader, bank),
+        _curriculum(cfg, grader, bank),
         rank_config.join if rank_config else _launch(cfg, directory),
     )
-    collapse = instantiate(cfg.collapse)
+    collapse = made(cfg, "collapse")
+    weights = Weights(
+        base=str(cfg.policy.path_or_id),
+        make=policy_loader(cfg.policy),
+        directory=RunDirectory(directory),
+        roles=made(cfg, "roles"),
+    )
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
     # last, because it opens files: whatever is wrong with the configuration has been said by now
     record, tracker = _record(cfg, directory, ledger) if rank_config is None else (NullTracker(), NullTracker())
     narrator = Silent() if rank_config else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds)
     for note in ledger.notes if rank_config is None else ():
         narrator.say(f"warning: {note}")
+    stages = Stages(
+        directory=RunDirectory(directory),
+        ledger=ledger,
+        record=record,
+        tracker=tracker,
+        narrator=narrator,
+        health=health,
+        collapse=collapse,
+        checkpoint_every=cfg.checkpoint_every,
+    )
     return SelfPlay(
-        directory=directory,
         seed=cfg.seed,
         iterations=cfg.iterations,
-        base=str(cfg.policy.path_or_id),
-        load=policy_loader(cfg.policy),
         make_engine=functools.partial(instantiate, cfg.engine),
         make_trainer=lambda **more: instantiate(cfg.trainer)(**more),  # each phase needs a strategy of its own
         prompts=prompts,
@@ -69,16 +87,9 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
         suite=suite,
         audit=instantiate(cfg.audit)(grader=grader),
         bank=bank,
-        ledger=ledger,
-        tracker=tracker,
-        record=record,
-        narrator=narrator,
-        save_scores=save_scores,
-        health=health,
-        roles=instantiate(cfg.roles),
-        collapse=collapse,
+        weights=weights,
+        stages=stages,
         launch=launch,
-        checkpoint_every=cfg.checkpoint_every,
     )
 
 
@@ -96,8 +107,8 @@ def _record(cfg: DictConfig, directory: Path, ledger: Ledger) -> tuple[JsonlTrac
     """The run's own metrics file, rewound to the last complete stage, and everything that metrics are sent to."""
     record = JsonlTracker(directory / "metrics.jsonl")
     record.rewind(ledger.last.metrics.size)
-    offered = {"config": public_config(cfg), "committed_step": ledger.step}
-    return record, Fanout([record, call_with(instantiate(cfg.tracker), offered)])
+    tracker = made(cfg, "tracker", config=public_config(cfg), committed_step=ledger.step)
+    return record, Fanout([record, tracker])
 
 
 def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextManager[Ranks]]:
@@ -112,7 +123,7 @@ def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextMan
 
 def worker(config: str, directory: str, rank_config: RankConfig) -> None:
     """What another process of a run does: the same, silently and without writing."""
-    from experiments.run import quiet_libraries
+    from experiments.terminal import quiet_libraries
     from rzero.processes.cpu import set_up_cpu
 
     quiet_libraries()
@@ -128,7 +139,7 @@ NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture", "package")
 
 def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:
     """`load(path)` for the configured dtype, attention and adapters; a policy's `package` is unpacked when needed."""
-    options: dict[str, Any] = {key: value for key, value in cfg.items() if key not in NOT_FOR_LOADING}  # type: ignore[misc]
+    options: Json = {key: value for key, value in cfg.items() if key not in NOT_FOR_LOADING}  # type: ignore[misc]
     if "package" not in cfg:
         return functools.partial(load_policy, **options)
     package: ModelPackage = instantiate(cfg.package)
@@ -137,10 +148,6 @@ def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:
         return load_policy(package.provide() if path == package.directory else path, **options)
 
     return load
-
-
-def save_scores(path: Path, scores: Any) -> None:
-    write_atomically(path, json.dumps(scores.to_json()).encode())
 
 
 def _paper_vote(grader: Any) -> Any:
@@ -153,56 +160,53 @@ def _plain(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def _polling(cfg: DictConfig, grader: Any) -> Polling:
-    return Polling(votes=cfg.votes, sampling=_plain(cfg.sampling), rule=instantiate(cfg.rule)(grader).vote_many)
-
-
 def _challenger(cfg: DictConfig, grader: Any, bank: JsonlBank) -> ChallengerPhase:
+    polling = cfg.challenger.polling
     return ChallengerPhase(
-        settings=instantiate(cfg.settings, _convert_="all"),
-        loss=instantiate(cfg.loss),
-        optimizer=instantiate(cfg.optimizer),
-        parse=instantiate(cfg.parse),
-        polling=_polling(cfg.polling, grader),
-        reward=_reward(cfg.reward, grader, bank),
+        **_learning(cfg, "challenger", grader, bank),
+        parse=made(cfg, "challenger.parse"),
+        polling=Polling(
+            votes=polling.votes,
+            sampling=_plain(polling.sampling),
+            rule=made(cfg, "challenger.polling.rule", grader=grader).vote_many,
+        ),
     )
 
 
 def _solver(cfg: DictConfig, grader: Any, bank: JsonlBank) -> SolverPhase:
-    return SolverPhase(
-        settings=instantiate(cfg.settings, _convert_="all"),
-        loss=instantiate(cfg.loss),
-        optimizer=instantiate(cfg.optimizer),
-        reward=_reward(cfg.reward, grader, bank),
-        label=instantiate(cfg.label),
-    )
+    return SolverPhase(**_learning(cfg, "solver", grader, bank), label=made(cfg, "solver.label"))
 
 
-def _reward(cfg: DictConfig, grader: Any, bank: JsonlBank) -> Callable[[int], Any]:
-    """`reward(seed)` for a phase: a `_partial_` node is given those run-time objects that its constructor asks for."""
-    made = instantiate(cfg)
-
-    def reward(seed: int) -> Any:
-        return call_with(made, {"grader": grader, "bank": bank, "seed": seed})
-
-    return reward
-
-
-def call_with(made: Any, offered: Mapping[str, Any]) -> Any:
-    """Finish a partial constructor with the offered objects it names and lacks; anything else is returned as it is."""
-    if not isinstance(made, functools.partial):
-        return made
-    wanted = inspect.signature(made.func).parameters
-    return made(**{name: value for name, value in offered.items() if name in wanted and name not in made.keywords})
+def _learning(cfg: DictConfig, role: str, grader: Any, bank: JsonlBank) -> Json:
+    """What both roles have. All of it is built here once, so that none of it can fail when the first phase begins."""
+    with naming(f"{role}.settings"):
+        settings = instantiate(cfg[role].settings, _convert_="all")
+    loss = made(cfg, f"{role}.loss")
+    with naming(f"{role}.loss"):
+        loss.check_sampling(settings.rollout_sampling(seed=0))
+    optimizer = instantiate(cfg[role].optimizer)
+    with naming(f"{role}.optimizer"):
+        optimizer([torch.nn.Parameter(torch.zeros(1))])
+    reward = functools.partial(made, cfg, f"{role}.reward", grader=grader, bank=bank)
+    reward(seed=0)
+    return {
+        "settings": settings,
+        "loss": loss,
+        "optimizer": optimizer,
+        "reward": lambda seed: reward(seed=seed),
+    }
 
 
 def _curriculum(cfg: DictConfig, grader: Any, bank: JsonlBank) -> CurriculumPhase:
+    phase = cfg.curriculum
     return CurriculumPhase(
-        candidates=cfg.candidates,
-        sampling=_plain(cfg.sampling_questions),
-        parse=instantiate(cfg.parse),
+        candidates=phase.candidates,
+        sampling=_plain(phase.sampling_questions),
+        parse=made(cfg, "curriculum.parse"),
         polling=Polling(
-            votes=cfg.votes, sampling=_plain(cfg.sampling_answers), rule=instantiate(cfg.vote)(grader).vote_many
+            votes=phase.votes,
+            sampling=_plain(phase.sampling_answers),
+            rule=made(cfg, "curriculum.vote", grader=grader).vote_many,
         ),
-        rule=call_with(instantiate(cfg.rule), {"bank": bank, "grader": grader}),
+        rule=made(cfg, "curriculum.rule", bank=bank, grader=grader),
     )

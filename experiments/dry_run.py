@@ -1,13 +1,13 @@
-"""Run one round of an experiment with everything but its weights, its device and its benchmarks: seconds on a CPU.
+"""Run one iteration of an experiment in seconds on a CPU: all but its weights, its device and its benchmarks.
 
-    python -m experiments.dry_run experiment=paper_qwen3_4b
-    python -m experiments.dry_run experiment=official_octothinker_8b solver.settings.samples_per_prompt=3
+    python -m experiments.dry_run experiment=paper
+    python -m experiments.dry_run experiment=official policy=octothinker_8b solver.settings.samples_per_prompt=3
 
 The experiment is composed and built as `experiments.run` would do it and made small by conf/dry_run.yaml. The model is
 a random one of the same architecture; it really draws, is scored and is trained. Such a model writes no question block,
 so what it wrote is *read* as a reply from a script: parsing, votes, rewards and band then have something to work on.
 
-Exit codes: 0 the round ended; 2 something is wrong with the experiment.
+Exit codes: 0 the iteration ended; 2 something is wrong with the experiment.
 """
 
 from __future__ import annotations
@@ -17,22 +17,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from experiments import PROJECT, composition
-from experiments.resolvers import register_resolvers
-from rzero.interfaces import RolloutEngine
+from experiments import composition
+from experiments.command_line import DONE, add_overrides, command_parser, exit_code, expand_policy
+from experiments.compose import compose
+from experiments.terminal import quiet_libraries
+from rzero.interfaces import Progress, RolloutEngine
 from rzero.policy import Policy
+from rzero.runs.directory import RunDirectory
 from rzero.selfplay import SelfPlay
-from rzero.types import Group, Prompt, Sampling
+from rzero.types import Group, Json, Prompt, Sampling
 
-WRONG = 2
 REPLACED = ("engine", "trainer", "benchmarks")
 """Groups of conf/dry_run.yaml that take the place of the experiment's; what else is in there changes single values."""
 
@@ -46,8 +44,10 @@ class Dictated:
     def __init__(self, engine: RolloutEngine, *, script: Script) -> None:
         self.engine, self.script = engine, script
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Any = None) -> list[Group]:
-        groups = self.engine.generate(prompts, sampling, progress)  # type: ignore[call-arg]
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[Group]:
+        groups = self.engine.generate(prompts, sampling, progress=progress)
         return [
             replace(
                 group,
@@ -78,11 +78,10 @@ def replies(request: Prompt) -> Script:
     return script
 
 
-def small(overrides: Sequence[str], directory: Path) -> DictConfig:
-    """The experiment with a random model in `directory` for its weights and the sizes of conf/dry_run.yaml."""
-    register_resolvers(directory)
-    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        cfg, shrunk = compose("config", overrides=list(overrides)), compose("dry_run")
+def small(overrides: Sequence[str], directory: Path, *, config_dir: Path | None = None) -> DictConfig:
+    """Return the experiment with a random model in `directory` for its weights and the sizes of conf/dry_run.yaml."""
+    cfg = compose(*expand_policy(overrides, config_dir=config_dir), config_dir=config_dir, run_directory=directory)
+    shrunk = compose(config="dry_run", run_directory=directory)
     architecture = cfg.policy.get("architecture")
     if architecture is None:
         raise ValueError(f"policy {cfg.policy.path_or_id} has no `architecture` to take the shape from (conf/policy)")
@@ -97,7 +96,7 @@ def small(overrides: Sequence[str], directory: Path) -> DictConfig:
     return cfg
 
 
-def random_policy(config: dict[str, Any], directory: Path) -> None:
+def random_policy(config: Json, directory: Path) -> None:
     """Saves a model of this Hugging Face configuration with random weights; its tokens are bytes."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -117,38 +116,35 @@ def random_policy(config: dict[str, Any], directory: Path) -> None:
     Policy(model=model, tokenizer=fast).save(directory)
 
 
-def dry_run(overrides: Sequence[str], directory: Path) -> SelfPlay:
-    """One round in `directory`, from configuration to evaluation; returns the run that has ended."""
-    cfg = small(overrides, directory)
+def dry_run(overrides: Sequence[str], directory: Path, *, config_dir: Path | None = None) -> SelfPlay:
+    """Carry out one iteration in `directory`, from configuration to evaluation; return the run that has ended."""
+    cfg = small(overrides, directory, config_dir=config_dir)
     selfplay = composition.build(cfg, directory)
     script = replies(selfplay.prompts.challenger())
     selfplay.make_engine = lambda: Dictated(instantiate(cfg.engine), script=script)
-    (directory / "config.yaml").write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    RunDirectory(directory).config.write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
+        selfplay.close()
     return selfplay
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if {"--help", "-h"} & set(given):
-        print(__doc__)
-        return 0
-    from experiments.run import quiet_libraries
+    parser = command_parser("experiments.dry_run", __doc__)
+    add_overrides(parser)
+    options = parser.parse_intermixed_args(arguments)
 
-    quiet_libraries()
-    with tempfile.TemporaryDirectory(prefix="rzero_dry_run_") as folder:
-        try:
-            selfplay = dry_run(given, Path(folder))
-        except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return WRONG
-        for stage, commit in selfplay.ledger.stages.items():
-            print(f"{stage}: {commit.result['summary']}")
-    print("the round ended")
-    return 0
+    def work() -> int:
+        quiet_libraries()
+        with tempfile.TemporaryDirectory(prefix="rzero_dry_run_") as folder:
+            selfplay = dry_run(options.overrides, Path(folder), config_dir=options.config_dir)
+            for stage, commit in selfplay.stages.ledger.stages.items():
+                print(f"{stage}: {commit.result['summary']}")
+        print("the iteration ended")
+        return DONE
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -15,26 +15,25 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from evaluation.harness import HarnessSuite
 from evaluation.metrics import PROTOCOLS, Scores, standard_errors
-from experiments import PROJECT, composition, rundir
-from experiments.resolvers import register_resolvers
-from experiments.run import STOPPED, WRONG, check, expand_policy, quiet_libraries
-from experiments.terminal import print_table
+from evaluation.report import Notes
+from experiments import composition, rundir
+from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy
+from experiments.compose import compose
+from experiments.reporting.markdown import markdown_table
+from experiments.terminal import print_table, quiet_libraries
 from rzero.durable import write_atomically
 from rzero.escaping import markdown_cell
 from rzero.policy import Policy
@@ -48,28 +47,26 @@ DIRECTORY = Path("outputs/evaluate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluated:
-    """One checkpoint's scores. `notes`: prompts over the context, cut completions, a remote judge's upgrades."""
+    """One checkpoint's scores, and by benchmark what a reader of them has to know."""
 
     policy: str
-    weights: str
     scores: Scores
-    notes: dict[str, Any]
+    notes: Mapping[str, Notes]
 
 
-def configurations(arguments: Sequence[str]) -> list[tuple[str, DictConfig]]:
+def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) -> list[tuple[str, DictConfig]]:
     """One configuration per checkpoint of `policy=A,B,...`; without prompts=... they suit policy and benchmarks."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
     policies = given.get("policy", "micro").split(",")
     others = [argument for argument in arguments if not argument.startswith("policy=")]
+    directory = Path(given.get("directory") or DIRECTORY)
     composed = []
-    register_resolvers(Path(given.get("directory") or DIRECTORY))
-    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        for policy in policies:
-            micro = policy == "micro" or given.get("benchmarks", "micro").startswith("micro")
-            chosen = [] if "prompts" in given else [f"prompts={'micro' if micro else 'default'}"]
-            composed.append(
-                (policy, compose("config", overrides=expand_policy([f"policy={policy}", *chosen, *others])))
-            )
+    for policy in policies:
+        micro = policy == "micro" or given.get("benchmarks", "micro").startswith("micro")
+        chosen = [] if "prompts" in given else [f"prompts={'micro' if micro else 'default'}"]
+        chosen += [] if "benchmarks.folder" in given else ["benchmarks.folder=${run_directory:}/evaluations"]
+        overrides = expand_policy([f"policy={policy}", *chosen, *others], config_dir=config_dir)
+        composed.append((policy, compose(*overrides, config_dir=config_dir, run_directory=directory)))
     return composed
 
 
@@ -79,34 +76,36 @@ def fits(policy: Policy) -> Callable[[Prompt], bool]:
     return lambda prompt: context is None or len(encode_prompt(policy.tokenizer, prompt)) < context
 
 
-def evaluate(name: str, cfg: DictConfig, suite: Any, *, directory: Path, progress: Any) -> Evaluated:
-    """One checkpoint through `suite`; its scores are also written to `<directory>/scores/<weights>.json`."""
+def evaluate(name: str, cfg: DictConfig, suite: HarnessSuite, *, directory: Path, progress: Bars | Lines) -> Evaluated:
+    """One checkpoint through `suite`; its scores are also written to `<directory>/scores/<tasks>_<weights>.json`."""
     policy = composition.policy_loader(cfg.policy)(str(cfg.policy.path_or_id))
-    weights = policy.weights_hash()
     engine = instantiate(cfg.engine)
     try:
         engine.sync(policy)
-        notes: dict[str, Any] = {}
-        if hasattr(suite, "report"):
-            scores = suite.evaluate(
-                engine, weights=weights, fits=fits(policy), progress=progress.benchmark, on_call=progress.document
-            )
-            notes = {"too_long": dict(suite.report.too_long), "truncated": dict(suite.report.truncated)}
-            notes["upgraded"] = {name: review.upgraded for name, review in suite.report.reviews.items()}
-        else:
-            scores = suite.evaluate(engine, progress=progress.benchmark)
+        found = suite.evaluate(
+            engine,
+            weights=policy.weights_hash(),
+            fits=fits(policy),
+            progress=progress.benchmark,
+            on_call=progress.document,
+        )
     finally:
         engine.close()
-    data = {"policy": str(cfg.policy.path_or_id), "weights": weights, "notes": notes, "scores": scores.to_json()}
-    path = directory / "scores" / f"{cfg_name(cfg)}_{weights[:16]}.json"
+    suite.write_lm_results(found)
+    data = {
+        "policy": str(cfg.policy.path_or_id),
+        "weights": found.weights,
+        "notes": {benchmark: asdict(notes) for benchmark, notes in found.notes.items()},
+        "scores": found.to_json(),
+    }
+    path = directory / "scores" / f"{tasks_in_a_name(list(suite.tasks))}_{found.weights[:16]}.json"
     write_atomically(path, json.dumps(data).encode())
-    return Evaluated(policy=name, weights=weights, scores=scores, notes=notes)
+    return Evaluated(policy=name, scores=found.scores, notes=found.notes)
 
 
-def cfg_name(cfg: DictConfig) -> str:
-    """The suite's tasks in a file name: two suites over one checkpoint are two files."""
-    tasks = cfg.benchmarks.get("tasks")
-    return "micro" if tasks is None else "-".join(tasks) if len(tasks) <= 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more"
+def tasks_in_a_name(tasks: Sequence[str]) -> str:
+    """A suite's tasks in a file name: two suites over one checkpoint are two files."""
+    return "-".join(tasks) if len(tasks) <= 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more"
 
 
 class Bars:
@@ -137,7 +136,8 @@ class Lines:
 
 
 @contextmanager
-def shown(console: Console, *, title: str, total: int) -> Any:
+def shown(console: Console, *, title: str, total: int) -> Iterator[Bars | Lines]:
+    """A display of progress that suits the console."""
     if not console.is_terminal:
         yield Lines(console, title=title)
         return
@@ -147,14 +147,19 @@ def shown(console: Console, *, title: str, total: int) -> Any:
 
 
 def table_of_one(result: Evaluated) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: every protocol's column, with standard errors over problems."""
+    """Header and rows: every protocol's column, with standard errors over problems, and the truncated shares."""
     errors = standard_errors(result.scores)
     rows = []
     for name, row in result.scores.table().items():
         cells = [f"{row[p]:.2f} ±{errors[name][p]:.1f}" if name in errors else f"{row[p]:.2f}" for p in PROTOCOLS]
-        rows.append([name, *cells, f"{row['greedy well-formed']:.1f}"])
+        rows.append([name, *cells, f"{row['greedy well-formed']:.1f}", truncated(result.notes.get(name))])
     k = result.scores.k
-    return ["benchmark", "greedy", f"mean@{k}", f"maj@{k}", f"pass@{k}", "boxed"], rows
+    return ["benchmark", "greedy", f"mean@{k}", f"maj@{k}", f"pass@{k}", "boxed", "truncated"], rows
+
+
+def truncated(notes: Notes | None) -> str:
+    """The percentage of responses that ran into the token limit, greedy / sampled; empty for an average."""
+    return " / ".join(f"{100 * share:.1f}" for share in notes.truncated.values()) if notes else ""
 
 
 def table_of_several(results: Sequence[Evaluated]) -> tuple[list[str], list[list[str]]]:
@@ -172,14 +177,15 @@ def table_of_several(results: Sequence[Evaluated]) -> tuple[list[str], list[list
 def notes_of(result: Evaluated) -> list[str]:
     """Sentences about what a reader of the table must know."""
     found = []
-    for benchmark, count in result.notes.get("too_long", {}).items():
-        if count:
-            found.append(f"{benchmark}: {count} questions do not fit the model's context and count as wrong")
-    for benchmark, count in result.notes.get("truncated", {}).items():
-        if count:
-            found.append(f"{benchmark}: {count} responses ran into the token limit")
-    for benchmark, count in result.notes.get("upgraded", {}).items():
-        found.append(f"{benchmark}: the remote judge would upgrade {count} greedy answers (not counted)")
+    for benchmark, notes in result.notes.items():
+        if notes.too_long:
+            found.append(f"{benchmark}: {notes.too_long} questions do not fit the model's context and count as wrong")
+        for decoding, share in notes.truncated.items():
+            if share:
+                found.append(f"{benchmark}: {100 * share:.1f} % of the {decoding} responses ran into the token limit")
+        if notes.review:
+            upgraded = notes.review.upgraded
+            found.append(f"{benchmark}: the remote judge would upgrade {upgraded} greedy answers (not counted)")
     return [f"{result.policy}: {sentence}" for sentence in found]
 
 
@@ -195,15 +201,14 @@ def show(results: Sequence[Evaluated], *, console: Console, directory: Path) -> 
     notes = [note for result in results for note in notes_of(result)]
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    lines = ["| " + " | ".join(map(markdown_cell, cells)) + " |" for cells in (header, *rows)]
-    lines.insert(1, "|" + " --- |" * len(header))
-    text = "\n".join([*lines, "", *(f"* {markdown_cell(note)}" for note in notes), ""])
+    whole = markdown_table(list(map(markdown_cell, header)), [list(map(markdown_cell, row)) for row in rows])
+    text = "\n".join([whole, "", *(f"* {markdown_cell(note)}" for note in notes), ""])
     write_atomically(directory / "table.md", text.encode())
 
 
-def run(arguments: Sequence[str], *, console: Console) -> None:
+def run(arguments: Sequence[str], *, console: Console, config_dir: Path | None = None) -> None:
     """Everything from the command line to the table."""
-    configured = configurations(arguments)
+    configured = configurations(arguments, config_dir=config_dir)
     first = configured[0][1]
     check(first)
     set_up_cpu(threads=first.threads, kernels=first.cpu_kernels)
@@ -227,24 +232,18 @@ def run(arguments: Sequence[str], *, console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(__doc__)
-        return 0
-    complaints = Console(stderr=True)
+    parser = command_parser("experiments.evaluate", __doc__)
+    add_overrides(parser)
+    options = parser.parse_intermixed_args(arguments)
+    if not options.overrides:
+        parser.print_help()
+        return DONE
 
-    def complain(text: object, code: int) -> int:
-        complaints.print(f"error: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
-        return code
+    def work() -> int:
+        run(options.overrides, console=Console(), config_dir=options.config_dir)
+        return DONE
 
-    try:
-        run(arguments, console=Console())
-    except KeyboardInterrupt:
-        return complain("stopped by the user; the same command goes on from here", STOPPED)
-    except (ValueError, KeyError, OSError, ImportError, RuntimeError, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-        return complain(cause, WRONG)
-    return 0
+    return exit_code(work, stopped="stopped by the user; the same command goes on from here")
 
 
 if __name__ == "__main__":

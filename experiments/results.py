@@ -1,18 +1,20 @@
-"""The result table of an experiment with its controls, from finished runs or by running them.
+"""Print the result table of an experiment with its controls, from runs that are kept.
 
     python -m experiments.results micro --seeds 0 1 2            # print the committed results
     python -m experiments.results micro --seeds 0 1 2 --json
+    python -m experiments.results micro --run --jobs 2           # run first what is missing
     python -m experiments.results micro --fresh --jobs 2         # run everything again (micro: about an hour)
     python -m experiments.results micro --fresh --save           # ... and commit the figures to experiments/results/
 
 Finished runs are looked for in experiments/results/<name>/<arm>/seed<k>/ (small files in the repository: configuration,
-manifest, scores, metrics by round). A run whose configuration is not today's does not count as finished. Missing runs
-are written to outputs/results/; a run that was stopped goes on from there.
+manifest, scores, metrics by iteration). A run whose configuration is not today's does not count as finished. Nothing is
+started without --run or --fresh. Runs are written to outputs/results/; one that was stopped goes on from there.
+
+Exit codes: 0 printed; 1 runs are missing, and named, or the user stopped; 2 a wrong value or a failed run.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -20,35 +22,52 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from evaluation.metrics import gain, spread
 from experiments import readme
+from experiments.command_line import DONE, UNMET, command_parser, complain, exit_code
 from experiments.reproduce.arms import FORMAT, MICRO, RANDOM, RZERO, UNTRAINED, arm_of
-from experiments.runs import STORE, WORK, Run, Store, complete
+from experiments.runs import STORE, WORK, KeptRun, MissingRuns, Store, complete, require
 from experiments.terminal import print_table
+from rzero.types import Json
 
 ARMS = {"micro": {treatment.name: arm_of(MICRO, treatment) for treatment in (RZERO, UNTRAINED, FORMAT, RANDOM)}}
 
 
-def collect(
-    name: str, seeds: Sequence[int], *, fresh: bool, save: bool, jobs: int, console: Console
-) -> dict[str, list[Run]]:
-    """All runs of all arms; those that are missing are run first, `jobs` at a time. fresh: all of them are."""
+def collect(name: str, seeds: Sequence[int], *, run: bool, jobs: int, console: Console) -> dict[str, list[KeptRun]]:
+    """Return all kept runs of all arms. run: those that are missing are run first, `jobs` at a time.
+
+    Raises MissingRuns when there are such and nothing is to be run.
+    """
+    return _collect(name, Store(root=STORE / name, work=WORK / name), seeds, run=run, jobs=jobs, console=console)
+
+
+def again(name: str, seeds: Sequence[int], *, save: bool, jobs: int, console: Console) -> dict[str, list[KeptRun]]:
+    """Run all arms again and return them. save: the figures replace those that are kept."""
     with tempfile.TemporaryDirectory(prefix="rzero-results-") as scratch:
-        work, new = Path(scratch) / "work", Path(scratch) / "store"
-        store = Store(root=new, work=work) if fresh else Store(root=STORE / name, work=WORK / name)
-        complete(tuple(ARMS[name].values()), seeds, store=store, jobs=jobs, console=console)
-        if fresh and save:
-            shutil.copytree(new, STORE / name, dirs_exist_ok=True)
-        return {arm: [store.load(recipe, seed) for seed in seeds] for arm, recipe in ARMS[name].items()}
+        store = Store(root=Path(scratch) / "store", work=Path(scratch) / "work")
+        runs = _collect(name, store, seeds, run=True, jobs=jobs, console=console)
+        if save:
+            shutil.copytree(store.root, STORE / name, dirs_exist_ok=True)
+        return runs
 
 
-def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
-    """The figures of the README: per arm and seed the overall score of base and rounds; gains of the last round."""
+def _collect(
+    name: str, store: Store, seeds: Sequence[int], *, run: bool, jobs: int, console: Console
+) -> dict[str, list[KeptRun]]:
+    arms = tuple(ARMS[name].values())
+    if run:
+        complete(arms, seeds, store=store, jobs=jobs, console=console)
+    else:
+        require(arms, seeds, store=store)
+    return {arm: [store.load(recipe, seed) for seed in seeds] for arm, recipe in ARMS[name].items()}
+
+
+def summary(runs: dict[str, list[KeptRun]]) -> Json:
+    """Return the figures: by arm and seed the overall score of base and iterations, and the gains at the end."""
     main, *controls = runs
     last = {arm: [gain(run.scores[0], run.scores[-1]) for run in group] for arm, group in runs.items()}
     return {
@@ -64,14 +83,14 @@ def summary(runs: dict[str, list[Run]]) -> dict[str, Any]:
         "peak_rss_gib": max(run.peak_rss_gib for group in runs.values() for run in group),
         "seeds": [run.seed for run in runs[main]],
         "overall": {arm: [[s.overall for s in run.scores] for run in group] for arm, group in runs.items()},
-        "rounds": average_rounds(runs[main]),
+        "rounds": average_iterations(runs[main]),
         "table": average_table(runs[main]),
         "commits": sorted({a["commit"] for group in runs.values() for run in group for a in run.attempts}),
     }
 
 
-def average_table(runs: Sequence[Run]) -> list[dict[str, dict[str, float]]]:
-    """Scores of base and rounds averaged over seeds: [round][row][column]."""
+def average_table(runs: Sequence[KeptRun]) -> list[dict[str, dict[str, float]]]:
+    """Return the scores of base and iterations averaged over seeds: [iteration][row][column]."""
     tables = [[scores.table() for scores in run.scores] for run in runs]
     return [
         {
@@ -82,18 +101,19 @@ def average_table(runs: Sequence[Run]) -> list[dict[str, dict[str, float]]]:
     ]
 
 
-def average_rounds(runs: Sequence[Run]) -> list[dict[str, float]]:
-    """Metrics of each round averaged over seeds, where every seed has them."""
+def average_iterations(runs: Sequence[KeptRun]) -> list[dict[str, float]]:
+    """Return the metrics of each iteration averaged over seeds, where every seed has them."""
+    every = [[run.iterations[i] for run in runs] for i in range(len(runs[0].iterations))]
     return [
-        {name: fmean(run.rounds[i][name] for run in runs) for name in first if all(name in r.rounds[i] for r in runs)}
-        for i, first in enumerate(runs[0].rounds)
+        {name: fmean(one[name] for one in same) for name in same[0] if all(name in one for one in same)}
+        for same in every
     ]
 
 
-def show(name: str, figures: dict[str, Any], console: Console) -> None:
+def show(name: str, figures: Json, console: Console) -> None:
     table = Table(title=f"{name}: overall (mean of greedy and mean@k Overall AVG), percent")
-    rounds = len(next(iter(figures["overall"].values()))[0])
-    for column in ("arm", "seed", "base", *(f"round {i}" for i in range(1, rounds)), "gain"):
+    iterations = len(next(iter(figures["overall"].values()))[0])
+    for column in ("arm", "seed", "base", *(f"iteration {i}" for i in range(1, iterations)), "gain"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm, rows in figures["overall"].items():
         for seed, values in zip(figures["seeds"], rows, strict=True):
@@ -108,29 +128,40 @@ def show(name: str, figures: dict[str, Any], console: Console) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_parser("experiments.results", __doc__)
     parser.add_argument("name", choices=sorted(ARMS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--run", action="store_true", help="run what is missing, and go on with what was stopped")
     parser.add_argument("--fresh", action="store_true", help="run everything again")
     parser.add_argument("--save", action="store_true", help="keep fresh figures in experiments/results/")
-    parser.add_argument("--readme", action="store_true", help="rewrite the result block of the README")
+    parser.add_argument(
+        "--readme", action="store_true", help="rewrite the result blocks of README.md and docs/results.md"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (one core each)")
     options = parser.parse_args(arguments)
-    console = Console(stderr=options.json)
-    runs = collect(
-        options.name, options.seeds, fresh=options.fresh, save=options.save, jobs=options.jobs, console=console
-    )
-    figures = summary(runs)
-    if options.readme:
-        readme.update(options.name, readme.block(options.name, figures))
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        show(options.name, figures, console)
-    return 0
+    name, seeds, console = options.name, options.seeds, Console(stderr=options.json)
+
+    def work() -> int:
+        try:
+            if options.fresh:
+                runs = again(name, seeds, save=options.save, jobs=options.jobs, console=console)
+            else:
+                runs = collect(name, seeds, run=options.run, jobs=options.jobs, console=console)
+        except MissingRuns as reason:
+            complain(reason)
+            return UNMET
+        figures = summary(runs)
+        if options.readme:
+            readme.update("summary", readme.summary(figures))
+            readme.update(name, readme.block(name, figures))
+        if options.json:
+            print(json.dumps(figures))
+        else:
+            show(name, figures, console)
+        return DONE
+
+    return exit_code(work, stopped="stopped by the user; the same command goes on")
 
 
 if __name__ == "__main__":

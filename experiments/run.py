@@ -4,6 +4,7 @@
     python -m experiments.run --help                # groups, configuration, examples
     python -m experiments.run resume=<run directory>
     python -m experiments.run sweeps=band           # a multirun; the same command goes on where it was stopped
+    python -m experiments.run --config-dir mine challenger_reward@challenger.reward=peak    # your own options
 
 Exit codes: 0 finished; 1 stopped by the user (resumable), or some jobs of a multirun failed; 2 a wrong value, path or
 place; 3 nothing was kept or learned, or training collapsed (collapse=stop); 143 stopped by SIGTERM (resumable).
@@ -12,7 +13,7 @@ place; 3 nothing was kept or learned, or training collapsed (collapse=stop); 143
 from __future__ import annotations
 
 import contextlib
-import logging
+import os
 import shutil
 import signal
 import sys
@@ -24,28 +25,43 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from experiments import PROJECT, rundir
+from experiments.command_line import (
+    DONE,
+    EXPECTED,
+    FRUITLESS,
+    STOPPED,
+    TERMINATED,
+    WRONG,
+    check,
+    complain,
+    expand_policy,
+    say,
+    told,
+    without_config_dir,
+)
+from experiments.compose import importable, own_folder
+from experiments.overrides import refuse_old
+from experiments.recipe import modern
 from experiments.resolvers import register_resolvers
 from experiments.sweeping import jobs
 from experiments.sweeping.places import expand_sweep, job_directory
+from experiments.terminal import quiet_libraries
 from rzero.durable import write_atomically
 from rzero.escaping import checked_name
+from rzero.runs.directory import RunDirectory
 from rzero.runs.ledger import Ledger
-
-STOPPED, WRONG, FRUITLESS, TERMINATED = 1, 2, 3, 143
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
     """How a run ended. skipped: a job of a multirun that an earlier attempt had finished."""
 
-    code: int = 0
+    code: int = DONE
     message: str = ""
     directory: Path | None = None
     skipped: bool = False
@@ -57,7 +73,7 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM raises `Terminated` while the context lasts: everything is closed in order, then the process ends.
+    """Make SIGTERM raise `Terminated` while the context lasts: all is closed in order, then the process ends.
 
     Signals belong to the main thread; where another one runs us, they stay as they are.
     """
@@ -76,39 +92,18 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1, "checkpoint_every": 0}
-"""Keys that belong to the run and to no constructor, and their smallest value."""
-
-
-def check(cfg: DictConfig) -> None:
-    """Raise ValueError naming the key, the value and what it may be. Everything else is checked by its constructor."""
-    for key, smallest in WHOLE_NUMBERS.items():
-        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int) or cfg[key] < smallest:
-            raise ValueError(f"{key} must be a whole number, at least {smallest}, got {cfg[key]!r}")
-
-
-def expand_policy(arguments: list[str]) -> list[str]:
-    """`policy=DIR` for any directory or hub id that is no option of the group, spelled out for Hydra."""
-    options = {path.stem for path in (PROJECT / "conf" / "policy").glob("*.yaml")}
-    expanded = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == "policy" and value and value not in options and "," not in value:
-            expanded += ["policy=hf", f"policy.path_or_id='{value}'"]
-        else:
-            expanded.append(argument)
-    return expanded
-
+FULL_ERROR = "HYDRA_FULL_ERROR"
+"""The environment variable by which hydra hands its errors on."""
 
 MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every", "collapse")
 """What a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
 
 
 def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
-    """The configuration a run was started with, apart from `MAY_CHANGE`, and its directory."""
+    """Return the configuration a run was started with, apart from `MAY_CHANGE`, and its directory."""
     directory = Path(cfg.resume)
-    saved = directory / "config.yaml"
-    original = Ledger.open(directory / "state.json").config
+    saved = RunDirectory(directory).config
+    original = Ledger.open(RunDirectory(directory).state).config
     if not saved.is_file() and not original:
         raise FileNotFoundError(f"resume={directory}: there is no run (no {saved}); give the directory of a run")
     keys = {text: text.partition("=")[0].partition(".")[0] for text in overrides}
@@ -118,23 +113,24 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
             f"a resumed run keeps its past; remove {', '.join(other)} (only {', '.join(MAY_CHANGE)} may change)"
         )
     if original and (not saved.is_file() or saved.read_bytes() != original.encode()):
-        Console(stderr=True).print(f"warning: {saved} is not what the run was started with; restored", markup=False)
+        say(f"warning: {saved} is not what the run was started with; restored", console=Console(stderr=True))
         write_atomically(saved, original.encode())
     config = OmegaConf.create(saved.read_text(encoding="utf-8", errors="replace"))
     if not isinstance(config, DictConfig):
         raise ValueError(f"{saved} is no configuration of a run; restore it or start a new run")
+    config = modern(config)
     for key in set(MAY_CHANGE) & set(keys.values()):
         config[key] = cfg[key]
     return config, directory
 
 
 def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
-    """The configuration and the directory of this run, new or resumed."""
+    """Return the configuration and the directory of this run, new or resumed."""
     job = HydraConfig.get()
     if cfg.resume:
         return resumed(cfg, list(job.overrides.task))
     check(cfg)
-    checked_name(str(cfg.name))
+    cfg.name = checked_name(str(cfg.name))  # written down as it is now, whatever it was made of
     if job.mode == RunMode.MULTIRUN:
         if cfg.directory:
             raise ValueError(
@@ -144,7 +140,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
         directory.mkdir(parents=True, exist_ok=True)
     else:
         directory = rundir.create(Path(cfg.directory) if cfg.directory else rundir.default_path(cfg.name, cfg.seed))
-    if not (directory / "state.json").exists():  # else a job of a sweep that goes on
+    if not RunDirectory(directory).state.exists():  # else a job of a sweep that goes on
         begin(directory, cfg)
     return cfg, directory
 
@@ -153,26 +149,28 @@ def begin(directory: Path, cfg: DictConfig) -> None:
     """Write down what a run is before anything else; a directory that does not take it is removed again."""
     text = OmegaConf.to_yaml(cfg)
     try:
-        write_atomically(directory / "config.yaml", text.encode())
-        Ledger(path=directory / "state.json").begin(text)
+        write_atomically(RunDirectory(directory).config, text.encode())
+        Ledger(path=RunDirectory(directory).state).begin(text)
     except OSError:
         shutil.rmtree(directory, ignore_errors=True)  # so that the same command can be given again
         raise
 
 
 def execute(cfg: DictConfig) -> Ending:
-    """One run from configuration to report; prints one message for what went wrong."""
-    console, complaints = Console(), Console(stderr=True)
+    """Carry out one run from configuration to report; print one message for what went wrong."""
     directory: Path | None = None
+    own: Path | None = None
 
-    def complain(text: object, code: int) -> Ending:
-        complaints.print(f"error: {text}", style="bold red", highlight=False, markup=False, soft_wrap=True)
-        if directory is not None and (directory / "metrics.jsonl").exists():
-            hint = f"nothing is lost; go on with: python -m experiments.run resume={directory}"
-            complaints.print(hint, highlight=False, markup=False, soft_wrap=True)
-        return Ending(code=code, message=str(text), directory=directory)
+    def ended(error: object, code: int) -> Ending:
+        complain(error)
+        if directory is not None and RunDirectory(directory).metrics.exists():
+            options = f"--config-dir {own} " if own else ""
+            hint = f"nothing is lost; go on with: python -m experiments.run {options}resume={directory}"
+            say(hint, console=Console(stderr=True))
+        return Ending(code=code, message=told(error), directory=directory)
 
     try:
+        own = own_folder()
         cfg, directory = prepare(cfg)
         sweep = HydraConfig.get().mode == RunMode.MULTIRUN
         # a job of a killed sweep may still be running, on another machine for instance: its work is not done twice
@@ -180,60 +178,51 @@ def execute(cfg: DictConfig) -> Ending:
             if sweep and rundir.finished(directory):
                 return Ending(directory=directory, skipped=True)
             from rzero.collapse import Collapsed
-            from rzero.selfplay import NothingKept, NothingLearned
+            from rzero.runs.questions import NothingKept
+            from rzero.runs.training import NothingLearned
 
             try:
-                run_locked(cfg, directory, console)
+                run_locked(cfg, directory)
             except (NothingKept, NothingLearned, Collapsed) as outcome:
-                report(directory, console)
-                return complain(outcome, FRUITLESS)
+                report(directory)
+                return ended(outcome, FRUITLESS)
     except Terminated:
-        return complain("stopped by SIGTERM", TERMINATED)
+        return ended("stopped by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
-        return complain("stopped by the user", STOPPED)
-    except (ValueError, OSError, RuntimeError, HydraException, OmegaConfBaseException) as error:
-        cause = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
-        return complain(cause, WRONG)
+        return ended("stopped by the user", STOPPED)
+    except EXPECTED as error:
+        return ended(error, WRONG)
     return Ending(directory=directory)
 
 
-def run_locked(cfg: DictConfig, directory: Path, console: Console) -> None:
-    """The work itself, in a directory that is ours."""
+def run_locked(cfg: DictConfig, directory: Path) -> None:
+    """Do the work itself, in a directory that is ours."""
     from experiments import composition
     from experiments.provenance import write_manifest
     from rzero.processes.cpu import set_up_cpu
 
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
-    console.print(f"run directory: {directory}", highlight=False, markup=False, soft_wrap=True)
+    say(f"run directory: {directory}")
     selfplay = composition.build(cfg, directory)
-    if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.ledger.notes):
-        console.print(f"warning: {note}", highlight=False, markup=False, soft_wrap=True)
+    if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
+        say(f"warning: {note}")
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
+        selfplay.close()
     write_manifest(directory, cfg, finished=True)
-    report(directory, console)
+    report(directory)
 
 
-def quiet_libraries() -> None:
-    """Their start-up lines, tips and weight-loading bars would bury the run's own progress."""
-    from transformers.utils import logging as transformers_logging
-
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    transformers_logging.disable_progress_bar()
-
-
-def report(directory: Path, console: Console) -> None:
+def report(directory: Path) -> None:
     from experiments.report import write_report
 
-    path = write_report([directory], output=directory)
-    console.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
+    say(f"report: {write_report([directory], output=directory)}")
 
 
 def execute_job(cfg: DictConfig) -> Ending:
-    """A job of a multirun: what it prints goes to its own file, because several may be running at once.
+    """Carry out a job of a multirun; what it prints goes to its own file, because several may be running at once.
 
     Raises KeyboardInterrupt when the user stopped it: the jobs behind it are not to start.
     """
@@ -260,12 +249,33 @@ def main(cfg: DictConfig) -> Ending:
 def command() -> None:
     """`python -m experiments.run`, with `policy=DIR` understood and a multirun where it was the last time."""
     register_resolvers()
-    sys.argv[1:] = expand_sweep(expand_policy(sys.argv[1:]))
+    own, given = without_config_dir(sys.argv[1:])
     try:
-        main()
+        refuse_old(given)
+        spelled_out = expand_sweep(expand_policy(given, config_dir=own))
+        sys.argv[1:] = [*([f"--config-dir={importable(own)}"] if own else []), *spelled_out]
+        with hydra_raises():
+            main()
     except KeyboardInterrupt:
-        print("error: stopped by the user; nothing is lost, the same command goes on", file=sys.stderr)
+        complain("stopped by the user; nothing is lost, the same command goes on")
         sys.exit(STOPPED)
+    except EXPECTED as error:
+        complain(error)
+        sys.exit(WRONG)
+
+
+@contextmanager
+def hydra_raises() -> Iterator[None]:
+    """Let errors of composition reach us while the context lasts, in place of Hydra's several lines and exit code 1."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = before
 
 
 if __name__ == "__main__":

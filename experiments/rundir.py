@@ -1,4 +1,4 @@
-"""One run, one directory: created exclusively, locked while somebody works in it."""
+"""The place of a run: a directory created exclusively, and locked while somebody works in it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rzero.runs.directory import RunDirectory
+
 
 def create(path: Path) -> Path:
-    """A fresh directory. Raises FileExistsError when somebody already has it, OSError when it cannot be written."""
+    """Make a fresh directory. FileExistsError when somebody already has it, OSError when it cannot be written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.mkdir()
@@ -29,9 +31,9 @@ def default_path(name: str, seed: int) -> Path:
 
 
 def finished(directory: Path) -> bool:
-    """Whether a run there came to its end (`run.json` says so). A damaged file says nothing: going on repairs it."""
+    """Return whether a run there came to its end (run.json). A damaged file says nothing: going on repairs it."""
     try:
-        return bool(json.loads((directory / "run.json").read_bytes())["finished"])
+        return bool(json.loads(RunDirectory(directory).manifest.read_bytes())["finished"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
 

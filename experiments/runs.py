@@ -1,39 +1,40 @@
-"""Finished runs as small files: looked for in the store, run where they are missing, read back.
+"""Finished runs as small files: looked for in the store, read back, and run where they are missing, if so told.
 
 A folder of the store, <root>/<model and treatment>/seed<k>/, holds the configuration, the manifest, all scores and the
-metrics by round of one run. What a run itself writes (weights, questions) stays in its working directory, from which a
+metrics by iteration of one run. What a run itself writes (weights, questions) stays in its working directory, where a
 run that was stopped goes on.
 """
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from evaluation.metrics import Scores
 from experiments import PROJECT
+from experiments.compose import compose
 from experiments.recipe import agrees
-from experiments.resolvers import register_resolvers
 from experiments.rundir import finished, locked
 from rzero.durable import write_atomically
+from rzero.runs.directory import RunDirectory
 from rzero.tracking import read_metrics
+from rzero.types import Json
 
 STORE = PROJECT / "experiments" / "results"
 WORK = PROJECT / "outputs" / "results"
-ROUND_METRICS = ("audit/", "curriculum/")
-ANALYSES = "analyses.json"
+KEPT_METRICS = ("audit/", "curriculum/")
+RESULT = "result.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,18 +52,18 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """One finished run: scores of the base model and of every round, metrics by round, manifest.
+class KeptRun:
+    """One finished run: scores and metrics of the base model (0) and of every iteration, and the manifest.
 
-    matrix[i][j]: how hard the questions of round i + 1 are for Solver j (0: the base model); empty where it was not
+    matrix[i][j]: how hard the questions of iteration i + 1 are for Solver j (0: the base model); empty where it was not
     analysed.
     """
 
     seed: int
     scores: tuple[Scores, ...]
-    rounds: tuple[dict[str, float], ...]
-    manifest: dict[str, Any]
-    matrix: tuple[tuple[dict[str, Any], ...], ...] = ()
+    iterations: tuple[dict[str, float], ...]
+    manifest: Json
+    matrix: tuple[tuple[Json, ...], ...] = ()
 
     @property
     def wall_minutes(self) -> float:
@@ -73,18 +74,22 @@ class Run:
         return max(attempt.get("peak_rss_gib", 0.0) for attempt in self.attempts)
 
     @property
-    def attempts(self) -> list[dict[str, Any]]:
+    def attempts(self) -> list[Json]:
         """One for an uninterrupted run. Of an attempt that was killed, neither its end nor its memory is known."""
         return list(self.manifest["attempts"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store:
-    """`root` keeps the small files, `work` the run directories. extra: overrides that every run is given on top."""
+    """`root` keeps the small files, `work` the run directories.
+
+    extra: overrides that every run is given on top. config_dir: a user's own folder of options that they may name.
+    """
 
     root: Path
     work: Path
     extra: tuple[str, ...] = ()
+    config_dir: Path | None = None
 
     def folder(self, arm: Arm, seed: int) -> Path:
         return self.root / arm.folder / f"seed{seed}"
@@ -93,85 +98,89 @@ class Store:
         return self.work / arm.folder / f"seed{seed}"
 
     def overrides(self, arm: Arm, seed: int) -> list[str]:
-        """What a run is started with, apart from its directory."""
+        """Return what a run is started with, apart from its directory."""
         start = [f"policy.path_or_id='{self._last_solver(arm.after, seed)}'"] if arm.after else []
         return [*arm.overrides, f"seed={seed}", *self.extra, *start]
 
     def config(self, arm: Arm, seed: int) -> DictConfig:
-        """Today's configuration of a run."""
-        return composed(self.overrides(arm, seed))
+        """Return today's configuration of a run: that of its arm with this seed."""
+        config = copy.deepcopy(_composed((*arm.overrides, *self.extra), self.config_dir))
+        if not any(text.startswith("seed=") for text in self.extra):
+            config.seed = seed
+        if arm.after:
+            config.policy.path_or_id = self._last_solver(arm.after, seed)
+        return config
+
+    def lacks(self, arm: Arm, seed: int) -> str:
+        """Return why a run does not count as kept; empty when it does."""
+        folder = self.folder(arm, seed)
+        kept = RunDirectory(folder)
+        wanted = [folder / RESULT, *([kept.analyses] if arm.analysed else [])]
+        if lost := [path.name for path in wanted if not path.exists()]:
+            return f"there is no {' and no '.join(lost)} in {folder}"
+        if not same_recipe(kept.config, self.config(arm, seed)):
+            return f"{kept.config} is of another recipe"
+        return ""
 
     def has(self, arm: Arm, seed: int) -> bool:
-        """Whether the run is kept and of today's recipe."""
-        folder = self.folder(arm, seed)
-        wanted = ["result.json", *([ANALYSES] if arm.analysed else [])]
-        return all((folder / name).exists() for name in wanted) and same_recipe(
-            folder / "config.yaml", self.config(arm, seed)
-        )
+        """Return whether the run is kept and of today's recipe."""
+        return not self.lacks(arm, seed)
 
-    def load(self, arm: Arm, seed: int) -> Run:
+    def load(self, arm: Arm, seed: int) -> KeptRun:
         return load(self.folder(arm, seed), seed)
 
     def _last_solver(self, arm: Arm, seed: int) -> str:
-        """Written so that a saved configuration means the same in every checkout."""
-        directory = self.directory(arm, seed) / f"iteration_{self.config(arm, seed).iterations}" / "solver"
+        """Return its path, written so that a saved configuration means the same in every checkout."""
+        last = int(self.config(arm, seed).iterations)
+        directory = RunDirectory(self.directory(arm, seed)).weights("solver", last)
         if directory.is_relative_to(PROJECT):
             return "${project:}/" + str(directory.relative_to(PROJECT))
         return str(directory)
 
 
-def composed(overrides: Sequence[str]) -> DictConfig:
-    """The configuration of these overrides. It is kept for the next who asks, and therefore only to be read."""
-    return _composed(tuple(overrides))
-
-
 @functools.cache
-def _composed(overrides: tuple[str, ...]) -> DictConfig:
-    register_resolvers()
-    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        config = compose("config", overrides=list(overrides))
-    OmegaConf.set_readonly(config, True)
-    return config
+def _composed(overrides: tuple[str, ...], config_dir: Path | None) -> DictConfig:
+    """Return the configuration of an arm; composing takes most of a second, and every seed asks."""
+    return compose(*overrides, config_dir=config_dir)
 
 
 def same_recipe(saved: Path, now: DictConfig) -> bool:
-    """Whether a saved configuration is today's, apart from where it was run."""
+    """Return whether a saved configuration is today's, apart from where it was run."""
     then = OmegaConf.load(saved)
     assert isinstance(then, DictConfig)
-    return agrees(then, now)
+    return agrees(then, now, default=_composed((), None))
 
 
-def digest(directory: Path) -> dict[str, Any]:
-    """What is worth keeping of a run directory, as one small record: metrics of each round and all scores."""
-    metrics = read_metrics(directory / "metrics.jsonl")
-    rounds: dict[int, dict[str, float]] = {}
+def digest(directory: Path) -> Json:
+    """Return what is worth keeping of a run directory as one small record: metrics by iteration and all scores."""
+    there = RunDirectory(directory)
+    metrics = read_metrics(there.metrics)
+    iterations: dict[int, dict[str, float]] = {}
     for row in metrics:
-        entry = rounds.setdefault(int(row["iteration"]), {})
+        entry = iterations.setdefault(int(row["iteration"]), {})
         for role in ("challenger", "solver"):
             if f"{role}/reward" in row:
                 entry.setdefault(f"{role}/first_reward", row[f"{role}/reward"])
                 entry[f"{role}/reward"] = row[f"{role}/reward"]
                 entry[f"{role}/kl"] = row.get(f"{role}/kl", 0.0)
                 entry[f"{role}/length"] = row[f"{role}/completions/mean_length"]
-        entry.update({name: value for name, value in row.items() if name.startswith(ROUND_METRICS)})
-    last = max(rounds)
-    scores = [
-        json.loads((directory / f"iteration_{i}" / "evaluation.json").read_text(encoding="utf-8"))
-        for i in range(last + 1)
-    ]
-    return {"rounds": [rounds.get(i, {}) for i in range(last + 1)], "scores": scores}
+        entry.update({name: value for name, value in row.items() if name.startswith(KEPT_METRICS)})
+    numbers = range(max(iterations) + 1)
+    scores = [json.loads(there.scores(number).read_text(encoding="utf-8")) for number in numbers]
+    # "rounds" is what the kept results call it
+    return {"rounds": [iterations.get(number, {}) for number in numbers], "scores": scores}
 
 
-def load(folder: Path, seed: int) -> Run:
-    """A run from a folder of the store."""
-    record = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    analyses = folder / ANALYSES
-    matrix = json.loads(analyses.read_text(encoding="utf-8"))["matrix"] if analyses.exists() else []
-    return Run(
+def load(folder: Path, seed: int) -> KeptRun:
+    """Return a run from a folder of the store."""
+    kept = RunDirectory(folder)
+    record = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    matrix = json.loads(kept.analyses.read_text(encoding="utf-8"))["matrix"] if kept.analyses.exists() else []
+    return KeptRun(
         seed=seed,
         scores=tuple(map(Scores.from_json, record["scores"])),
-        rounds=tuple(record["rounds"]),
-        manifest=json.loads((folder / "run.json").read_text(encoding="utf-8")),
+        iterations=tuple(record["rounds"]),
+        manifest=json.loads(kept.manifest.read_text(encoding="utf-8")),
         matrix=tuple(map(tuple, matrix)),
     )
 
@@ -179,13 +188,14 @@ def load(folder: Path, seed: int) -> Run:
 def keep(directory: Path, folder: Path) -> None:
     """Copy the small files of a finished run into the store; what is there already and the same stays as it is."""
     folder.mkdir(parents=True, exist_ok=True)
+    there, kept = RunDirectory(directory), RunDirectory(folder)
     result = json.dumps(digest(directory)).encode()
-    if not (folder / "result.json").exists() or (folder / "result.json").read_bytes() != result:
-        for name in ("config.yaml", "run.json"):
-            shutil.copyfile(directory / name, folder / name)
-        write_atomically(folder / "result.json", result)
-    if (directory / ANALYSES).exists():
-        shutil.copyfile(directory / ANALYSES, folder / ANALYSES)
+    if not (folder / RESULT).exists() or (folder / RESULT).read_bytes() != result:
+        shutil.copyfile(there.config, kept.config)
+        shutil.copyfile(there.manifest, kept.manifest)
+        write_atomically(folder / RESULT, result)
+    if there.analyses.exists():
+        shutil.copyfile(there.analyses, kept.analyses)
 
 
 def execute(arm: Arm, seed: int, store: Store) -> None:
@@ -197,39 +207,66 @@ def execute(arm: Arm, seed: int, store: Store) -> None:
     directory = store.directory(arm, seed)
     if arm.after:
         # the store does not hold its weights: where its directory is gone, it is run once more
-        finish(store.directory(arm.after, seed), store.overrides(arm.after, seed))
-    if not finish(directory, store.overrides(arm, seed)):
+        finish(arm.after, seed, store)
+    if not finish(arm, seed, store):
         raise RuntimeError(f"{directory} is not finished; see its metrics.jsonl and start again")
-    if arm.analysed and not (directory / ANALYSES).exists():
-        _command("experiments.analyse", str(directory))
+    if arm.analysed and not RunDirectory(directory).analyses.exists():
+        _command("experiments.analyse", *_own(store), str(directory))
     keep(directory, store.folder(arm, seed))
 
 
-def finish(directory: Path, overrides: Sequence[str]) -> bool:
-    """Bring a run directory to its end: a finished one is left alone, one of another recipe is removed first."""
-    saved = directory / "config.yaml"
+def finish(arm: Arm, seed: int, store: Store) -> bool:
+    """Bring a run to its end: a finished one is left alone, the directory of another recipe is removed first."""
+    directory = store.directory(arm, seed)
+    saved = RunDirectory(directory).config
     if directory.exists():
         with locked(directory, wait=True):
             pass  # a run of an earlier command that was killed may still be at it; what it finishes is not done twice
-        if not (saved.exists() and same_recipe(saved, composed(overrides))):
+        if not (saved.exists() and same_recipe(saved, store.config(arm, seed))):
             shutil.rmtree(directory)
     if not finished(directory):
-        where = [f"resume={directory}"] if saved.exists() else [*overrides, f"directory={directory}"]
-        _command("experiments.run", *where)
+        new = [*store.overrides(arm, seed), f"directory={directory}"]
+        _command("experiments.run", *_own(store), *([f"resume={directory}"] if saved.exists() else new))
     return finished(directory)
 
 
+def _own(store: Store) -> list[str]:
+    return [f"--config-dir={store.config_dir.resolve()}"] if store.config_dir else []
+
+
 def _command(module: str, *arguments: str) -> None:
-    """A command in a process of its own; RuntimeError with the end of its error output when it fails."""
+    """Carry out a command in a process of its own; RuntimeError with the end of its error output when it fails."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
 
 
+class MissingRuns(Exception):
+    """Some runs are not kept and nobody said that they may be started. Its text names each of them, a line each."""
+
+    def __init__(self, reasons: Sequence[str]) -> None:
+        shown = "".join(f"\n  {reason}" for reason in reasons)
+        super().__init__(f"{len(reasons)} runs are missing; --run starts them:{shown}")
+
+
+def missing(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store) -> Iterator[tuple[Arm, int, str]]:
+    """Yield the runs that are not in the store, each with the reason."""
+    for arm in arms:
+        for seed in seeds:
+            if reason := store.lacks(arm, seed):
+                yield arm, seed, reason
+
+
+def require(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store) -> None:
+    """Raise MissingRuns unless every run is in the store. Nothing is started."""
+    if lost := list(missing(arms, seeds, store=store)):
+        raise MissingRuns([f"{arm.folder}, seed {seed}: {reason}" for arm, seed, reason in lost])
+
+
 def complete(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store, jobs: int, console: Console) -> None:
-    """See to it that every run is in the store; those that are missing are run, `jobs` at a time."""
-    todo = [(arm, seed) for arm in arms for seed in seeds if not store.has(arm, seed)]
+    """Run what is not in the store, `jobs` at a time."""
+    todo = [(arm, seed) for arm, seed, _ in missing(arms, seeds, store=store)]
     if todo:
         console.print(
             f"{len(todo)} runs are missing or of another recipe; running them, {jobs} at a time", style="bold"

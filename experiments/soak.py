@@ -1,14 +1,13 @@
-"""Many rounds in one process: file descriptors, threads and memory must stay flat.
+"""Run many iterations in one process: file descriptors, threads and memory must stay flat.
 
-    python -m experiments.soak --rounds 10 --json
+    python -m experiments.soak --iterations 10 --json
 
-Measured at the end of every round of experiment=shrunk; `drift` is the largest change after round 2, as a share of what
-was there then. Exit codes: 0 flat, 1 something grew by more than `--allowed`, 2 a wrong value.
+Measured at the end of every iteration of experiment=shrunk; `drift` is the largest change after iteration 2, as a share
+of what was there then. Exit codes: 0 flat, 1 something grew by more than `--allowed`, 2 a wrong value.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -17,11 +16,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from experiments.command_line import DONE, UNMET, command_parser, exit_code
+from experiments.compose import compose
+from experiments.terminal import quiet_libraries
 from rzero.runs.progress import Silent
+from rzero.types import Json
 
-SETTLED = 2  # rounds after which nothing may grow any more
+SETTLED = 2  # iterations after which nothing may grow any more
 
 
 class Gauge(Silent):
@@ -45,49 +47,52 @@ def measure() -> dict[str, int]:
     }
 
 
-def soak(rounds: int, *, seed: int, folder: Path) -> dict[str, Any]:
-    """The report that the command prints."""
+def soak(iterations: int, *, seed: int, folder: Path) -> Json:
+    """Return the report that the command prints."""
     from experiments import composition
-    from experiments.run import quiet_libraries
-    from experiments.torture.__main__ import shrunk
     from rzero.processes.cpu import set_up_cpu
 
     started = time.monotonic()
-    # every question somebody answered is kept: how good the rounds are does not matter here
-    cfg = shrunk(f"iterations={rounds}", f"seed={seed}", "curriculum.rule.band.half_width=0.5", "collapse=warn")
+    # every question somebody answered is kept: how good they are does not matter here
+    keep_all = ("curriculum.rule.band.half_width=0.5", "collapse=warn")
+    cfg = compose("experiment=shrunk", f"iterations={iterations}", f"seed={seed}", *keep_all)
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     selfplay = composition.build(cfg, folder)
-    gauge = selfplay.narrator = Gauge()
+    gauge = selfplay.stages.narrator = Gauge()
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
-    after = gauge.rows[::4]  # the base's evaluation, then four stages a round
+        selfplay.close()
+    after = gauge.rows[::4]  # the base's evaluation, then four stages an iteration
     settled = after[SETTLED]
     return {
-        "rounds": rounds,
+        "iterations": iterations,
         "seed": seed,
         "drift": {name: max(row[name] / settled[name] - 1 for row in after[SETTLED:]) for name in settled},
-        "after_round": after,
+        "after_iteration": after,
         "seconds": round(time.monotonic() - started, 1),
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser = command_parser("experiments.soak", __doc__)
+    parser.add_argument("--iterations", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--allowed", type=float, default=0.05, help="largest drift that is still flat (default 0.05)")
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
     options = parser.parse_args(arguments)
-    if options.rounds <= SETTLED:
-        parser.error(f"--rounds must be more than {SETTLED}, got {options.rounds}")
-    with tempfile.TemporaryDirectory(prefix="rzero-soak-") as folder:
-        result = soak(options.rounds, seed=options.seed, folder=Path(folder))
-    drift = result["drift"]
-    print(json.dumps(result, indent=1) if options.json else ", ".join(f"{k} {v:+.1%}" for k, v in drift.items()))
-    return 1 if max(drift.values()) > options.allowed else 0
+    if options.iterations <= SETTLED:
+        parser.error(f"--iterations must be more than {SETTLED}, got {options.iterations}")
+
+    def work() -> int:
+        with tempfile.TemporaryDirectory(prefix="rzero-soak-") as folder:
+            result = soak(options.iterations, seed=options.seed, folder=Path(folder))
+        drift = result["drift"]
+        print(json.dumps(result, indent=1) if options.json else ", ".join(f"{k} {v:+.1%}" for k, v in drift.items()))
+        return UNMET if max(drift.values()) > options.allowed else DONE
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Tables on a terminal, in a pipe or in a log."""
+"""What a terminal, a pipe or a log shows: whole tables, and the run's own progress without that of libraries."""
 
 from __future__ import annotations
+
+import logging
 
 from rich.console import Console
 from rich.table import Table
@@ -20,3 +22,11 @@ def print_table(console: Console, table: Table) -> None:
         wanted = console.measure(table, options=console.options.update(max_width=NO_LIMIT)).maximum
         console.width = max(console.width, wanted)
     console.print(table)
+
+
+def quiet_libraries() -> None:
+    """Silence the start-up lines, tips and weight-loading bars of libraries: they would bury the run's progress."""
+    from transformers.utils import logging as transformers_logging
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    transformers_logging.disable_progress_bar()

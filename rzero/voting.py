@@ -1,4 +1,4 @@
-"""The vote: which answer most of the Solver's responses to a question give (paper section 3.3, SPEC section 4 "Vote").
+"""The vote: which answer most of the Solver's responses to a question give (paper section 3.3; docs/method.md#vote).
 
 What is one answer is the grader's business; a whole batch of questions is put to it at once. Count and agreement of the
 paper's vote are the same for every order of the responses; a tie goes to the answer seen first.
@@ -68,7 +68,7 @@ class OfficialLikeGrader(Protocol):
 
 
 class OfficialVote:
-    """The authors' votes, which differ between their files (C; OFFICIAL_BUGS R8 to R11). `rule` names the file.
+    """The authors' votes, which differ between their files (C; docs/authors_code.md, R8 to R11). `rule` names the file.
 
     reward          start_vllm_server.py: a response without a box votes for the literal "None", an empty box is no
                     vote; answers that both contain "no " are equal; a comparison that times out is tried the other way
@@ -78,8 +78,8 @@ class OfficialVote:
     reward_2025_08  the reward file before 26 August 2025: as `reward`, and an empty box votes for the empty string.
 
     Answers join the first cluster whose first member they equal, so that the vote depends on the order of the responses
-    (OFFICIAL_BUGS R10). Meant for a grader that behaves like the authors' (`rzero.grading.OfficialGrader`), asked in
-    both directions.
+    (docs/authors_code.md, R10). Meant for a grader that behaves like the authors' (`rzero.grading.OfficialGrader`),
+    asked in both directions.
     """
 
     RULES = ("reward", "label", "reward_2025_08")
@@ -169,5 +169,5 @@ def _same_label(answer: str, first: str, verdicts: Mapping[Pair, Verdict]) -> bo
 
 
 def _share_no(left: str, right: str) -> bool:
-    # meant for "no solution" and friends; it also equates "piano 5" and "casino odds" (OFFICIAL_BUGS R9)
+    # meant for "no solution" and friends; it also equates "piano 5" and "casino odds" (docs/authors_code.md, R9)
     return "no " in left.lower() and "no " in right.lower()

@@ -1,4 +1,4 @@
-"""What the oracle says about a round's questions: how hard, how well posed, how often the label is right.
+"""Measurements of an iteration's questions by the oracle: how hard, how well posed, how often the label is right.
 
 These numbers go to the tracker. They reach neither a reward nor the choice of questions; a test replaces the oracle by
 noise and compares the weights.

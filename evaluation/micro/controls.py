@@ -1,7 +1,7 @@
 """Controls that do see true answers: how far the same training goes when its labels are right.
 
 R-Zero itself never sees one. Nothing in `rzero` can import this file, and no configuration names it apart from
-`label=gold_control` and `curriculum=labelled_control` (a test composes them all).
+`label@solver.label=gold_control` and `curriculum/rule=labelled_control` (a test composes them all).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from evaluation.micro.world import FAMILIES, oracle, solve
 from rzero.types import LabelledQuestion, Question, Vote
 
 NO_ANSWER = "(no answer)"
-"""What an ill-posed question is compared with: no boxed answer equals it, so its group teaches nothing."""
+"""The label of an ill-posed question: no boxed answer equals it, so its group teaches nothing."""
 
 
 def gold_label(question: LabelledQuestion) -> str:
@@ -24,10 +24,10 @@ def gold_label(question: LabelledQuestion) -> str:
 
 
 class LabelledQuestions:
-    """A curriculum that sets aside what was posed: a round gets `items` questions of the world with their answers.
+    """A curriculum that sets aside what was posed: an iteration gets `items` questions of the world with their answers.
 
     families: which kinds, in turn. levels: steps of a solution, in turn (a family's own highest level bounds them).
-    Questions come from the training part of the world, so none is a benchmark item; rounds get different ones.
+    Questions come from the training part of the world, so none is a benchmark item; iterations get different ones.
     """
 
     def __init__(self, *, families: Sequence[str], levels: Sequence[int], items: int, seed: int) -> None:

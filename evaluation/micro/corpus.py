@@ -48,7 +48,7 @@ class CorpusSpec:
 
 
 def held_out(question: str) -> bool:
-    """Whether a question belongs to the development or the test split of the benchmarks."""
+    """Returns whether a question belongs to the development or the test split of the benchmarks."""
     return bucket(question) in SPLIT_BUCKET.values()
 
 

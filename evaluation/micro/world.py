@@ -18,7 +18,9 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+
+from evaluation.problems import BenchmarkGroup
 
 BUCKETS = 10
 SPLIT_BUCKET = {"dev": 0, "test": 1}
@@ -30,7 +32,6 @@ LOSSES = ("loses", "sells", "gives away")
 FACTORS = (2, 3, 4, 6, 7, 8, 9)  # no 5: it would turn most last digits into 0
 LARGEST = 99
 
-Group = Literal["math", "general"]
 Step = tuple[int, str, int]
 """One arithmetic step: left operand, operator, right operand."""
 
@@ -49,7 +50,7 @@ class Family:
     """One kind of question. `levels` is the highest level that `make` can write."""
 
     name: str
-    group: Group
+    group: BenchmarkGroup
     levels: int
     make: Callable[[random.Random, int], Problem]
     write: Callable[[Problem], str]

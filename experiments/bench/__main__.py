@@ -1,16 +1,19 @@
-"""Measure one part of the repository: `python -m experiments.bench NAME [--json]`.
+"""Measure one part of the repository.
+
+    python -m experiments.bench NAME [--json]
 
 Times are CPU seconds of this machine; compare only figures of one run. Exit status 2 when a bench is not available.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from experiments.command_line import DONE, WRONG, command_parser, complain
+from rzero.types import Json
 
 # name -> the functions that measure it, as module:function of this package; their figures are merged
 BENCHES = {
@@ -22,31 +25,31 @@ BENCHES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
+    parser = command_parser("experiments.bench", __doc__)
     parser.add_argument("name", choices=sorted(BENCHES), metavar="NAME", help=", ".join(sorted(BENCHES)))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    figures: dict[str, Any] = {}
+    figures: Json = {}
     for place in BENCHES[options.name]:
         module, function = place.split(":")
         try:
             measure = getattr(importlib.import_module(f"{__package__}.{module}"), function)
         except (ModuleNotFoundError, AttributeError) as missing:
-            print(f"error: bench {options.name!r} needs {__package__}.{place}: {missing}", file=sys.stderr)
-            return 2
+            complain(f"bench {options.name!r} needs {__package__}.{place}: {missing}")
+            return WRONG
         print(f"measuring {place} ...", file=sys.stderr)
         figures |= measure()
     print(json.dumps(figures) if options.json else table(figures))
-    return 0
+    return DONE
 
 
-def table(figures: Mapping[str, Any]) -> str:
-    """One line per figure."""
+def table(figures: Json) -> str:
+    """Return one line per figure."""
     width = max(len(name) for name in figures)
     return "\n".join(f"{name:<{width}}  {_short(value)}" for name, value in figures.items())
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

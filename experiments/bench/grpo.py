@@ -14,15 +14,15 @@ import os
 import statistics
 import subprocess
 import sys
-from typing import Any
 
 from experiments import PROJECT
 from experiments.bench.rollout import measure_peak
 from experiments.planning import Architecture
+from rzero.types import Json
 
 TRL = PROJECT / ".venv-trl"
 MODEL = PROJECT / "experiments" / "models" / "micro"
-SIDES: dict[str, tuple[str, dict[str, Any]]] = {
+SIDES: dict[str, tuple[str, Json]] = {
     "ours": ("experiments.bench.grpo_ours", {}),
     "separate": ("experiments.bench.grpo_ours", {"share_prompts": False}),
     "trl": ("experiments.bench.grpo_trl", {}),
@@ -37,7 +37,7 @@ WORK = {
 its fastest way at this size."""
 
 
-def run(*, steps: int = 2) -> dict[str, Any]:
+def run(*, steps: int = 2) -> Json:
     """Ratios above 1 mean that TRL takes longer (goals: whole step 3, update 1.3) or, for memory, that we take more.
 
     step_speedup_vs_trl, update_speedup_vs_trl: medians of seconds per completion token; update_speedup_vs_separate: the
@@ -54,7 +54,7 @@ def run(*, steps: int = 2) -> dict[str, Any]:
     try:
         for side in sides.values():
             side.step("warm up")
-        taken: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
+        taken: dict[str, list[Json]] = {name: [] for name in sides}
         for _ in range(steps):
             for name, side in sides.items():
                 taken[name].append(side.step("go"))
@@ -86,7 +86,7 @@ def _rows() -> int:
     return int(WORK["prompts"] * WORK["samples"])
 
 
-def _flops(step: dict[str, Any]) -> float:
+def _flops(step: Json) -> float:
     """Operations of one update: forward, twice that backward, and the reference's forward pass."""
     model = Architecture.of({"path_or_id": str(MODEL)})
     context = step["mean_sequence"] / 2
@@ -109,14 +109,14 @@ class _Side:
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
         )
 
-    def step(self, command: str) -> dict[str, Any]:
+    def step(self, command: str) -> Json:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith('{"bench"'):  # libraries print to stdout, too
-                answer: dict[str, Any] = json.loads(line)["bench"]
+                answer: Json = json.loads(line)["bench"]
                 return answer
         module, settings = self._what
         raise RuntimeError(f"a side of the benchmark ended; see: {sys.executable} -m {module} '{settings}'")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
 
 import torch
 from datasets import Dataset
@@ -11,6 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from experiments.bench.grpo import MODEL
 from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step, work
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class _OnCommand(TrainerCallback):
@@ -20,11 +24,11 @@ class _OnCommand(TrainerCallback):
         self.clock = Clock()
         self.rollout, self.tokens = 0.0, 0
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_begin(self, args: object, state: object, control: object, **_: object) -> None:
         wait_for_step()
         self.clock.start()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
         step = self.clock.seconds()
         answer({"step": step, "update": step - self.rollout, "tokens": self.tokens})
 
@@ -58,34 +62,41 @@ def main() -> None:
         reward_funcs=lambda completions, **_: rewards([completion[0]["content"] for completion in completions]),
         callbacks=[callback],
     )
-    _watch_rollout(trainer, callback)
+    passes: list[float] = []
+    trainer._get_per_token_logps_and_entropies = _timed(trainer._get_per_token_logps_and_entropies, passes)
+    trainer._generate_and_score_completions = _watched(trainer._generate_and_score_completions, passes, callback)
     trainer.train()
 
 
-def _watch_rollout(trainer: Any, callback: _OnCommand) -> None:
-    """Leaves CPU seconds of rollout and reward, and the tokens drawn, with the callback.
+def _timed(call: Callable[P, R], seconds: list[float]) -> Callable[P, R]:
+    """Return a function that also leaves the CPU seconds of each call in `seconds`."""
 
-    The reference's pass, which TRL makes before the reward, belongs to the update, as on our side.
-    """
-    score, logprobs = trainer._generate_and_score_completions, trainer._get_per_token_logps_and_entropies
-    passes: list[float] = []
-
-    def watched_logprobs(*args: Any, **kwargs: Any) -> Any:
+    def timed(*args: P.args, **kwargs: P.kwargs) -> R:
         clock = Clock()
-        values = logprobs(*args, **kwargs)
-        passes.append(clock.seconds())
-        return values
+        result = call(*args, **kwargs)
+        seconds.append(clock.seconds())
+        return result
 
-    def watched(inputs: Any) -> Any:
+    return timed
+
+
+def _watched(
+    score: Callable[P, Mapping[str, torch.Tensor]], passes: list[float], callback: _OnCommand
+) -> Callable[P, Mapping[str, torch.Tensor]]:
+    """Return a rollout that leaves its CPU seconds, reward included, and the tokens drawn with the callback.
+
+    The reference's pass, which TRL makes before the reward, belongs to the update, as on our side: see `passes`.
+    """
+
+    def watched(*args: P.args, **kwargs: P.kwargs) -> Mapping[str, torch.Tensor]:
         clock = Clock()
         passes.clear()
-        batch = score(inputs)
+        batch = score(*args, **kwargs)
         callback.rollout = clock.seconds() - sum(passes)
         callback.tokens = int(batch["completion_mask"].sum())
         return batch
 
-    trainer._generate_and_score_completions = watched
-    trainer._get_per_token_logps_and_entropies = watched_logprobs
+    return watched
 
 
 if __name__ == "__main__":

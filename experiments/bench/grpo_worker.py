@@ -8,17 +8,17 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from evaluation.micro.world import FAMILIES
+from rzero.types import Json
 
 SYSTEM = "Think, then give \\boxed{}."  # as conf/prompts/micro.yaml has it
 LEVEL = 6
 
 
-def work() -> dict[str, Any]:
+def work() -> Json:
     """The work, from the command line of this process."""
-    settings: dict[str, Any] = json.loads(sys.argv[1])
+    settings: Json = json.loads(sys.argv[1])
     return settings
 
 
@@ -42,7 +42,7 @@ def wait_for_step() -> str:
     sys.exit(0)
 
 
-def answer(figures: dict[str, Any]) -> None:
+def answer(figures: Json) -> None:
     print(json.dumps({"bench": figures}), flush=True)
 
 

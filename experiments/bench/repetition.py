@@ -13,9 +13,9 @@ import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from rzero.repetition import cluster_shares
+from rzero.types import Json
 
 QUESTIONS, SMALL = 2048, 128
 WORDS = (40, 60)  # per question
@@ -23,7 +23,7 @@ TEMPLATES, VOCABULARY = 600, 3000  # templates: how many different questions lie
 REPEATS = 3
 
 
-def run() -> dict[str, Any]:
+def run() -> Json:
     """Keys: repetition_speedup, seconds of both ways, peak memory in MB, whether the shares agree, and how measured."""
     questions = sample_questions(QUESTIONS, seed=0)
     ours = min(_cpu_seconds(lambda: cluster_shares(questions))[0] for _ in range(REPEATS))

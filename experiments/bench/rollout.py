@@ -20,7 +20,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from experiments.bench.rollout_vllm import vllm_side, why_absent
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.policy import Policy
-from rzero.types import Group, Prompt, Sampling
+from rzero.types import Group, Json, Prompt, Sampling
 
 _EOS = 1
 
@@ -49,7 +49,7 @@ SIZES = {
 }
 
 
-def run(*, repeats: int = 1) -> dict[str, Any]:
+def run(*, repeats: int = 1) -> Json:
     """Ratios per model size and, at the top level, for the larger model (goals: fixed >= 2, spread >= 4, vLLM >= 1.2).
 
     vs_generate_fixed and vs_vllm: every completion has the same length. vs_generate_spread and vs_vllm_spread: lengths
@@ -87,7 +87,8 @@ def _measure_size(size: Size, *, peak: float, repeats: int) -> dict[str, float |
     fixed = _measure_pair(size, eos_rate=0.0, repeats=repeats)
     spread = _measure_pair(size, eos_rate=1.0 / size.mean_tokens, repeats=repeats)
     policy = make_policy(size, eos_rate=0.0)
-    parameters = sum(p.numel() for p in policy.model.parameters()) - policy.model.get_input_embeddings().weight.numel()
+    embeddings = sum(p.numel() for p in policy.model.get_input_embeddings().parameters())
+    parameters = sum(p.numel() for p in policy.model.parameters()) - embeddings
     return {
         "vs_generate_fixed": fixed["ours"] / fixed["generate"],
         "vs_generate_spread": spread["ours"] / spread["generate"],
@@ -134,7 +135,8 @@ def _generate(policy: Policy, prompt_ids: list[tuple[int, ...]], *, size: Size) 
         num_return_sequences=size.samples, pad_token_id=0, eos_token_id=policy.eos_ids() or None,
     )  # fmt: skip
     with torch.inference_mode():
-        new_BT = policy.model.generate(ids, attention_mask=mask, generation_config=config)[:, longest:]
+        model: Any = policy.model  # `generate` is typed for a class that no model of transformers belongs to
+        new_BT = model.generate(ids, attention_mask=mask, generation_config=config)[:, longest:]
     ended = (new_BT == _EOS).int().cumsum(-1) - (new_BT == _EOS).int()  # > 0 behind the first eos
     return int((ended == 0).sum()) if policy.eos_ids() else new_BT.numel()
 
@@ -194,7 +196,7 @@ def _rate(work: Callable[[], int]) -> float:
     return tokens / (time.process_time() - start)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
+def _seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start

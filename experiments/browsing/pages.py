@@ -1,14 +1,15 @@
 """The pages: read-only, for this machine's own browser.
 
-A request names runs, rounds and questions by number; no text of it reaches the file system. What models wrote is
-escaped by the templates, and the policy in `HEADERS` forbids the browser whatever did not come from here as a file.
+A request names runs, iterations and questions by number and pictures by known names; no text of it reaches the file
+system. What models wrote is escaped by the templates, and the policy in `HEADERS` forbids the browser whatever did not
+come from here as a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request, Response
@@ -18,12 +19,12 @@ from fastapi.templating import Jinja2Templates
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from experiments.browsing import charts, comparison, selection
+from experiments.browsing import comparison, selection
 from experiments.browsing.shelf import Shelf, Shelved
-from experiments.reporting import html, outline
-from experiments.reporting.content import duration
-from experiments.reporting.data import Round, wall_seconds
-from experiments.reporting.rounds import cut
+from experiments.reporting import figures, html, outline, plots
+from experiments.reporting.content import SectionId, duration
+from experiments.reporting.data import Iteration, band, wall_seconds
+from experiments.reporting.iterations import cut
 from rzero.curriculum import DROP_REASONS
 
 FOLDER = Path(__file__).parent / "templates"
@@ -70,80 +71,74 @@ def overview(request: Request) -> HTMLResponse:
     shelved = list(_shelf(request))
     if len(shelved) == 1:
         return run(request, 0)
-    runs = [one.run for one in shelved]
-    labels = _labels(shelved)
-    chart = charts.overall(list(zip(labels, runs, strict=True)))
-    return _page(request, "overview.html.j2", runs=shelved, labels=labels, chart=chart)
+    scored = any(one.run.scores for one in shelved)
+    return _page(request, "overview.html.j2", runs=shelved, labels=_labels(shelved), scored=scored)
 
 
 @router.get("/runs/{number}")
 def run(request: Request, number: int) -> HTMLResponse:
-    """A run: result, rounds, curves."""
+    """A run: result, iterations, curves."""
     one = _run(request, number)
     seconds, complete = wall_seconds(one.run)
-    return _page(
-        request,
-        "run.html.j2",
-        one=one,
-        took=duration(seconds) + ("" if complete else " in complete stages"),
-        results=_result_charts(one),
-        training=_training_charts(one),
-    )
+    took = duration(seconds) + ("" if complete else " in complete stages")
+    return _page(request, "run.html.j2", one=one, took=took, drawings=_drawings(one))
 
 
 @router.get("/runs/{number}/questions")
 def questions(
     request: Request,
     number: int,
-    round: int | None = None,
+    iteration: int | None = None,
     outcome: str = selection.ALL,
     text: Annotated[str, Query(max_length=SEARCH_CHARS)] = "",
     order: selection.Order = "posed",
     page: int = 1,
 ) -> HTMLResponse:
-    """The questions of a round, filtered; without `round` those of the last round that has some."""
+    """The questions of an iteration, filtered; without `iteration` those of the last one that has some."""
     one = _run(request, number)
-    posed = [turn.iteration for turn in one.run.trained if turn.questions]
-    turn = _round(one, round if round is not None else posed[-1] if posed else len(one.run.rounds) - 1)
+    posed = [one_of.number for one_of in one.run.trained if one_of.questions]
+    last = posed[-1] if posed else len(one.run.iterations) - 1
+    shown = _iteration(one, last if iteration is None else iteration)
     wanted = selection.Wanted(outcome=outcome, text=text, order=order, page=page)
-    found = selection.select(turn.questions, wanted)
+    found = selection.select(shown.questions, wanted)
 
-    def link(**changes: Any) -> str:
+    def link(**changes: str | int) -> str:
         """This page with other filters, back on its first page unless `changes` say which."""
-        kept = {"round": turn.iteration, "outcome": outcome, "text": text, "order": order, "page": 1} | changes
-        return f"/runs/{number}/questions?{urlencode(kept)}"
+        filters: dict[str, str | int] = {"outcome": outcome, "text": text, "order": order, "page": 1}
+        return f"/runs/{number}/questions?{urlencode({'iteration': shown.number} | filters | changes)}"
 
     return _page(
         request,
         "questions.html.j2",
         one=one,
-        turn=turn,
+        iteration=shown,
         posed=posed,
         found=found,
         wanted=wanted,
-        outcomes=selection.outcomes(turn.questions),
-        chart=charts.agreement(turn.questions, title=f"Agreement in {turn.name}", run=one.run),
+        outcomes=selection.outcomes(shown.questions),
+        voted=plots.voted(shown),
         link=link,
         reasons=DROP_REASONS,
     )
 
 
-@router.get("/runs/{number}/rounds/{round}/questions/{index}")
-def question(request: Request, number: int, round: int, index: int) -> HTMLResponse:
+@router.get("/runs/{number}/iterations/{iteration}/questions/{index}")
+def question(request: Request, number: int, iteration: int, index: int) -> HTMLResponse:
     """One question with all answers and votes."""
     one = _run(request, number)
-    turn = _round(one, round)
-    there = {question.index: place for place, question in enumerate(turn.questions)}
+    posed_in = _iteration(one, iteration)
+    posed = posed_in.questions
+    there = {question.index: place for place, question in enumerate(posed)}
     if index not in there:
-        raise HTTPException(404, f"{turn.name} has no question {index}")
+        raise HTTPException(404, f"{posed_in.name} has no question {index}")
     place = there[index]
-    around = [turn.questions[i].index if 0 <= i < len(turn.questions) else None for i in (place - 1, place + 1)]
-    shown = turn.questions[place]
+    around = [posed[i].index if 0 <= i < len(posed) else None for i in (place - 1, place + 1)]
+    shown = posed[place]
     return _page(
         request,
         "question.html.j2",
         one=one,
-        turn=turn,
+        iteration=posed_in,
         question=shown,
         clusters=sorted(shown.vote.counts, key=lambda cluster: -cluster[1]) if shown.vote else [],
         around=around,
@@ -153,34 +148,33 @@ def question(request: Request, number: int, round: int, index: int) -> HTMLRespo
 
 @router.get("/compare")
 def compare(request: Request, left: str = "", right: str = "") -> HTMLResponse:
-    """Two rounds, of one run or of two, side by side; each is written `run.round`, both by number."""
+    """Two iterations, of one run or of two, side by side; each is written `run.iteration`, by number."""
     shelved = list(_shelf(request))
-    there = {f"{one.number}.{turn.iteration}": (one, turn) for one in shelved for turn in one.run.rounds}
+    there = {f"{one.number}.{found.number}": (one, found) for one in shelved for found in one.run.iterations}
     chosen = left or _first_choice(shelved), right or list(there)[-1]
     if not there.keys() >= set(chosen):
-        raise HTTPException(404, "there is no such round")
+        raise HTTPException(404, "there is no such iteration")
     labels = _labels(shelved)
     sides = [there[key] for key in chosen]
     (first, ours), (second, theirs) = sides
-    curves = charts.overall([(labels[one.number], one.run) for one in dict.fromkeys((first, second))])
     return _page(
         request,
         "compare.html.j2",
-        names={key: f"{labels[one.number]}, {turn.name}" for key, (one, turn) in there.items()},
+        names={key: f"{labels[one.number]}, {found.name}" for key, (one, found) in there.items()},
         chosen=chosen,
         sides=sides,
-        curves=curves,
+        curves=first is not second and bool(first.run.scores or second.run.scores),
         protocols=comparison.PROTOCOLS,
         overall=comparison.overall(ours, theirs),
         scores=comparison.scores(ours, theirs),
         stages=comparison.measures(ours, theirs),
-        histograms=[charts.agreement(turn.questions, title="Agreement", run=one.run) for one, turn in sides],
+        voted=plots.voted,
     )
 
 
 def _first_choice(shelved: Sequence[Shelved]) -> str:
-    """Of a single run its first round after the base model, of several the last round of the first."""
-    last = len(shelved[0].run.rounds) - 1
+    """Return a single run's first iteration after the base model; of several runs, the last of the first."""
+    last = len(shelved[0].run.iterations) - 1
     return f"0.{last if len(shelved) > 1 else min(1, last)}"
 
 
@@ -197,45 +191,46 @@ def icon() -> Response:
 _STYLE, _ICON = ((FOLDER / name).read_text(encoding="utf-8") for name in ("browse.css", "icon.svg"))
 
 
-# -------------------------------------------------------------------------------------------------------------- charts
+# ------------------------------------------------------------------------------------------------------------ pictures
 
 
-def _result_charts(one: Shelved) -> list[charts.Chart]:
-    averages = [(column, f"evaluation/Overall AVG/{column}") for column in ("greedy", "mean@k", "maj@k", "pass@k")]
-    scores = [turn.scores for turn in one.run.evaluated if turn.scores]
-    names = dict.fromkeys(benchmark.name for score in scores for benchmark in score.benchmarks)
-    labels = [
-        ("posed, right label", "audit/label_accuracy"),
-        ("kept, right label", "audit/label_accuracy_kept"),
-        ("well-posed", "audit/well_posed"),
-    ]
-    drawn = [
-        charts.by_round(
-            one.run, title="Overall AVG by round (%)", metrics=[("overall", "evaluation/overall"), *averages]
-        ),
-        charts.by_round(
-            one.run,
-            title="Benchmarks by round, mean@k (%)",
-            metrics=[(name, f"evaluation/{name}/mean@k") for name in names],
-        ),
-        charts.by_round(one.run, title="Labels by round (%)", metrics=labels, factor=100.0),
-        charts.by_round(
-            one.run,
-            title="Difficulty by round (solution steps)",
-            metrics=[("posed", "audit/level"), ("kept", "audit/level_kept")],
-        ),
-    ]
-    return [chart for chart in drawn if chart]
+def _drawings(one: Shelved) -> dict[SectionId, list[plots.Drawing]]:
+    """Return what can be drawn of a run, section by section."""
+    return {section: [d for d in drawings if d.there(one.run)] for section, drawings in plots.OF_RUN.items()}
 
 
-def _training_charts(one: Shelved) -> list[charts.Chart]:
-    measures = {"reward": "reward", "KL (nats per token)": "kl", "response length (tokens)": "completions/mean_length"}
-    drawn = [
-        charts.by_step(one.run, role=role, metric=metric, title=f"{role.title()}: {title}")
-        for title, metric in measures.items()
-        for role in ("challenger", "solver")
-    ]
-    return [chart for chart in drawn if chart]
+@router.get("/runs/{number}/pictures/{name}.png")
+def picture(request: Request, number: int, name: str) -> Response:
+    """A picture of a run, as its report has it."""
+    one = _run(request, number)
+    known = {drawing.name: drawing for drawings in _drawings(one).values() for drawing in drawings}
+    if name not in known:
+        raise HTTPException(404, "there is no such picture of this run (yet)")
+    return _png(one.drawn(name, lambda: known[name].draw(one.run)))
+
+
+@router.get("/runs/{number}/iterations/{iteration}/agreement.png")
+def agreement(request: Request, number: int, iteration: int) -> Response:
+    """How the votes on an iteration's questions were split."""
+    one = _run(request, number)
+    found = _iteration(one, iteration)
+    if not plots.voted(found):
+        raise HTTPException(404, f"there was no vote in {found.name}")
+    shaded = band(one.run.config)
+    return _png(one.drawn(f"agreement {iteration}", lambda: plots.histograms([found], shaded=shaded)))
+
+
+@router.get("/comparison.png")
+def overall_by_iteration(request: Request, runs: Annotated[list[int] | None, Query()] = None) -> Response:
+    """`overall` of some runs by iteration, of all when none is named."""
+    shown = [_run(request, number).run for number in runs] if runs else [one.run for one in _shelf(request)]
+    if not any(run.scores for run in shown):
+        raise HTTPException(404, "none of these runs has been evaluated")
+    return _png(figures.png(lambda: plots.comparison(shown)))
+
+
+def _png(content: bytes) -> Response:
+    return Response(content, media_type="image/png")
 
 
 # ----------------------------------------------------------------------------------------------------------- machinery
@@ -253,11 +248,11 @@ def _run(request: Request, number: int) -> Shelved:
     return shelf[number]
 
 
-def _round(one: Shelved, iteration: int) -> Round:
-    turn = one.round(iteration)
-    if turn is None:
-        raise HTTPException(404, f"there is no round {iteration} in this run (yet)")
-    return turn
+def _iteration(one: Shelved, number: int) -> Iteration:
+    found = one.iteration(number)
+    if found is None:
+        raise HTTPException(404, f"there is no iteration {number} in this run (yet)")
+    return found
 
 
 def _labels(shelved: Sequence[Shelved]) -> list[str]:
@@ -265,9 +260,9 @@ def _labels(shelved: Sequence[Shelved]) -> list[str]:
     return [f"{label}, seed {run.seed}" for label, run in zip(outline.labels(runs), runs, strict=True)]
 
 
-def _page(request: Request, name: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+def _page(request: Request, name: str, *, status: int = 200, **context: object) -> HTMLResponse:
     shared = {"shelf": _shelf(request), "cut": cut, "shown_chars": SHOWN_CHARS, "search_chars": SEARCH_CHARS}
-    return templates.TemplateResponse(request, name, {**shared, "canvas": charts, **context}, status_code=status)
+    return templates.TemplateResponse(request, name, {**shared, **context}, status_code=status)
 
 
 async def _with_headers(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:

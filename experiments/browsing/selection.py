@@ -1,4 +1,4 @@
-"""Which questions of a round are shown: filtered, sorted, a page at a time."""
+"""Which questions of an iteration are shown: filtered, sorted, a page at a time."""
 
 from __future__ import annotations
 

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from experiments.reporting import content, outline
-from experiments.reporting.content import Section
-from experiments.reporting.data import Round, Run, read_run
+from matplotlib.figure import Figure
+
+from experiments.reporting import content, figures, outline
+from experiments.reporting.content import Section, SectionId
+from experiments.reporting.data import Iteration, Run, read_run
+from rzero.runs.directory import RunDirectory
 
 Stamp = tuple[tuple[str, int, int], ...]
-
-_FILES = ("config.yaml", "run.json", "state.json", "metrics.jsonl", "questions/*.jsonl", "iteration_*/evaluation.json")
 
 
 @dataclass(kw_only=True, eq=False)
 class Shelved:
-    """A run as it was read, with what is slow to work out about it (bootstrapped intervals)."""
+    """A run as it was read, with what is slow to work out about it (bootstrapped intervals, pictures)."""
 
     number: int
     run: Run
     stamp: Stamp
 
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+    def drawn(self, name: str, draw: Callable[[], Figure]) -> bytes:
+        """Return a picture of the run as a PNG, drawn when it is first asked for."""
+        if name not in self.pictures:
+            self.pictures[name] = figures.png(draw)
+        return self.pictures[name]
+
     @cached_property
-    def sections(self) -> dict[str, Section]:
-        """The sections of its report, by title."""
-        return {section.title: section for section in outline.of_run(self.run)}
+    def sections(self) -> dict[SectionId, Section]:
+        """The sections of its report by their ids."""
+        return {section.id: section for section in outline.of_run(self.run)}
 
     @cached_property
     def gain(self) -> float | None:
-        """Points of `overall` from the base model to the last round."""
+        """Points of `overall` from the base model to the last iteration."""
         change = content.last_gain(self.run)
         return None if change is None else change.points
 
@@ -40,9 +49,9 @@ class Shelved:
     def finished(self) -> bool:
         return self.run.done >= self.run.planned
 
-    def round(self, iteration: int) -> Round | None:
-        """None when the run has no such round (yet)."""
-        return self.run.rounds[iteration] if 0 <= iteration < len(self.run.rounds) else None
+    def iteration(self, number: int) -> Iteration | None:
+        """None when the run has no such iteration (yet)."""
+        return self.run.iterations[number] if 0 <= number < len(self.run.iterations) else None
 
 
 class Shelf:
@@ -76,7 +85,9 @@ class Shelf:
 
 
 def _stamp(path: Path) -> Stamp:
-    """Changes when a file that is shown changes."""
-    found = sorted(file for pattern in _FILES for file in path.glob(pattern))
+    """Return a value that changes when a file that is shown changes."""
+    there = RunDirectory(path)
+    named = [there.config, there.manifest, there.state, there.metrics, *map(there.scores, there.iterations())]
+    found = sorted(file for file in [*named, *there.bank.glob("*.jsonl")] if file.is_file())
     stats = [(file, file.stat()) for file in found]
     return tuple((str(file), stat.st_mtime_ns, stat.st_size) for file, stat in stats)

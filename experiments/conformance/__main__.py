@@ -1,4 +1,6 @@
-"""Compare this repository with recorded rows: `python -m experiments.conformance KIND FILE [--json]`.
+"""Compare this repository with recorded rows, kind by kind.
+
+    python -m experiments.conformance KIND FILE [--json]
 
 Exit status: 0 when every row agrees (or differs for a documented reason), 1 when a row differs that should not,
 2 when the file cannot be read or the kind is not available.
@@ -6,18 +8,18 @@ Exit status: 0 when every row agrees (or differs for a documented reason), 1 whe
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
+from experiments.command_line import DONE, UNMET, WRONG, command_parser, complain, say
 from experiments.conformance.rows import Report
+from rzero.escaping import terminal_text
+from rzero.types import Json
 
 # kind -> the module of this package that holds `check_<kind>(rows, path) -> Report`
 MODULES = {
@@ -39,34 +41,26 @@ SHOWN = 200
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = command_parser("experiments.conformance", __doc__)
+    parser.add_argument("kind", choices=sorted(MODULES), metavar="KIND", help=", ".join(sorted(MODULES)))
+    parser.add_argument("file", type=Path, metavar="FILE", help="the rows, one JSON object per line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object: rows, agree, allowed, differ, ...")
+    options = parser.parse_args(arguments)
     try:
         rows = read_rows(options.file)
         check = checker(options.kind)
     except (OSError, ValueError, LookupError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        complain(error)
+        return WRONG
     report = check(rows, options.file)
     if options.json:
         print(json.dumps(report.as_json(), ensure_ascii=True))
     else:
         show(report, title=f"{options.kind} {options.file}")
-    return 0 if report.passed else 1
+    return DONE if report.passed else UNMET
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.conformance",
-        description="Compare this repository with recorded inputs and outputs, row by row.",
-        epilog="Exit status: 0 all rows agree, 1 a row differs that should not, 2 unreadable file or missing kind.",
-    )
-    parser.add_argument("kind", choices=sorted(MODULES), metavar="KIND", help=", ".join(sorted(MODULES)))
-    parser.add_argument("file", type=Path, metavar="FILE", help="the rows, one JSON object per line")
-    parser.add_argument("--json", action="store_true", help="print one JSON object: rows, agree, allowed, differ, ...")
-    return parser
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[Json]:
     """The JSON objects of a file, one per line. ValueError names the line that is not one; OSError names the file."""
     rows = []
     # bytes are split, not text: str.splitlines also breaks at U+2028 and friends, which questions contain
@@ -85,7 +79,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def checker(kind: str) -> Callable[[list[dict[str, Any]], Path], Report]:
+def checker(kind: str) -> Callable[[list[Json], Path], Report]:
     """The function that checks one kind. LookupError says which module or function is missing."""
     module_name, function_name = f"{__package__}.{MODULES[kind]}", f"check_{kind}"
     try:
@@ -96,22 +90,19 @@ def checker(kind: str) -> Callable[[list[dict[str, Any]], Path], Report]:
         raise LookupError(f"kind {kind!r} is not available: there is no module {module_name}") from error
     if not hasattr(module, function_name):
         raise LookupError(f"kind {kind!r} is not available: {module_name} has no function {function_name}")
-    function: Callable[[list[dict[str, Any]], Path], Report] = getattr(module, function_name)
+    function: Callable[[list[Json], Path], Report] = getattr(module, function_name)
     return function
 
 
 def show(report: Report, *, title: str) -> None:
-    """Print every row that differs and why, then the totals. Row text is escaped: it is model output."""
-    console = Console(soft_wrap=True)
+    """Print every row that differs and why, then the totals; what would act in a model's text is made visible."""
+    console = Console()
     for result in report.results:
         if not result.agree:
             verdict = f"differs as documented ({result.allowed})" if not result.wrong else "DIFFERS"
-            console.print(f"{escape(_printable(result.id))}: {escape(verdict)}: {escape(_printable(result.why))}")
-    console.print(f"{escape(title)}: {escape(report.summary)}")
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:SHOWN])
+            why = f"{terminal_text(result.id[:SHOWN])}: {verdict}: {terminal_text(result.why[:SHOWN])}"
+            say(why, console=console)
+    say(f"{title}: {report.summary}", console=console)
 
 
 if __name__ == "__main__":

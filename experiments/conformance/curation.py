@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.conformance.presets import official_rule, preset
+from experiments.conformance.presets import preset
 from experiments.conformance.rows import Report, RowResult, differences, tracked
 from experiments.conformance.voting import OFFICIAL_REASONS
 from rzero.interfaces import Curriculum, Grader
@@ -55,7 +55,7 @@ def _check(row: Mapping[str, Any], *, grader: Grader, paper: Curriculum) -> RowR
     label: OfficialVote = preset("vote/official_label", grader=grader)
     reward: OfficialVote = preset("vote/official_reward", grader=grader)
     nine, ten = label.vote_many([row["solver_outputs"][:9]])[0], reward(row["solver_outputs"])
-    official = official_rule().select([question], [nine], iteration=1)[0]
+    official = preset("curriculum/rule/official").select([question], [nine], iteration=1)[0]
     in_band = paper.select([WELL_FORMED], [ten], iteration=1)[0].kept
     kept = [_official(row, official), differences([("paper band", in_band, row["paper_band_keep"])])]
     voted = [_vote_differences("m9", nine, row["label_m9"]["counts"]), _vote_differences("m10", ten, _m10(row))]

@@ -1,6 +1,6 @@
 r"""Reading and comparing answers, against golden/eval_extract: what the authors' scripts did with a response.
 
-Their maths scorer and option reader are defective (OFFICIAL_BUGS D1, D2, D17, D18), so ours differs on purpose.
+Their maths scorer and option reader are defective (docs/authors_code.md, D1, D2, D17, D18), so ours differs on purpose.
 A difference is accepted only where the row itself shows the defect: its box is not the last one, runs on or spans lines
 (D2), what is compared is not a plain number (D1), a letter was drawn or found by scanning words (D17), LaTeX or digit
 groups were compared as text (D18). Plain numbers and plain letters must agree.

@@ -13,14 +13,16 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from experiments.conformance.presets import preset
 from experiments.conformance.rows import Report, RowResult, tracked
 from rzero import escaping
 from rzero.grading import MathGrader
+from rzero.types import Json
 
-Row = dict[str, Any]
+Row = Json
+R = TypeVar("R")
 
 HOSTILE_CPU_SECONDS = 2.0
 HOSTILE_MEMORY_MB = 512
@@ -64,7 +66,7 @@ def _hostile_answer(grader: MathGrader, text: str) -> list[str]:
     return why
 
 
-def timed(action: Callable[[], Any], grader: MathGrader, why: list[str], name: str) -> Any:
+def timed(action: Callable[[], R], grader: MathGrader, why: list[str], name: str) -> R:
     """Run, and note in `why` if parent and workers together used more CPU than a hostile answer may."""
     before = time.process_time() + cpu_seconds(grader.pool.pids)
     result = action()

@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def preset(name: str, **runtime: Any) -> Any:
-    """Build `conf/<name>.yaml`, a file without a defaults list; call it with `runtime` where it is `_partial_`."""
-    built = instantiate(OmegaConf.load(CONF / f"{name}.yaml"), _convert_="all")
+def preset(name: str, **runtime: object) -> Any:
+    """Build `conf/<name>.yaml`; call it with `runtime` where it is `_partial_`. Repetition is the published one."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose(name, overrides=["+repetition=paper"])
+    built = instantiate(OmegaConf.select(composed, name.rpartition("/")[0].replace("/", ".")), _convert_="all")
     return built(**runtime) if runtime else built
-
-
-def official_rule() -> Any:
-    """The rule of `conf/curriculum/official.yaml`; the rest of that file names the vote and the sampling."""
-    return instantiate(OmegaConf.select(OmegaConf.load(CONF / "curriculum" / "official.yaml"), "rule"), _convert_="all")

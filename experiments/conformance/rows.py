@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import Progress
+
+from rzero.types import Json
 
 Row = TypeVar("Row")
 
@@ -16,7 +18,7 @@ Row = TypeVar("Row")
 class RowResult:
     """One row of a data file: whether ours agrees with what was recorded.
 
-    `allowed` is the documented reason why a difference is right (for instance "D5", a number of OFFICIAL_BUGS.md); it
+    `allowed` is the documented reason why a difference is right ("D5", say, a number of docs/authors_code.md); it
     is None where the row agrees and where it differs for no accepted reason. `why` says what differs, in one line.
     """
 
@@ -52,7 +54,7 @@ class Report:
         line = f"{len(self.results)} rows: {agree} agree, {allowed} differ for a documented reason, {wrong} differ"
         return f"{line}; {self.note}" if self.note else line
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Json:
         """The same as plain data: keys `rows`, `agree`, `allowed`, `differ`, `passed`, `summary`."""
         return {
             "rows": len(self.results),
@@ -64,7 +66,7 @@ class Report:
         }
 
 
-def _plain(result: RowResult) -> dict[str, Any]:
+def _plain(result: RowResult) -> Json:
     return {"id": result.id, "reason": result.allowed, "why": result.why}
 
 
@@ -74,6 +76,6 @@ def tracked(rows: Sequence[Row], *, title: str) -> Iterator[Row]:
         yield from progress.track(rows, description=title, total=len(rows))
 
 
-def differences(expected: Iterable[tuple[str, Any, Any]]) -> str:
+def differences(expected: Iterable[tuple[str, object, object]]) -> str:
     """Join the (name, ours, recorded) triples that are unequal into one line; empty when all are equal."""
     return "; ".join(f"{name}: {ours!r} != {theirs!r}" for name, ours, theirs in expected if ours != theirs)

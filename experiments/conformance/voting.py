@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.conformance.presets import official_rule, preset
+from experiments.conformance.presets import preset
 from experiments.conformance.rows import Report, RowResult, differences, tracked
 from rzero.interfaces import Grader
 from rzero.types import Question, Vote
@@ -110,7 +110,9 @@ def _label_differences(name: str, recorded: Mapping[str, Any], vote: Vote, *, qu
 
 def _label_reason(question: str, vote: Vote) -> str | None:
     """What evaluate.py drops, which is before the band and before the rules on empty and None answers."""
-    labelled = official_rule().select([Question(text=question or "-", answer="-")], [vote], iteration=1)[0]
+    labelled = preset("curriculum/rule/official").select(
+        [Question(text=question or "-", answer="-")], [vote], iteration=1
+    )[0]
     reason = None if labelled.drop_reason is None else OFFICIAL_REASONS[labelled.drop_reason]
     return None if reason in ("band", "answer_empty_or_None") else reason
 

@@ -1,4 +1,4 @@
-"""What a run will take, from its configuration alone. Read in this order: architecture, rollouts, memory, work."""
+"""The demands of a run, from its configuration alone. Read in this order: architecture, rollouts, memory, work."""
 
 from experiments.planning.architecture import Architecture
 from experiments.planning.hardware import Hardware

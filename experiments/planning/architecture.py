@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+
+from rzero.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class Architecture:
     tie_word_embeddings: bool
 
     @classmethod
-    def of(cls, policy: Mapping[str, Any]) -> Architecture:
+    def of(cls, policy: Json) -> Architecture:
         """From `policy.architecture`, else the config.json in `policy.path_or_id`. ValueError without either."""
         if (numbers := policy.get("architecture")) is None:
             path = Path(policy["path_or_id"]) / "config.json"
@@ -68,7 +68,7 @@ class Architecture:
         return self.num_hidden_layers * self.layer_parameters + tables * self.embedding_parameters
 
     def adapter_parameters(self, *, rank: int, target_modules: list[str]) -> int:
-        """Of low-rank adapters on those matrices in every layer."""
+        """Count the parameters of low-rank adapters on those matrices in every layer."""
         return self.num_hidden_layers * sum(rank * sum(self.linears[name]) for name in target_modules)
 
     @property

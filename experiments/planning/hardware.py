@@ -1,4 +1,4 @@
-"""A device, and what is assumed about how well it is used."""
+"""A device, with the assumptions about how well it is used."""
 
 from __future__ import annotations
 

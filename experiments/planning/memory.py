@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from experiments.planning.architecture import Architecture
 from experiments.planning.hardware import Hardware
 from experiments.planning.rollouts import BYTES, Rollouts
+from rzero.types import Json
 
 _ADAM = 8  # two float32 moments per trained parameter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What the configuration says about where things are kept."""
+    """Where a configuration keeps things."""
 
     devices: int
     sharded: bool  # FSDP2
     weight_bytes: int
     mixed: bool  # products in bf16 from float32 weights
-    lora: Mapping[str, Any] | None
+    lora: Json | None
     checkpointing: bool
     rollouts: Rollouts
 
     @classmethod
-    def of(cls, cfg: Mapping[str, Any]) -> Setting:
+    def of(cls, cfg: Json) -> Setting:
         """From a resolved run configuration."""
         trainer, policy = cfg["trainer"], cfg["policy"]
         strategy = trainer.get("strategy") or {}
@@ -66,7 +66,7 @@ class Memory:
 
     @property
     def standing(self) -> float:
-        """What is there all the time."""
+        """Bytes that are there all the time."""
         kept = self.weights + self.reference + self.gradients + self.optimiser + self.engines
         return kept + self.cache_stays * self.kv_cache
 

@@ -1,13 +1,12 @@
-"""What rollouts take: copies of the weights and a cache on the devices that train, and how many rows run at once."""
+"""The demands of rollouts: copies of the weights and a cache on the devices that train, and rows that run at once."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from experiments.planning.architecture import Architecture
 from experiments.planning.hardware import Hardware
+from rzero.types import Json
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -31,10 +30,10 @@ class Rollouts:
     vllm_cache_gib: float | None = None
 
     @classmethod
-    def of(cls, cfg: Mapping[str, Any], *, policy_bytes: int) -> Rollouts:
+    def of(cls, cfg: Json, *, policy_bytes: int) -> Rollouts:
         """From a resolved run configuration."""
         engine, training = cfg["engine"], cfg["trainer"]["devices"]
-        common: dict[str, Any] = {
+        common: Json = {
             "weight_bytes": BYTES[engine["dtype"]] if engine["dtype"] else policy_bytes,
             "rows": engine["max_rows"],
             "response_tokens": cfg["response_tokens"],

@@ -1,15 +1,19 @@
-"""What a report says: runs in, sections of plain records out. Both renderers show the same sections."""
+"""The words and tables of a report: runs in, sections of plain records out. Both renderers show the same sections."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from evaluation.metrics import Gain, gain, interval, spread
-from experiments.reporting.data import Round, Run, wall_seconds
+from experiments.reporting.data import Iteration, Run, iteration_name, wall_seconds
 
 NOTHING = "–"
+
+SectionId = Literal["run", "result", "iterations", "training", "examples", "time", "comparison", "heading", "jobs"]
+"""What pictures, panels and pages know a section by, whatever its title says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +59,12 @@ class Picture:
 class Section:
     """A heading of depth 1 (a run) or 2 with paragraphs, tables and pictures, in this order."""
 
+    id: SectionId
     title: str
     depth: int = 2
     paragraphs: Sequence[str] = ()
     tables: Sequence[Table] = ()
-    pictures: Sequence[Picture] = field(default_factory=tuple)
+    pictures: Sequence[Picture] = ()
 
 
 # -------------------------------------------------------------------------------------------------------------- header
@@ -72,7 +77,7 @@ def title(runs: Sequence[Run]) -> str:
 
 
 def header(run: Run) -> Section:
-    """What ran, where, for how long, how it ended, and the result in one sentence."""
+    """Say what ran, where, for how long, how it ended, and the result in one sentence."""
     attempts = run.manifest.get("attempts", [])
     commits = dict.fromkeys(_short(attempt.get("commit", "")) for attempt in attempts)
     started = attempts[0]["started_unix_s"] if attempts else None
@@ -80,7 +85,7 @@ def header(run: Run) -> Section:
     seconds, complete = wall_seconds(run)
     versions = run.manifest.get("versions", {})
     facts = {
-        "rounds": f"{run.done} of {run.planned}" + ("" if run.done >= run.planned else " (not finished)"),
+        "iterations": f"{run.done} of {run.planned}" + ("" if run.done >= run.planned else " (not finished)"),
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)) if started else NOTHING,
         "wall time": duration(seconds) + ("" if complete else " in completed stages"),
         "peak memory": f"{max(memory):.2f} GiB" if memory else NOTHING,
@@ -91,26 +96,25 @@ def header(run: Run) -> Section:
     }
     rows = [(Cell(text=key), Cell(text=value)) for key, value in facts.items()]
     table = Table(heads=(("", ("", "")),), rows=rows, numeric=False)
-    return Section(title="The run", paragraphs=_outcome(run), tables=(table,))
+    return Section(id="run", title="The run", paragraphs=_outcome(run), tables=(table,))
 
 
 def _outcome(run: Run) -> list[str]:
     sentences = [
-        f"{turn.name.capitalize()} kept none of its {len(turn.questions)} questions, so there was nothing for the "
-        "Solver to learn from and the run stopped there. The drop reasons are listed below."
-        for turn in run.trained
-        if turn.kept_nothing
+        f"{iteration.name.capitalize()} kept none of its {len(iteration.questions)} questions, so there was nothing "
+        "for the Solver to learn from and the run stopped there. The drop reasons are listed below."
+        for iteration in run.trained
+        if iteration.kept_nothing
     ]
     if run.base is None:
         return [*sentences, "The base model has not been evaluated yet, so there is no result to compare with."]
     if run.done == 0:
         return [*sentences, f"Only the base model has been evaluated so far: overall {run.base.overall:.2f} %."]
-    last = run.evaluated[-1]
-    assert last.scores is not None
-    change = gain(run.base, last.scores)
+    number, last = run.scores[-1]
+    change = gain(run.base, last)
     return [
         *sentences,
-        f"Overall after {last.name}: {last.scores.overall:.2f} %, {change.points:+.2f} points against the base model's "
+        f"Overall after iteration {number}: {last.overall:.2f} %, {change.points:+.2f} points against the base model's "
         f"{run.base.overall:.2f} % (95 % interval {change.low:+.2f} to {change.high:+.2f}). Right answers among "
         f"well-formed ones contribute {change.among_well_formed:+.2f}, format {change.format:+.2f}.",
     ]
@@ -121,9 +125,9 @@ def _outcome(run: Run) -> list[str]:
 
 def results(run: Run) -> Section:
     """Every benchmark and average under the two protocols of the paper, then `overall` with intervals and gains."""
-    if not run.evaluated:
-        return Section(title="Result", paragraphs=("No model of this run has been evaluated yet.",))
-    k = run.evaluated[-1].scores.k  # type: ignore[union-attr]
+    if not run.scores:
+        return Section(id="result", title="Result", paragraphs=("No model of this run has been evaluated yet.",))
+    k = run.scores[-1][1].k
     main = _score_table(
         run,
         columns=("greedy", "mean@k"),
@@ -137,39 +141,38 @@ def results(run: Run) -> Section:
         caption=f"Majority of {k} samples, and at least one of {k} right: maj@k rising while pass@k does not is "
         "sharpening, pass@k rising is new ability.",
     )
-    return Section(title="Result", tables=(main, _gain_table(run), other))
+    return Section(id="result", title="Result", tables=(main, _gain_table(run), other))
 
 
 def _score_table(run: Run, *, columns: Sequence[str], caption: str) -> Table:
-    tables = [turn.scores.table() for turn in run.evaluated if turn.scores]
+    tables = [scores.table() for _, scores in run.scores]
     rows = []
     for name in tables[0]:
         values = [[table[name][column] for column in columns] for table in tables]
         by_column = [_marked(column, form=".1f") for column in zip(*values, strict=True)]
-        rows.append([Cell(text=name, model=True), *(cell for turn in zip(*by_column, strict=True) for cell in turn)])
+        rows.append([Cell(text=name, model=True), *(cell for cells in zip(*by_column, strict=True) for cell in cells)])
     if "greedy" in columns:
-        overall = [turn.scores.overall for turn in run.evaluated if turn.scores]
+        overall = [scores.overall for _, scores in run.scores]
         rows.append([Cell(text="overall"), *_marked(overall, span=len(columns))])
     return Table(
-        heads=(("", ("",)), *((turn.name, columns) for turn in run.evaluated)),
+        heads=(("", ("",)), *((iteration_name(number), columns) for number, _ in run.scores)),
         rows=rows,
         caption=caption,
     )
 
 
 def _marked(values: Sequence[float], *, form: str = ".2f", span: int = 1) -> list[Cell]:
-    """One cell a round; the best is marked unless all are the same."""
+    """One cell an iteration; the best is marked unless all are the same."""
     best = max(values) if len(set(values)) > 1 else None
     return [Cell(text=f"{value:{form}}", best=value == best, span=span) for value in values]
 
 
 def _gain_table(run: Run) -> Table:
     rows = []
-    for turn in run.evaluated:
-        assert turn.scores is not None
-        low, high = interval(turn.scores)
-        change = gain(run.base, turn.scores) if run.base and turn.iteration else None
-        own = [turn.name, f"{turn.scores.overall:.2f}", f"{low:.1f} to {high:.1f}"]
+    for number, scores in run.scores:
+        low, high = interval(scores)
+        change = gain(run.base, scores) if run.base and number else None
+        own = [iteration_name(number), f"{scores.overall:.2f}", f"{low:.1f} to {high:.1f}"]
         rows.append([Cell(text=text) for text in own] + _gain_cells(change))
     return Table(
         heads=(
@@ -198,30 +201,28 @@ def _gain_cells(change: Gain | None) -> list[Cell]:
 
 
 def comparison(runs: Sequence[Run]) -> Section:
-    """One row a run, and under runs of the same recipe their mean and spread: first the rounds, then the last gain."""
-    turns = range(max(len(run.rounds) for run in runs))
-    names = ["base", *(f"round {turn}" for turn in turns[1:])]
-    by_round = Table(
-        heads=(("", ("",)), ("overall (%)", names)),
-        rows=_grouped(runs, lambda run: [_overall(run, turn) for turn in turns], form=".2f"),
+    """One row a run, and under runs of the same recipe their mean and spread: all iterations, then the last gain."""
+    numbers = range(max(len(run.iterations) for run in runs))
+    by_iteration = Table(
+        heads=(("", ("",)), ("overall (%)", list(map(iteration_name, numbers)))),
+        rows=_grouped(runs, lambda run: [_overall(run, number) for number in numbers], form=".2f"),
         caption="Overall is the mean of greedy and mean@k Overall AVG. Spread is the standard deviation over runs that "
         "differ in nothing but their seed.",
     )
     gains = Table(
-        heads=(("", ("",)), ("gain of the last round over the base (points)", ("all", "well-formed right", "format"))),
+        heads=(
+            ("", ("",)),
+            ("gain of the last iteration over the base (points)", ("all", "well-formed right", "format")),
+        ),
         rows=_grouped(runs, _gain_values, form="+.2f"),
         caption="The gain is the sum of the other two columns; its interval stands with each run below.",
     )
-    return Section(title="Comparison", tables=(by_round, gains))
+    return Section(id="comparison", title="Comparison", tables=(by_iteration, gains))
 
 
 def last_gain(run: Run) -> Gain | None:
-    """From the base model to the last evaluated round; None when either is missing."""
-    if run.base is None or run.done == 0:
-        return None
-    last = run.evaluated[-1].scores
-    assert last is not None
-    return gain(run.base, last)
+    """From the base model to the last evaluated iteration; None when either is missing."""
+    return None if run.base is None or run.done == 0 else gain(run.base, run.scores[-1][1])
 
 
 def _gain_values(run: Run) -> list[float | None]:
@@ -229,8 +230,8 @@ def _gain_values(run: Run) -> list[float | None]:
     return [None] * 3 if change is None else [change.points, change.among_well_formed, change.format]
 
 
-def _overall(run: Run, iteration: int) -> float | None:
-    scores = run.rounds[iteration].scores if iteration < len(run.rounds) else None
+def _overall(run: Run, number: int) -> float | None:
+    scores = dict(run.scores).get(number)
     return scores.overall if scores else None
 
 
@@ -276,5 +277,5 @@ def _short(commit: str) -> str:
     return head[:12] + plus + changes
 
 
-def column_names(rounds: Sequence[Round]) -> tuple[str, ...]:
-    return tuple(turn.name for turn in rounds)
+def column_names(iterations: Sequence[Iteration]) -> tuple[str, ...]:
+    return tuple(iteration.name for iteration in iterations)

@@ -1,4 +1,4 @@
-"""What a run directory holds, read back. A run that is unfinished, was stopped or kept nothing reads just as well.
+"""Run directories read back. A run that is unfinished, was stopped or kept nothing reads just as well.
 
 Nothing is recomputed here and no text of a model is interpreted: questions and answers stay the strings they are.
 """
@@ -9,30 +9,29 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation.metrics import Scores
+from experiments.recipe import recipe
 from rzero.runs.bank import JsonlBank
-from rzero.types import LabelledQuestion
+from rzero.runs.directory import RunDirectory
+from rzero.types import Json, LabelledQuestion
 
 Row = Mapping[str, float | None]
 """One line of metrics.jsonl; None stands for a number that was not finite."""
 
-_NOT_THE_RECIPE = ("seed", "directory", "resume", "tracker")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Round:
-    """One iteration as far as it got; iteration 0 is the base model, which has `scores` only.
+class Iteration:
+    """One iteration as far as it got; number 0 is the base model, which has `scores` only.
 
     challenger, solver: a row of metrics per training step. curriculum: the row of `curriculum/...` and `audit/...`
     (empty before the questions were posed). questions: every candidate posed in this iteration, kept or not. logged:
     all rows of the iteration, the evaluation's among them.
     """
 
-    iteration: int
+    number: int
     scores: Scores | None
     challenger: tuple[Row, ...]
     solver: tuple[Row, ...]
@@ -42,7 +41,7 @@ class Round:
 
     @property
     def name(self) -> str:
-        return f"round {self.iteration}" if self.iteration else "base"
+        return iteration_name(self.number)
 
     @property
     def kept_nothing(self) -> bool:
@@ -50,73 +49,83 @@ class Round:
         return self.curriculum.get("curriculum/kept") == 0.0
 
 
+def iteration_name(number: int) -> str:
+    """Return what an iteration is called where people read it."""
+    return f"iteration {number}" if number else "base"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A run: `rounds[i]` is iteration i. `stages` maps "<iteration>/<stage>" to its summary and seconds."""
+    """A run: `iterations[i]` is iteration i. `stages` maps "<iteration>/<stage>" to its summary and seconds."""
 
     path: Path
     name: str
     seed: int
     planned: int
     config: DictConfig
-    manifest: Mapping[str, Any]
-    stages: Mapping[str, Mapping[str, Any]]
-    rounds: tuple[Round, ...]
+    manifest: Json
+    stages: Mapping[str, Json]
+    iterations: tuple[Iteration, ...]
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where each of its files lies."""
+        return RunDirectory(self.path)
 
     @property
     def base(self) -> Scores | None:
-        return self.rounds[0].scores
+        return self.iterations[0].scores
 
     @property
-    def trained(self) -> tuple[Round, ...]:
-        """The rounds after the base model."""
-        return self.rounds[1:]
+    def trained(self) -> tuple[Iteration, ...]:
+        """The iterations after the base model."""
+        return self.iterations[1:]
 
     @property
-    def evaluated(self) -> tuple[Round, ...]:
-        """Every round with scores, the base model included."""
-        return tuple(turn for turn in self.rounds if turn.scores is not None)
+    def scores(self) -> tuple[tuple[int, Scores], ...]:
+        """Number and scores of every iteration that was evaluated, the base model's (0) included."""
+        return tuple((iteration.number, iteration.scores) for iteration in self.iterations if iteration.scores)
 
     @property
     def done(self) -> int:
         """Iterations that ended with their evaluation."""
-        return sum(turn.scores is not None for turn in self.trained)
+        return sum(iteration.scores is not None for iteration in self.trained)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The configuration without seed and places, interpolations as they are written."""
-        config: Any = OmegaConf.to_container(self.config, resolve=False)
-        return {key: value for key, value in config.items() if key not in _NOT_THE_RECIPE}
+    def settings(self) -> Json:
+        """The recipe (`experiments.recipe`) without the seed, interpolations as they are written."""
+        return {key: value for key, value in recipe(self.config).items() if key != "seed"}
 
     @property
     def recipe(self) -> str:
-        """Equal for runs that differ in nothing but seed and place."""
+        """Equal for runs that differ in nothing but seed, name and place."""
         return json.dumps(self.settings, sort_keys=True)
 
     @property
     def logged(self) -> set[str]:
-        """The name of every metric that was logged in a round."""
-        return {name for turn in self.rounds for row in turn.logged for name in row}
+        """The name of every metric that was logged in an iteration."""
+        return {name for iteration in self.iterations for row in iteration.logged for name in row}
 
 
 def read_run(path: Path) -> Run:
     """Raises FileNotFoundError when `path` is no run, ValueError naming the file when one of its files is damaged."""
-    if not (path / "config.yaml").is_file():
+    there = RunDirectory(path)
+    if not there.config.is_file():
         raise FileNotFoundError(f"{path} is no run directory (it holds no config.yaml); give the directory of a run")
-    config = OmegaConf.load(path / "config.yaml")
+    config = OmegaConf.load(there.config)
     if not isinstance(config, DictConfig):
-        raise ValueError(f"{path / 'config.yaml'} is no configuration of a run; restore it")
-    rows = _read_rows(path / "metrics.jsonl")
-    last = max([0, *(int(row["iteration"] or 0) for row in rows), *_evaluated_iterations(path)])
+        raise ValueError(f"{there.config} is no configuration of a run; restore it")
+    rows = _read_rows(there.metrics)
+    last = max([0, *(int(row["iteration"] or 0) for row in rows), *there.evaluated()])
     return Run(
         path=path,
         name=str(config.name),
         seed=int(config.seed),
         planned=int(config.iterations),
         config=config,
-        manifest=_read_object(path / "run.json"),
-        stages=_read_object(path / "state.json").get("stages", {}),
-        rounds=tuple(_read_round(path, iteration, rows) for iteration in range(last + 1)),
+        manifest=_read_object(there.manifest),
+        stages=_read_object(there.state).get("stages", {}),
+        iterations=tuple(_read_iteration(there, number, rows) for number in range(last + 1)),
     )
 
 
@@ -146,18 +155,16 @@ def wall_seconds(run: Run) -> tuple[float, bool]:
     return sum(stage.get("seconds", 0.0) for stage in run.stages.values()), False
 
 
-def _read_round(path: Path, iteration: int, rows: list[Row]) -> Round:
-    mine = [row for row in rows if row["iteration"] == iteration]
-    scores = path / f"iteration_{iteration}" / "evaluation.json"
-    bank = JsonlBank(path / "questions")
-    posed = bank.get(iteration) if bank.path(iteration).is_file() else []
-    return Round(
-        iteration=iteration,
-        scores=_read_scores(scores) if scores.is_file() else None,
+def _read_iteration(there: RunDirectory, number: int, rows: list[Row]) -> Iteration:
+    mine = [row for row in rows if row["iteration"] == number]
+    posed = JsonlBank(there).get(number) if there.questions(number).is_file() else []
+    return Iteration(
+        number=number,
+        scores=_read_scores(there.scores(number)) if there.scores(number).is_file() else None,
         challenger=tuple(row for row in mine if "challenger/reward" in row),
         solver=tuple(row for row in mine if "solver/reward" in row),
         curriculum=next((row for row in mine if "curriculum/candidates" in row), {}),
-        questions=tuple(question for question in posed if question.iteration == iteration),  # the rest is replay
+        questions=tuple(question for question in posed if question.iteration == number),  # the rest is replay
         logged=tuple(mine),
     )
 
@@ -169,11 +176,6 @@ def _read_scores(path: Path) -> Scores:
         raise ValueError(f"{path} holds no scores ({error!r}); restore it or leave this run out") from error
 
 
-def _evaluated_iterations(path: Path) -> list[int]:
-    names = [found.parent.name.removeprefix("iteration_") for found in path.glob("iteration_*/evaluation.json")]
-    return [int(name) for name in names if name.isdecimal()]
-
-
 def _read_rows(path: Path) -> list[Row]:
     """Complete lines only: a run that was killed may have left half a line, which its resumption cuts off."""
     if not path.is_file():
@@ -183,7 +185,7 @@ def _read_rows(path: Path) -> list[Row]:
     return [row for row in rows if row.get("iteration") is not None]
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> Json:
     if not path.is_file():
         return {}
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -38,6 +37,6 @@ def environment(folder: Path) -> Environment:
     )
 
 
-def _escaped(value: Any) -> Any:
-    """Text with control and direction characters made visible; autoescaping alone would let those through."""
+def _escaped(value: object) -> object:
+    """Return text with control and direction characters made visible; autoescaping alone would let those through."""
     return Markup(html_text(value)) if isinstance(value, str) and not isinstance(value, Markup) else value

@@ -42,10 +42,14 @@ def _inline(text: str) -> str:
 
 def _table(table: Table) -> str:
     names = [": ".join(filter(None, (group, column))) for group, columns in table.heads for column in columns]
-    marks = ["---", *(["---:" if table.numeric else "---"] * (len(names) - 1))]
-    lines = [[_inline(name) for name in names], marks]
-    lines += [[text for cell in row for text in _spread(cell)] for row in table.rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [[text for cell in row for text in _spread(cell)] for row in table.rows]
+    return markdown_table([_inline(name) for name in names], rows, numeric=table.numeric)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, numeric: bool = True) -> str:
+    """Return a table of cells that are Markdown already. numeric: every column but the first is set flush right."""
+    marks = ["---", *(["---:" if numeric else "---"] * (len(header) - 1))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, marks, *rows))
 
 
 def _spread(cell: Cell) -> list[str]:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.reporting import content, rounds
+from experiments.reporting import content, iterations
 from experiments.reporting.content import Section
 from experiments.reporting.data import Run
-
-TRAINING = "Training"
 
 
 def of_run(run: Run) -> list[Section]:
     return [
         content.header(run),
         content.results(run),
-        rounds.rounds(run),
-        Section(title=TRAINING),
-        rounds.examples(run),
-        rounds.times(run),
+        iterations.measures(run),
+        Section(id="training", title="Training"),
+        iterations.examples(run),
+        iterations.times(run),
     ]
 
 
@@ -28,19 +26,19 @@ def compared(runs: Sequence[Run]) -> Section:
 
 
 def run_heading(run: Run, *, number: int) -> Section:
-    """What a run's sections stand under in a report of several."""
-    return Section(title=f"Run {number}: {run.name}, seed {run.seed}", depth=1)
+    """Return what a run's sections stand under in a report of several."""
+    return Section(id="heading", title=f"Run {number}: {run.name}, seed {run.seed}", depth=1)
 
 
 def differences(runs: Sequence[Run]) -> list[str]:
-    """Dotted keys whose values are not the same in all `runs`, seed and place apart: what an ablation varies."""
+    """Return the dotted keys whose values are not the same in all `runs`, seed apart: what an ablation varies."""
     flat = [_leaves(run.settings) for run in runs]
     keys = dict.fromkeys(key for leaves in flat for key in leaves)
     return [key for key in keys if any(leaves.get(key) != flat[0].get(key) for leaves in flat)]
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """What tells each run from the others, seed apart: its name, and the settings in which runs of that name differ.
+    """Return what tells each run from the others: its name, and the settings in which runs of that name differ.
 
     `half_width=0.1`, `grpo, votes=4`, `random_reward`.
     """

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from experiments.reporting import outline
-from experiments.reporting.content import Section
+from experiments.reporting.content import Section, SectionId
 from experiments.reporting.data import Run
 
 STEP = "Step"
@@ -67,13 +67,13 @@ def blocks(runs: Sequence[Run], *, sections: Callable[[Run], list[Section]] = ou
 def _block(section: Section, runs: Sequence[Run], *, shown: tuple[int, ...]) -> Block:
     mine = [runs[number] for number in shown]
     logged = {name for run in mine for name in run.logged}
-    panels = (_only(panel, logged) for panel in wanted(section.title, runs=mine))
+    panels = (_only(panel, logged) for panel in wanted(section.id, runs=mine))
     return Block(section=section, panels=tuple(filter(None, panels)), runs=shown)
 
 
-def wanted(title: str, *, runs: Sequence[Run]) -> list[Panel]:
-    """The panels under a section with this title, if the runs have logged everything."""
-    return _PANELS[title](runs) if title in _PANELS else []
+def wanted(section: SectionId, *, runs: Sequence[Run]) -> list[Panel]:
+    """Return the panels under a section, if the runs have logged everything."""
+    return _PANELS[section](runs) if section in _PANELS else []
 
 
 def _only(panel: Panel, logged: Collection[str]) -> Panel | None:
@@ -90,26 +90,26 @@ def _only(panel: Panel, logged: Collection[str]) -> Panel | None:
 def _result(runs: Sequence[Run]) -> list[Panel]:
     averages = tuple(f"evaluation/Overall AVG/{column}" for column in ("greedy", "mean@k", "maj@k", "pass@k"))
     return [
-        Curves(title="Overall by round (%)", metrics=("evaluation/overall",)),
-        Curves(title="Overall AVG by round (%)", metrics=averages),
-        Curves(title="Benchmarks by round, mean@k (%)", metrics=_benchmarks(runs)),
+        Curves(title="Overall by iteration (%)", metrics=("evaluation/overall",)),
+        Curves(title="Overall AVG by iteration (%)", metrics=averages),
+        Curves(title="Benchmarks by iteration, mean@k (%)", metrics=_benchmarks(runs)),
     ]
 
 
 def _benchmarks(runs: Sequence[Run]) -> tuple[str, ...]:
     """The mean@k of every benchmark, without the averages over them."""
-    scores = [turn.scores for run in runs for turn in run.evaluated if turn.scores]
+    scores = [scores for run in runs for _, scores in run.scores]
     names = dict.fromkeys(benchmark.name for score in scores for benchmark in score.benchmarks)
     return tuple(f"evaluation/{name}/mean@k" for name in names)
 
 
-def _rounds(_: Sequence[Run]) -> list[Panel]:
+def _iterations(_: Sequence[Run]) -> list[Panel]:
     labels = ("audit/well_posed", "audit/label_accuracy", "audit/label_accuracy_kept")
     return [
         Curves(title="Question difficulty (solution steps)", metrics=("audit/level", "audit/level_kept")),
         Curves(title="Labels (share of questions)", metrics=labels),
-        Curves(title="Questions by round", metrics=("curriculum/candidates", "curriculum/kept")),
-        Curves(title="Mean agreement by round", metrics=("curriculum/agreement",)),
+        Curves(title="Questions by iteration", metrics=("curriculum/candidates", "curriculum/kept")),
+        Curves(title="Mean agreement by iteration", metrics=("curriculum/agreement",)),
     ]
 
 
@@ -133,17 +133,18 @@ def _examples(_: Sequence[Run]) -> list[Panel]:
 
 def _comparison(runs: Sequence[Run]) -> list[Panel]:
     varied = outline.differences(runs)
-    by = "name" if "name" in varied else varied[0] if len(varied) == 1 else None
+    several_names = len({run.name for run in runs}) > 1
+    by = "name" if varied and several_names else varied[0] if len(varied) == 1 else None
     return [
-        Curves(title="Overall by round (%)", metrics=("evaluation/overall",)),
-        Bars(title="Overall of the last round (%)", metrics=("evaluation/overall",), by=by),
+        Curves(title="Overall by iteration (%)", metrics=("evaluation/overall",)),
+        Bars(title="Overall of the last iteration (%)", metrics=("evaluation/overall",), by=by),
     ]
 
 
-_PANELS: dict[str, Callable[[Sequence[Run]], list[Panel]]] = {
-    "Result": _result,
-    "The rounds": _rounds,
-    outline.TRAINING: _training,
-    "Example questions": _examples,
-    "Comparison": _comparison,
+_PANELS: dict[SectionId, Callable[[Sequence[Run]], list[Panel]]] = {
+    "result": _result,
+    "iterations": _iterations,
+    "training": _training,
+    "examples": _examples,
+    "comparison": _comparison,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from experiments.reporting import content, markdown, panels
 from experiments.reporting.content import Section
@@ -12,6 +12,9 @@ from experiments.reporting.data import Run
 from experiments.reporting.panels import Bars, Block, Curves, LoggedTable, Panel
 from rzero.escaping import terminal_text
 from rzero.tracking.weights_and_biases import KEY, Identity
+
+if TYPE_CHECKING:
+    import wandb_workspaces.reports.v2 as wr
 
 TITLE_CHARS = 128
 """W&B's limit."""
@@ -50,8 +53,8 @@ def identities(runs: Sequence[Run]) -> list[Identity]:
     return known
 
 
-def build(runs: Sequence[Run], *, known: Sequence[Identity]) -> Any:
-    """The report as W&B's own object, not saved. Asks W&B for the account of runs that began offline."""
+def build(runs: Sequence[Run], *, known: Sequence[Identity]) -> wr.Report:
+    """Return the report as W&B's own object, not saved. Asks W&B for the account of runs that began offline."""
     import wandb
     import wandb_workspaces.reports.v2 as wr
 
@@ -70,7 +73,7 @@ def build(runs: Sequence[Run], *, known: Sequence[Identity]) -> Any:
     return report
 
 
-def _text(section: Section) -> list[Any]:
+def _text(section: Section) -> list[wr.H1 | wr.H2 | wr.MarkdownBlock]:
     """W&B shows Markdown, so this is the text of report.md."""
     import wandb_workspaces.reports.v2 as wr
 
@@ -79,7 +82,7 @@ def _text(section: Section) -> list[Any]:
     return [heading, wr.MarkdownBlock(text=body)] if body else [heading]
 
 
-def _runset(block: Block, *, runs: Sequence[Run], known: Sequence[Identity], entity: str) -> Any:
+def _runset(block: Block, *, runs: Sequence[Run], known: Sequence[Identity], entity: str) -> wr.Runset:
     import wandb_workspaces.reports.v2 as wr
 
     ids = ", ".join(repr(known[number].id) for number in block.runs)
@@ -92,7 +95,7 @@ def _runset(block: Block, *, runs: Sequence[Run], known: Sequence[Identity], ent
     )
 
 
-def _panel(panel: Panel) -> Any:
+def _panel(panel: Panel) -> wr.LinePlot | wr.BarPlot | wr.WeavePanelSummaryTable:
     import wandb_workspaces.reports.v2 as wr
 
     match panel:

@@ -9,19 +9,19 @@ import sys
 
 from experiments.reproduce.arms import MICRO, NO_FILTERING, NO_REPETITION, PAPER, RZERO, UNTRAINED
 from experiments.reproduce.command import main
-from experiments.reproduce.pictures import bars
+from experiments.reproduce.pictures import ends
 from experiments.reproduce.study import Claim, Grid, Runs, Study, general_avg, leads, math_avg
-from experiments.reproduce.tables import last_rounds
+from experiments.reproduce.tables import at_the_end
 
 
 def tabulate(runs: Runs) -> list[Grid]:
-    return last_rounds(runs, ("MATH AVG", "GENERAL AVG", "Overall AVG"))
+    return at_the_end(runs, ("MATH AVG", "GENERAL AVG", "Overall AVG"))
 
 
 STUDY = Study(
     name="ablation_table",
     title="Ablations: without RL Challenger, repetition penalty, filtering",
-    source="section 4.4 (SPEC section 7, ablation)",
+    source="section 4.4",
     models={"micro": (MICRO,), "paper": PAPER[:1]},
     treatments=(RZERO, UNTRAINED, NO_REPETITION, NO_FILTERING),
     claims=(
@@ -52,7 +52,7 @@ STUDY = Study(
         ),
     ),
     tabulate=tabulate,
-    draw=lambda runs: bars(runs, {"MATH AVG": math_avg, "GENERAL AVG": general_avg}),
+    draw=lambda runs: ends(runs, {"MATH AVG": math_avg, "GENERAL AVG": general_avg}),
 )
 
 if __name__ == "__main__":

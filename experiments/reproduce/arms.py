@@ -1,4 +1,4 @@
-"""What is trained: models of each scale, and what is done with them. Their pairs are the arms of the store."""
+"""The models of each scale, and the treatments they are given. Their pairs are the arms of the store."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Treatment:
-    """What sets a run apart from R-Zero on the same model. after: the treatment whose last Solver it starts from."""
+    """The difference of a run from R-Zero on the same model. after: the treatment whose last Solver it starts from."""
 
     name: str
     folder: str = ""
@@ -36,7 +36,7 @@ RANDOM = Treatment(name="random reward", folder="random_reward", overrides=("var
 NO_REPETITION = Treatment(name="no repetition penalty", folder="no_repetition", overrides=("variant=no_repetition",))
 NO_FILTERING = Treatment(name="no filtering", folder="no_filtering", overrides=("variant=no_filtering",))
 SHARED = Treatment(name="one model, two roles", folder="shared", overrides=("roles=shared",))
-TEN_ROUNDS = Treatment(
+TEN_ITERATIONS = Treatment(
     name="R-Zero, ten rounds",
     folder="ten_rounds",
     overrides=(
@@ -52,12 +52,12 @@ LABELLED_AFTER = Treatment(
 
 MICRO = Model(name="micro", folder="micro", overrides=("experiment=micro",))
 PAPER = tuple(
-    Model(name=name, folder=experiment, overrides=(f"experiment={experiment}",))
-    for name, experiment in (
-        ("Qwen3-4B-Base", "paper_qwen3_4b"),
-        ("Qwen3-8B-Base", "paper_qwen3_8b"),
-        ("OctoThinker-3B", "paper_octothinker_3b"),
-        ("OctoThinker-8B", "paper_octothinker_8b"),
+    Model(name=name, folder=f"paper_{folder}", overrides=("experiment=paper", f"policy={policy}"))
+    for name, folder, policy in (
+        ("Qwen3-4B-Base", "qwen3_4b", "qwen3_4b_base"),
+        ("Qwen3-8B-Base", "qwen3_8b", "qwen3_8b_base"),
+        ("OctoThinker-3B", "octothinker_3b", "octothinker_3b"),
+        ("OctoThinker-8B", "octothinker_8b", "octothinker_8b"),
     )
 )
 

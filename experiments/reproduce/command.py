@@ -1,51 +1,58 @@
-"""The command of every study: run what is missing, tabulate, judge; started again it goes on where it was stopped."""
+"""The command of every study: tabulate and judge the runs that are kept; with --run, run first what is missing.
+
+Exit codes: 0 written; 1 runs are missing, and named, or the user stopped; 2 a wrong setting or a failed run.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
+from experiments.command_line import DONE, UNMET, add_config_dir, command_parser, complain, exit_code, say
 from experiments.reproduce.study import Runs, Study
 from experiments.reproduce.writing import FIGURES, MANIFEST, fingerprint, write
-from experiments.runs import STORE, WORK, Store, complete
+from experiments.runs import STORE, WORK, MissingRuns, Store, complete, require
+from rzero.types import Json
 
 SCALES = ("micro", "paper")
 USAGE = """scale=micro|paper   the micro world on a CPU, or the paper's models on GPUs (micro)
 seeds=0,1,2         seeds of every arm (0,1,2)
-jobs=1              runs at a time, one core each (1)
+jobs=1              runs at a time, one core each (1); they are started with --run only
 output=DIR          write everything there and not to experiments/results/
 key=value           any override of the configuration; needs output=DIR, because it is another experiment
 
-Runs that are kept in experiments/results/ are not repeated. A run that was stopped goes on from outputs/results/, so
-this can run in the background:
+Runs that are kept in experiments/results/ are not repeated; those that are missing are named, and started with --run. A
+run that was stopped goes on from outputs/results/, so this can run in the background:
 
-    nohup python -m experiments.reproduce all scale=micro > reproduce.log &
+    nohup python -m experiments.reproduce all scale=micro --run > reproduce.log &
+
+Exit codes: 0 written; 1 runs are missing, or the user stopped; 2 a wrong setting or a failed run.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What was asked for on the command line."""
+    """The wishes on the command line. run: missing runs may be started."""
 
     scale: str = "micro"
     seeds: tuple[int, ...] = ()
     jobs: int = 1
     output: Path | None = None
-    overrides: tuple[str, ...] = field(default_factory=tuple)
+    overrides: tuple[str, ...] = ()
+    config_dir: Path | None = None
+    run: bool = False
 
     def store(self) -> Store:
         """Where runs of this scale are kept: one place for all studies, so that a run they share is run once."""
         if self.output:
             output = self.output.resolve()
-            return Store(root=output / "runs", work=output / "work", extra=self.overrides)
+            return Store(root=output / "runs", work=output / "work", extra=self.overrides, config_dir=self.config_dir)
         return Store(root=STORE / self.scale, work=WORK / self.scale)
 
     def folder(self, study: Study) -> Path:
@@ -55,23 +62,24 @@ class Options:
         return self.seeds or tuple(study.seeds[self.scale])
 
 
-def read_options(settings: Sequence[str]) -> Options:
-    """Raises ValueError naming the setting, its value and what it may be."""
+def read_options(settings: Sequence[str], *, run: bool = False, config_dir: Path | None = None) -> Options:
+    """Return what `settings` ask for. Raises ValueError naming the setting, its value and what it may be."""
     given = dict(text.partition("=")[::2] for text in settings)
     overrides = tuple(text for text in settings if text.partition("=")[0] not in ("scale", "seeds", "jobs", "output"))
     scale, output = given.get("scale", "micro"), given.get("output")
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
-    if overrides and not output:
-        raise ValueError(
-            f"{' '.join(overrides)} would make other runs than those the results are kept of; add output=DIR"
-        )
+    if (overrides or config_dir) and not output:
+        given_here = " ".join([*overrides, *([f"--config-dir {config_dir}"] if config_dir else [])])
+        raise ValueError(f"{given_here} would make other runs than those the results are kept of; add output=DIR")
     return Options(
         scale=scale,
         seeds=_numbers("seeds", given["seeds"]) if "seeds" in given else (),
         jobs=_numbers("jobs", given.get("jobs", "1"))[0],
         output=Path(output) if output else None,
         overrides=overrides,
+        config_dir=config_dir,
+        run=run,
     )
 
 
@@ -82,7 +90,7 @@ def _numbers(key: str, text: str) -> tuple[int, ...]:
 
 
 def state(study: Study, options: Options) -> str:
-    """`not run`, `2 of 6 runs`, `runs finished, no table`, `table out of date` or `done`; or why it cannot be run."""
+    """Return `not run`, `2 of 6 runs`, `runs finished, no table`, `table out of date`, `done`, or why it cannot be."""
     if options.scale in study.missing:
         return f"not possible: {study.missing[options.scale]}"
     store, seeds = options.store(), options.seeds_of(study)
@@ -98,14 +106,14 @@ def state(study: Study, options: Options) -> str:
     return "done" if current in written.read_text(encoding="utf-8") else "table out of date"
 
 
-def claims(study: Study, options: Options) -> list[dict[str, Any]]:
-    """What a written result says of each claim and model."""
-    found: list[dict[str, Any]] = json.loads((options.folder(study) / FIGURES).read_text(encoding="utf-8"))["claims"]
+def claims(study: Study, options: Options) -> list[Json]:
+    """Return what a written result says of each claim and model."""
+    found: list[Json] = json.loads((options.folder(study) / FIGURES).read_text(encoding="utf-8"))["claims"]
     return found
 
 
 def command_line(study: Study, options: Options) -> str:
-    """What regenerates the result."""
+    """Return what regenerates the result."""
     parts = [f"python -m experiments.reproduce.{study.name}", f"scale={options.scale}"]
     parts.append("seeds=" + ",".join(map(str, options.seeds_of(study))))
     parts += [f"output={options.output}"] if options.output else []
@@ -113,15 +121,20 @@ def command_line(study: Study, options: Options) -> str:
 
 
 def reproduce(study: Study, options: Options, console: Console) -> Path:
-    """Run what is missing and write the result; returns its folder.
+    """Write the result and return its folder; with `options.run` what is missing is run first.
 
-    Raises RuntimeError when a run fails, ValueError when the study has no runs of this scale.
+    Raises MissingRuns when there is such and it is not to be run, RuntimeError when a run fails, ValueError when the
+    study has no runs of this scale.
     """
     if options.scale in study.missing:
         raise ValueError(f"{study.name} has no scale={options.scale}: {study.missing[options.scale]}")
     store, seeds, arms = options.store(), options.seeds_of(study), study.arms(options.scale)
     console.print(f"{study.title}: {len(arms)} arms, seeds {', '.join(map(str, seeds))}", highlight=False)
-    complete([arm for _, _, arm in arms], seeds, store=store, jobs=options.jobs, console=console)
+    wanted = [arm for _, _, arm in arms]
+    if options.run:
+        complete(wanted, seeds, store=store, jobs=options.jobs, console=console)
+    else:
+        require(wanted, seeds, store=store)
     runs: Runs = {
         model.name: {t.name: [store.load(arm, seed) for seed in seeds] for m, t, arm in arms if m is model}
         for model in study.models[options.scale]
@@ -136,35 +149,46 @@ def reproduce(study: Study, options: Options, console: Console) -> Path:
         folder=folder,
         command=command_line(study, options),
     )
-    console.print(f"written: {folder}", highlight=False, markup=False, soft_wrap=True)
+    say(f"written: {folder}", console=console)
     return folder
 
 
 def main(study: Study, arguments: Sequence[str] | None = None) -> int:
-    """One study. Exit codes: 0 written, 1 stopped by the user, 2 a wrong setting or a failed run."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m experiments.reproduce.{study.name}",
-        description=f"{study.title}. Paper: {study.source}.",
-        epilog=USAGE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Carry out the command of one study."""
+    parser = command_parser(f"experiments.reproduce.{study.name}", f"{study.title}. Paper: {study.source}.")
+    parser.epilog = USAGE
+    add_settings(parser)
+    given = parser.parse_intermixed_args(arguments)
+    return carry_out([study], lambda: read_options(given.settings, run=given.run, config_dir=given.config_dir))
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add what all studies take."""
     parser.add_argument("settings", nargs="*", metavar="key=value")
-    return run([study], parser.parse_args(arguments).settings)
+    parser.add_argument("--run", action="store_true", help="run what is missing, and go on with what was stopped")
+    add_config_dir(parser)
 
 
-def run(studies: Sequence[Study], settings: Sequence[str]) -> int:
-    """Several studies one after the other; what one of them has run, the next finds."""
-    try:
-        options = read_options(settings)
+def carry_out(studies: Sequence[Study], read: Callable[[], Options]) -> int:
+    """Return the exit code of several studies, one after the other; what one of them has run, the next finds.
+
+    Of several, one that has no runs of this scale is left out, and missing runs of one do not keep the others back.
+    """
+
+    def work() -> int:
+        options, code = read(), DONE
         for study in studies:
-            reproduce(study, options, Console())
-    except KeyboardInterrupt:
-        print("error: stopped by the user; the same command goes on", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+            if len(studies) > 1 and options.scale in study.missing:
+                say(f"{study.name}: not possible, {study.missing[options.scale]}")
+                continue
+            try:
+                reproduce(study, options, Console())
+            except MissingRuns as reason:
+                complain(f"{study.name}: {reason}")
+                code = UNMET
+        return code
+
+    return exit_code(work, stopped="stopped by the user; the same command goes on")
 
 
 NAMES = (

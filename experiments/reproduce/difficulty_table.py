@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from experiments.reproduce.arms import MICRO, RZERO
 from experiments.reproduce.command import main
-from experiments.reproduce.pictures import curves
+from experiments.reproduce.pictures import means
 from experiments.reproduce.study import Claim, Grid, Group, Runs, Study, mean_text, rise
-from experiments.runs import Run
+from experiments.runs import KeptRun
 
 MEASURED = {
     "steps a posed question takes": "audit/level",
@@ -24,16 +24,16 @@ MEASURED = {
 
 
 def harder_for_the_base(runs: Group) -> list[float]:
-    """How often the base model is right, in percent, about questions of the first round minus about the last's."""
+    """How often the base model is right, in percent, about the questions of the first iteration minus the last's."""
     return [100 * (right(run, 0, 0) - right(run, -1, 0)) for run in runs[RZERO.name]]
 
 
 def less_reliable(runs: Group) -> list[float]:
-    """How often labels of kept questions are right, in percent, in the first round minus in the last."""
+    """How often labels of kept questions are right, in percent, in the first iteration minus in the last."""
     return [-100 * value for value in rise(RZERO, "audit/label_accuracy_kept")(runs)]
 
 
-def right(run: Run, i: int, j: int) -> float:
+def right(run: KeptRun, i: int, j: int) -> float:
     """Share of right answers of Solver j on questions of row i. ValueError where the oracle knows none of them."""
     share: float | None = run.matrix[i][j]["accuracy"]
     if share is None:
@@ -43,8 +43,8 @@ def right(run: Run, i: int, j: int) -> float:
     return share
 
 
-def matrix(model: str, own: Sequence[Run]) -> Grid:
-    """How often Solver j is right about the questions of round i."""
+def matrix(model: str, own: Sequence[KeptRun]) -> Grid:
+    """How often Solver j is right about the questions of iteration i."""
     solvers = range(len(own[0].matrix[0]))
     return Grid(
         title=f"{model}, right answers of each Solver on kept questions, share, mean over seeds ± half of the 95 % "
@@ -64,13 +64,13 @@ def tabulate(runs: Runs) -> list[Grid]:
     grids = []
     for model, treatments in runs.items():
         own = treatments[RZERO.name]
-        rounds = range(1, len(own[0].rounds))
+        numbers = range(1, len(own[0].iterations))
         rows = [
-            [label, *(mean_text([run.rounds[i][metric] for run in own], ".2f") for i in rounds)]
+            [label, *(mean_text([run.iterations[i][metric] for run in own], ".2f") for i in numbers)]
             for label, metric in MEASURED.items()
         ]
         title = f"{model}, questions of each round by the oracle, mean over seeds ± half of the 95 % interval"
-        grids.append(Grid(title=title, header=("", *(f"round {i}" for i in rounds)), rows=rows))
+        grids.append(Grid(title=title, header=("", *(f"round {i}" for i in numbers)), rows=rows))
         grids.append(matrix(model, own))
     return grids
 
@@ -78,7 +78,7 @@ def tabulate(runs: Runs) -> list[Grid]:
 STUDY = Study(
     name="difficulty_table",
     title="Difficulty of the questions and accuracy of their pseudo-labels by round",
-    source="analysis of question difficulty and pseudo-labels (SPEC section 7)",
+    source="analysis of question difficulty and pseudo-labels",
     models={"micro": (MICRO,)},
     treatments=(RZERO,),
     analysed=True,
@@ -101,10 +101,12 @@ STUDY = Study(
         ),
     ),
     tabulate=tabulate,
-    draw=lambda runs: curves(
+    draw=lambda runs: means(
         {
-            f"{model}, {label}": [[100 * turn[metric] for turn in run.rounds[1:]] for run in treatments[RZERO.name]]
-            for model, treatments in runs.items()
+            f"{model}, {label}": [
+                [100 * measured[metric] for measured in run.iterations[1:]] for run in own[RZERO.name]
+            ]
+            for model, own in runs.items()
             for label, metric in MEASURED.items()
             if label.startswith("label")
         },

@@ -9,19 +9,19 @@ import sys
 
 from experiments.reproduce.arms import MICRO, PAPER, RZERO, UNTRAINED
 from experiments.reproduce.command import main
-from experiments.reproduce.pictures import scores_by_round
+from experiments.reproduce.pictures import scores_by_iteration
 from experiments.reproduce.study import Claim, Grid, Runs, Study, gains, general_avg, leads, overall_avg
-from experiments.reproduce.tables import by_round
+from experiments.reproduce.tables import by_iteration
 
 
 def tabulate(runs: Runs) -> list[Grid]:
-    return by_round(runs, group="general", averages=("GENERAL AVG", "Overall AVG"))
+    return by_iteration(runs, group="general", averages=("GENERAL AVG", "Overall AVG"))
 
 
 STUDY = Study(
     name="general_table",
     title="General reasoning: base, untrained Challenger, rounds 1 to 3",
-    source="main results, general reasoning (SPEC section 7)",
+    source="main results, general reasoning",
     models={"micro": (MICRO,), "paper": PAPER},
     treatments=(RZERO, UNTRAINED),
     claims=(
@@ -38,7 +38,7 @@ STUDY = Study(
         ),
     ),
     tabulate=tabulate,
-    draw=lambda runs: scores_by_round(runs, general_avg, ylabel="GENERAL AVG (%)"),
+    draw=lambda runs: scores_by_iteration(runs, general_avg, ylabel="GENERAL AVG (%)"),
 )
 
 if __name__ == "__main__":

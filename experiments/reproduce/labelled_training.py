@@ -9,19 +9,19 @@ import sys
 
 from experiments.reproduce.arms import LABELLED, LABELLED_AFTER, MICRO, RZERO
 from experiments.reproduce.command import main
-from experiments.reproduce.pictures import scores_by_round
+from experiments.reproduce.pictures import scores_by_iteration
 from experiments.reproduce.study import Claim, Grid, Runs, Study, leads, math_avg
-from experiments.reproduce.tables import last_rounds
+from experiments.reproduce.tables import at_the_end
 
 
 def tabulate(runs: Runs) -> list[Grid]:
-    return last_rounds(runs, ("MATH AVG", "GENERAL AVG", "Overall AVG"))
+    return at_the_end(runs, ("MATH AVG", "GENERAL AVG", "Overall AVG"))
 
 
 STUDY = Study(
     name="labelled_training",
     title="Labelled training of the base model and of R-Zero's Solver",
-    source="analysis of R-Zero before supervised training (SPEC section 7)",
+    source="analysis of R-Zero before supervised training",
     models={"micro": (MICRO,)},
     treatments=(RZERO, LABELLED, LABELLED_AFTER),
     claims=(
@@ -32,7 +32,7 @@ STUDY = Study(
         ),
     ),
     tabulate=tabulate,
-    draw=lambda runs: scores_by_round(runs, math_avg, ylabel="MATH AVG (%)"),
+    draw=lambda runs: scores_by_iteration(runs, math_avg, ylabel="MATH AVG (%)"),
     missing={"paper": "a labelled training set of mathematics is not part of this repository"},
 )
 

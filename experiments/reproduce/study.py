@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, Literal
+from typing import Literal
 
 from matplotlib.figure import Figure
 
 from evaluation.metrics import Scores
 from evaluation.seeds import Estimate, over_seeds
 from experiments.reproduce.arms import Model, Treatment, arm_of
-from experiments.runs import Arm, Run
+from experiments.runs import Arm, KeptRun
+from rzero.types import Json
 
-Group = Mapping[str, Sequence[Run]]
+Group = Mapping[str, Sequence[KeptRun]]
 """Runs of one model by the name of their treatment, in the order of their seeds."""
 
 Runs = Mapping[str, Group]
@@ -59,7 +60,7 @@ class Study:
     """One table or figure. `name` is its file in this package, `source` where it stands in the paper.
 
     models, seeds: by scale; a scale that is missing has no run of this study, and `missing` says why. tabulate, draw:
-    from the runs of all models. analysed: also asks every round's questions of every Solver, which needs the weights.
+    from the runs of all models. analysed: every iteration's questions are asked of every Solver, which needs weights.
     """
 
     name: str
@@ -107,12 +108,12 @@ def overall_avg(scores: Scores) -> float:
 
 
 def gains(treatment: Treatment, score: Callable[[Scores], float]) -> Callable[[Group], list[float]]:
-    """A measure: last round minus base model, seed by seed."""
+    """A measure: last iteration minus base model, seed by seed."""
     return lambda runs: [score(run.scores[-1]) - score(run.scores[0]) for run in runs[treatment.name]]
 
 
 def leads(treatment: Treatment, other: Treatment, score: Callable[[Scores], float]) -> Callable[[Group], list[float]]:
-    """A measure: last round of one treatment minus the other's, paired by seed."""
+    """A measure: last iteration of one treatment minus the other's, paired by seed."""
     return lambda runs: [
         score(mine.scores[-1]) - score(theirs.scores[-1])
         for mine, theirs in zip(runs[treatment.name], runs[other.name], strict=True)
@@ -120,8 +121,8 @@ def leads(treatment: Treatment, other: Treatment, score: Callable[[Scores], floa
 
 
 def rise(treatment: Treatment, metric: str) -> Callable[[Group], list[float]]:
-    """A measure: a round metric in the last round minus in the first."""
-    return lambda runs: [run.rounds[-1][metric] - run.rounds[1][metric] for run in runs[treatment.name]]
+    """A measure: a metric in the last iteration minus in the first."""
+    return lambda runs: [run.iterations[-1][metric] - run.iterations[1][metric] for run in runs[treatment.name]]
 
 
 def mean_text(values: Sequence[float], form: str = ".1f") -> str:
@@ -132,8 +133,8 @@ def mean_text(values: Sequence[float], form: str = ".1f") -> str:
     return f"{estimate.mean:{form}} ± {estimate.high - estimate.mean:{form}}"
 
 
-def plain(study: Study, runs: Runs) -> list[dict[str, Any]]:
-    """Claims with their verdicts as plain data, model by model."""
+def plain(study: Study, runs: Runs) -> list[Json]:
+    """Return claims with their verdicts as plain data, model by model."""
     found = []
     for model, group in runs.items():
         for claim in study.claims:

@@ -1,4 +1,4 @@
-"""What a study leaves behind in its folder: table.md, figures.json, figure.png and manifest.json."""
+"""The files that a study leaves in its folder: table.md, figures.json, figure.png and manifest.json."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
-
-import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from experiments.provenance import commit
-from experiments.reporting.plots import STYLE
+from experiments.reporting.figures import save
+from experiments.reporting.markdown import markdown_table
 from experiments.reproduce.study import Grid, Runs, Study, plain
-from experiments.runs import Run, Store
+from experiments.runs import RESULT, KeptRun, Store
 from rzero.durable import write_atomically
+from rzero.types import Json
 
 FIGURES, MANIFEST = "figures.json", "manifest.json"
 CLAIM_HEADER = (
@@ -34,18 +32,13 @@ def write(
     figures = {"tables": [asdict(grid) for grid in grids], "claims": claims}
     write_atomically(folder / FIGURES, json.dumps(figures, indent=1).encode())
     write_atomically(folder / "table.md", markdown(study, grids, claims, command=command).encode())
-    with matplotlib.rc_context(STYLE):
-        figure = study.draw(runs)
-        FigureCanvasAgg(figure)
-        figure.savefig(folder / "figure.png", dpi=110, metadata={"Software": None})
+    save(lambda: study.draw(runs), folder / "figure.png")
     data = manifest(study, runs, scale=scale, seeds=seeds, store=store, command=command)
     write_atomically(folder / MANIFEST, json.dumps(data, indent=1).encode())
 
 
-def manifest(
-    study: Study, runs: Runs, *, scale: str, seeds: Sequence[int], store: Store, command: str
-) -> dict[str, Any]:
-    """What made the result: command, commits, versions, seeds, and every run with its configuration and time."""
+def manifest(study: Study, runs: Runs, *, scale: str, seeds: Sequence[int], store: Store, command: str) -> Json:
+    """Return what made the result: command, commits, versions, seeds, and every run with its configuration and time."""
     entries = [
         {
             "arm": f"{model.name}, {treatment.name}",
@@ -77,16 +70,16 @@ def manifest(
 
 
 def fingerprint(study: Study, *, scale: str, seeds: Sequence[int], store: Store) -> str:
-    """Of the kept runs that a study reads: a table that was made from others is out of date."""
+    """Return a hash of the kept runs that a study reads: a table that was made from others is out of date."""
     total = hashlib.sha256()
     for _, _, arm in study.arms(scale):
         for seed in seeds:
-            total.update((store.folder(arm, seed) / "result.json").read_bytes())
+            total.update((store.folder(arm, seed) / RESULT).read_bytes())
     return total.hexdigest()
 
 
-def _common(runs: Sequence[Run], key: str) -> Any:
-    """The value that all runs share, or the list of those that occur."""
+def _common(runs: Sequence[KeptRun], key: str) -> object:
+    """Return the value that all runs share, or the list of those that occur."""
     values = [run.manifest[key] for run in runs]
     return (
         values[0]
@@ -95,25 +88,19 @@ def _common(runs: Sequence[Run], key: str) -> Any:
     )
 
 
-def markdown(study: Study, grids: Sequence[Grid], claims: Sequence[dict[str, Any]], *, command: str) -> str:
-    """The tables, then each claim with its verdict and how sure it is."""
+def markdown(study: Study, grids: Sequence[Grid], claims: Sequence[Json], *, command: str) -> str:
+    """Return the tables, then each claim with its verdict and how sure it is."""
     blocks = [f"# {study.title}", f"Paper: {study.source}. Command: `{command}`."]
     for grid in grids:
-        blocks += [grid.title + ":", table(grid.header, grid.rows)]
-    blocks += ["## Claims", table(CLAIM_HEADER, [claim_row(entry) for entry in claims], mark="---")]
+        blocks += [grid.title + ":", markdown_table(grid.header, grid.rows)]
+    blocks += ["## Claims", markdown_table(CLAIM_HEADER, [claim_row(entry) for entry in claims], numeric=False)]
     blocks.append("A claim holds, or does not, where the interval over seeds (Student's t) leaves 0 out.")
     return "\n\n".join([*blocks, "![figure](figure.png)"]) + "\n"
 
 
-def claim_row(entry: dict[str, Any]) -> list[str]:
-    """A claim under CLAIM_HEADER."""
+def claim_row(entry: Json) -> list[str]:
+    """Return a claim under CLAIM_HEADER."""
     interval = "" if entry["low"] is None else f" [{entry['low']:+.2f}, {entry['high']:+.2f}]"
     sure = "one seed says nothing" if entry["confidence"] is None else f"{100 * entry['confidence']:.1f} %"
     measured = f"{entry['mean']:+.2f}{interval} {entry['unit']}"
     return [entry["model"], entry["claim"], entry["paper"], entry["verdict"], measured, sure, str(entry["seeds"])]
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, mark: str = "---:") -> str:
-    """`mark` sets every column but the first."""
-    lines = [header, ["---", *[mark] * (len(header) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -12,20 +12,21 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from experiments.command_line import UNMET
 from experiments.sweeping import jobs
 from experiments.sweeping.jobs import Job
 from experiments.sweeping.places import spoken_overrides
 from rzero.escaping import terminal_text
 from rzero.processes.parent import die_with
+from rzero.runs.directory import RunDirectory
 
-FAILED = 1
+FAILED = UNMET  # some jobs failed: the command itself came to its end
 
 
 class SweepCallback(Callback):
@@ -33,14 +34,14 @@ class SweepCallback(Callback):
 
     command: int | None = None
 
-    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
         self.command = os.getpid()
         sweep = Path(config.hydra.sweep.dir)
         jobs.folder(sweep).mkdir(parents=True, exist_ok=True)
         jobs.forget(sweep)
         _say(f"sweep directory: {sweep} (the same command goes on where it was stopped)")
 
-    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+    def on_job_start(self, config: DictConfig, **_: object) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         if self.command is not None and os.getppid() == self.command:
@@ -49,7 +50,7 @@ class SweepCallback(Callback):
         jobs.write(_sweep(config), job)
         _say(f"job {job.number}: {job.name}")
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: object) -> None:
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         job = ended(_job(config), job_return)
@@ -58,7 +59,7 @@ class SweepCallback(Callback):
         # the sweeper would raise what a job raised and leave the report unwritten; the record has it
         job_return.status, job_return.return_value = JobStatus.COMPLETED, objective(job)
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+    def on_multirun_end(self, config: DictConfig, **_: object) -> None:
         # after the jobs and not at the start: pictures and tables take a second to import
         from experiments.sweeping.report import show, write_sweep_report
         from experiments.sweeping.summary import arms
@@ -87,7 +88,7 @@ class SweepCallback(Callback):
 
 
 def ended(job: Job, job_return: JobReturn) -> Job:
-    """The record of a job that came back. `main` returns what `experiments.run.execute` said, or the job raised."""
+    """Return the record of a job that came back: what `experiments.run.execute` said, or what the job raised."""
     if job_return.status == JobStatus.FAILED:
         error = job_return._return_value
         return replace(job, state="failed", message=f"{type(error).__name__}: {error}")
@@ -101,13 +102,12 @@ def ended(job: Job, job_return: JobReturn) -> Job:
 
 
 def objective(job: Job) -> float:
-    """What a sweeper that searches would maximise: `overall` after the last round; not a number for a failed job."""
-    found = sorted(Path(job.directory).glob("iteration_*/evaluation.json"), key=_iteration) if job.done else []
-    return float(json.loads(found[-1].read_text(encoding="utf-8"))["overall"]) if found else math.nan
-
-
-def _iteration(path: Path) -> int:
-    return int(path.parent.name.removeprefix("iteration_"))
+    """Return what a sweeper that searches maximises: `overall` after the last iteration; nan for a failed job."""
+    there = RunDirectory(Path(job.directory))
+    evaluated = there.evaluated() if job.done else []
+    return (
+        float(json.loads(there.scores(evaluated[-1]).read_text(encoding="utf-8"))["overall"]) if evaluated else math.nan
+    )
 
 
 def _job(config: DictConfig) -> Job:

@@ -37,7 +37,7 @@ def folder(sweep: Path) -> Path:
 
 
 def log_path(sweep: Path, number: int) -> Path:
-    """What a job printed."""
+    """Return the file of what a job printed."""
     return folder(sweep) / f"{number}.log"
 
 

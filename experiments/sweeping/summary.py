@@ -1,4 +1,4 @@
-"""What a sweep found: its jobs grouped into arms, each with its seeds, against the first arm."""
+"""The findings of a sweep: its jobs grouped into arms, each with its seeds, against the first arm."""
 
 from __future__ import annotations
 
@@ -27,40 +27,39 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
+class SweptArm:
     """Finished runs that differ in nothing but their seed. `name` says what sets them apart from the other arms."""
 
     name: str
     runs: tuple[Run, ...]
 
     def overall(self, iteration: int) -> Estimate | None:
-        """Mean of `overall` after a round over the seeds that have it; None when none has."""
-        values = [scores.overall for run in self.runs if (scores := _scores(run, iteration))]
+        """Mean of `overall` after an iteration over the seeds that have it; None when none has."""
+        values = [scores.overall for run in self.runs if (scores := dict(run.scores).get(iteration))]
         return over_seeds(values) if values else None
 
     @property
-    def rounds(self) -> int:
+    def iterations(self) -> int:
         return max(run.done for run in self.runs)
 
     def gain(self) -> Difference:
-        """From the base model to the last round."""
-        return difference([(run.rounds[0].scores, last(run)) for run in self.runs])  # type: ignore[misc]
+        """From the base model to the last iteration."""
+        return difference([(run.scores[0][1], last(run)) for run in self.runs])
 
-    def against(self, other: Arm) -> Difference | None:
-        """Last round of this arm minus the other's, over the seeds that both have; None when they share none."""
+    def against(self, other: SweptArm) -> Difference | None:
+        """Last iteration of this arm minus the other's, over the seeds that both have; None when they share none."""
         partners = {run.seed: last(run) for run in other.runs}
         pairs = [(partners[run.seed], last(run)) for run in self.runs if run.seed in partners]
         return difference(pairs) if pairs and all(comparable(*pair) for pair in pairs) else None
 
 
 def last(run: Run) -> Scores:
-    scores = run.evaluated[-1].scores
-    assert scores is not None
-    return scores
+    """Return the scores of the last evaluated iteration."""
+    return run.scores[-1][1]
 
 
 def comparable(left: Scores, right: Scores) -> bool:
-    """Whether both were measured on the same items under the same headline."""
+    """Return whether both were measured on the same items under the same headline."""
 
     def items(scores: Scores) -> list[tuple[str, tuple[str, ...]]]:
         return [(benchmark.name, tuple(o.id for o in benchmark.outcomes)) for benchmark in scores.benchmarks]
@@ -79,8 +78,8 @@ def difference(pairs: Sequence[tuple[Scores, Scores]]) -> Difference:
     return Difference(points=estimate.mean, low=estimate.low, high=estimate.high, over="seeds")
 
 
-def arms(jobs: Sequence[Job]) -> list[Arm]:
-    """Finished jobs that trained at least one round, grouped by what varies among all jobs besides the seed."""
+def arms(jobs: Sequence[Job]) -> list[SweptArm]:
+    """Finished jobs that trained at least one iteration, grouped by what varies among all jobs besides the seed."""
     varying = _varying(jobs)
     grouped: dict[str, list[Run]] = {}
     for job in jobs:
@@ -89,11 +88,11 @@ def arms(jobs: Sequence[Job]) -> list[Arm]:
             if run.base is not None and run.done:
                 name = ", ".join(f"{varying[key]}={value}" for key, value in _values(job).items() if key in varying)
                 grouped.setdefault(name or run.name, []).append(run)
-    return [Arm(name=name, runs=tuple(runs)) for name, runs in grouped.items()]
+    return [SweptArm(name=name, runs=tuple(runs)) for name, runs in grouped.items()]
 
 
 def _varying(jobs: Sequence[Job]) -> dict[str, str]:
-    """Keys whose value is not the same in all jobs, and what to call them: their last part where that is enough."""
+    """Return the keys whose value varies among jobs, and what to call them: their last part where that is enough."""
     values: dict[str, set[str]] = {}
     for job in jobs:
         for key, value in _values(job).items():
@@ -105,7 +104,3 @@ def _varying(jobs: Sequence[Job]) -> dict[str, str]:
 
 def _values(job: Job) -> dict[str, str]:
     return dict(text.split("=", 1) for text in job.overrides if "=" in text)
-
-
-def _scores(run: Run, iteration: int) -> Scores | None:
-    return run.rounds[iteration].scores if iteration < len(run.rounds) else None

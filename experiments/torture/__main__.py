@@ -10,7 +10,6 @@ Exit codes: 0 all equal, 1 some differ, 2 a wrong value.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -18,22 +17,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from experiments import PROJECT
-from experiments.resolvers import register_resolvers
+from experiments.command_line import DONE, UNMET, command_parser, exit_code
+from experiments.compose import compose
 from experiments.torture.attempts import attempt, end_state, uncommitted_rows
 from experiments.torture.plan import Kill, in_recovery, plan, sooner
-
-
-def shrunk(*overrides: str) -> DictConfig:
-    """The run that is tortured."""
-    register_resolvers()
-    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        return compose("config", overrides=["experiment=shrunk", *overrides])
+from rzero.types import Json
 
 
 def warm_up(cfg: DictConfig, folder: Path) -> None:
@@ -44,13 +35,13 @@ def warm_up(cfg: DictConfig, folder: Path) -> None:
 
     torch.set_num_threads(1)
     selfplay = composition.build(cfg, folder / "warm")
-    selfplay.tracker.close()
-    selfplay.load(selfplay.base)
+    selfplay.close()
+    selfplay.weights.load("solver", 0)
     selfplay.make_trainer()
 
 
-def torture(cfg: DictConfig, *, kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Carry out a plan of `kills` in runs below `folder`; the report that the command prints."""
+def torture(cfg: DictConfig, *, kills: int, seed: int, folder: Path) -> Json:
+    """Carry out a plan of `kills` in runs below `folder`; return the report that the command prints."""
     started, log = time.monotonic(), folder / "log"
     attempt(cfg, folder / "untouched", log=log)
     seconds, expected = time.monotonic() - started, end_state(folder / "untouched")
@@ -91,12 +82,12 @@ KINDS = ("AtBoundary", "AtInstant", "AtCall")
 
 
 def differing(expected: dict[str, str], found: dict[str, str]) -> list[str]:
-    """Names of what is missing, superfluous or different."""
+    """Return the names of what is missing, superfluous or different."""
     return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_parser("experiments.torture", __doc__)
     parser.add_argument("--kills", type=int, default=40, help="how often a process group is killed (default 40)")
     parser.add_argument("--seed", type=int, default=0, help="of the random instants and calls (default 0)")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -104,16 +95,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.kills < 1:
         parser.error(f"--kills must be at least 1, got {options.kills}")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not survive a fork
-    cfg = shrunk()
-    with tempfile.TemporaryDirectory(prefix="rzero-torture-") as folder:
-        warm_up(cfg, Path(folder))
-        result = torture(cfg, kills=options.kills, seed=options.seed, folder=Path(folder))
-    if options.json:
-        print(json.dumps(result, indent=1))
-    else:
-        print(f"{result['kills']} kills, {result['runs']} runs compared, {result['differing']} differences")
-        print(*result["differences"], sep="\n")
-    return 1 if result["differing"] else 0
+
+    def work() -> int:
+        cfg = compose("experiment=shrunk")
+        with tempfile.TemporaryDirectory(prefix="rzero-torture-") as folder:
+            warm_up(cfg, Path(folder))
+            result = torture(cfg, kills=options.kills, seed=options.seed, folder=Path(folder))
+        if options.json:
+            print(json.dumps(result, indent=1))
+        else:
+            print(f"{result['kills']} kills, {result['runs']} runs compared, {result['differing']} differences")
+            print(*result["differences"], sep="\n")
+        return UNMET if result["differing"] else DONE
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,19 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.torture.plan import AtBoundary, AtCall, AtInstant, Kill
 from rzero.durable import fingerprints
+from rzero.runs.directory import RunDirectory
 from rzero.runs.ledger import Ledger
 from rzero.tracking import is_timing, read_metrics
+from rzero.types import Json
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _POLL_S = 0.005
 
@@ -54,7 +59,7 @@ def _kill_group(child: int) -> None:
 
 
 def _run(cfg: DictConfig, directory: Path, kill: Kill | None, log: Path) -> NoReturn:
-    """In the child: what `experiments.run` does between locking the directory and writing the report."""
+    """Do in the child what `experiments.run` does between locking the directory and writing the report."""
     code = 1
     try:
         os.setpgid(0, 0)
@@ -74,10 +79,10 @@ def _run(cfg: DictConfig, directory: Path, kill: Kill | None, log: Path) -> NoRe
 
 
 def run(cfg: DictConfig, directory: Path) -> None:
-    """A run or what is left of it, without its report."""
+    """Carry out a run or what is left of it, without its report."""
     from experiments import composition, rundir
     from experiments.provenance import write_manifest
-    from experiments.run import quiet_libraries
+    from experiments.terminal import quiet_libraries
     from rzero.durable import write_atomically
     from rzero.processes.cpu import set_up_cpu
 
@@ -85,14 +90,14 @@ def run(cfg: DictConfig, directory: Path) -> None:
     quiet_libraries()
     if not directory.exists():
         rundir.create(directory)
-        write_atomically(directory / "config.yaml", OmegaConf.to_yaml(cfg).encode())
+        write_atomically(RunDirectory(directory).config, OmegaConf.to_yaml(cfg).encode())
     with rundir.locked(directory):
         selfplay = composition.build(cfg, directory)
         write_manifest(directory, cfg, finished=False)
         try:
             selfplay.run()
         finally:
-            selfplay.tracker.close()
+            selfplay.close()
         write_manifest(directory, cfg, finished=True)
 
 
@@ -107,7 +112,7 @@ def arm(kill: Kill | None) -> None:
 def _arm_commit(method: str, kill: AtBoundary) -> None:
     commit: Callable[..., None] = getattr(Ledger, method)
 
-    def watched(ledger: Ledger, stage: str, result: Any, **rest: Any) -> None:
+    def watched(ledger: Ledger, stage: str, result: Json, **rest: object) -> None:
         hit = stage == kill.stage and kill.step in (None, result.get("rollouts"))
         if hit and not kill.after:
             _die()
@@ -121,12 +126,12 @@ def _arm_commit(method: str, kill: AtBoundary) -> None:
 def _arm_calls(number: int) -> None:
     left = [number]
 
-    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(*arguments: Any) -> Any:
+    def counted(call: Callable[P, R]) -> Callable[P, R]:
+        def watched(*arguments: P.args, **named: P.kwargs) -> R:
             left[0] -= 1
             if not left[0]:
                 _die()
-            return call(*arguments)
+            return call(*arguments, **named)
 
         return watched
 
@@ -139,16 +144,17 @@ def _die() -> None:
 
 
 def end_state(directory: Path) -> dict[str, str]:
-    """Everything a run ends with: each file of weights, questions and scores by its sha256, metrics without times."""
-    folders = [directory / "questions", *sorted(directory.glob("iteration_*"))]
-    rows = read_metrics(directory / "metrics.jsonl")
+    """Return all that a run ends with: weights, questions and scores by their sha256, metrics without times."""
+    there = RunDirectory(directory)
+    folders = [there.bank, *map(there.iteration, there.iterations())]
+    rows = read_metrics(there.metrics)
     kept = [{name: value for name, value in row.items() if not is_timing(name)} for row in rows]
     return {**fingerprints(folders, root=directory), "metrics": repr(kept)}
 
 
 def uncommitted_rows(directory: Path) -> int:
-    """Rows of metrics that belong to work which will be done again."""
-    path = directory / "metrics.jsonl"
+    """Count the rows of metrics that belong to work which will be done again."""
+    path = RunDirectory(directory).metrics
     if not path.exists():
         return 0
-    return path.read_bytes()[Ledger.open(directory / "state.json").last.metrics.size :].count(b"\n")
+    return path.read_bytes()[Ledger.open(RunDirectory(directory).state).last.metrics.size :].count(b"\n")

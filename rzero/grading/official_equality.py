@@ -1,7 +1,7 @@
 r"""The authors' notion of equality (mathruler 0.1.0, which is PRM800K's), restated without `eval` and with bounds.
 
 Two normalised spellings are compared, then the difference of the two texts is simplified. What is restated is what the
-recorded votes and rewards depend on, defects included (OFFICIAL_BUGS.md 15): `AB` equals `BA`, `x` equals `X`, `2/4` is
+recorded votes and rewards depend on, defects included (docs/authors_code.md, R15): `AB` is `BA`, `x` is `X`, `2/4` is
 not `1/2`, `2^{10}` is not 1024, `10%` is 10. Differences that remain: LaTeX commands beyond the table below are
 dropped rather than written in unicode, and a comparison on which the authors' code hangs is "not equal" here.
 """

@@ -15,7 +15,8 @@ Pair = tuple[str, str]
 class OfficialGrader(Budgeted):
     """The authors' grader (`mathruler` 0.1.0): same equality, same extraction, made safe.
 
-    `accepts(prediction, reference)` is not symmetric, and no relation at all in places (OFFICIAL_BUGS.md 10, 15).
+    `accepts(prediction, reference)` is not symmetric, and no relation at all in places (R10 and R15 in
+    docs/authors_code.md).
     `same` takes it in either direction, which is no equivalence; `classes` are what such pairs connect. The preset's
     own votes (`rzero.voting.OfficialVote`) ask `accepts` only. `extract` gives "" for an empty box and None where the
     authors write the literal "None".

@@ -31,8 +31,8 @@ class Refill:
                 f"refill needs tolerance >= 0 and max_rounds >= 1, got {self.tolerance} and {self.max_rounds}"
             )
 
-    def dull(self, rewards: Sequence[Sequence[RewardBreakdown]]) -> list[int]:
-        """Indices of the groups that teach nothing."""
+    def uninformative(self, rewards: Sequence[Sequence[RewardBreakdown]]) -> list[int]:
+        """Numbers of the groups that teach nothing, ascending."""
         return [index for index, group in enumerate(rewards) if _spread(group) <= self.tolerance]
 
 
@@ -43,10 +43,23 @@ def _spread(group: Sequence[RewardBreakdown]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlongPenalty:
-    """A penalty for the last `buffer_tokens` before the length limit, growing to `factor` there (DAPO, equation 13)."""
+    """A penalty for responses near the length limit, growing to `factor` there (DAPO, equation 13).
 
-    buffer_tokens: int
+    buffer_share: where it begins, as a share in (0, 1] of the limit before its end.
+    """
+
+    buffer_share: float
     factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.buffer_share <= 1:
+            raise ValueError(f"overlong.buffer_share must lie in (0, 1], got {self.buffer_share}; DAPO has 0.2")
+
+    def buffer_tokens(self, max_tokens: int) -> int:
+        """The penalised tokens, at least 1; ValueError where the limit is too short to have any."""
+        if tokens := round(self.buffer_share * max_tokens):
+            return tokens
+        raise ValueError(f"overlong.buffer_share {self.buffer_share} of {max_tokens} tokens is less than one token")
 
     def __call__(
         self, groups: Sequence[Group], rewards: Sequence[Sequence[RewardBreakdown]], *, max_tokens: int
@@ -61,6 +74,8 @@ class OverlongPenalty:
         ]
 
     def _penalties(self, group: Group, *, max_tokens: int) -> list[float]:
-        lengths_B = torch.tensor([len(completion.token_ids) for completion in group.completions])
-        penalty_B = soft_overlong_penalty(lengths_B, max_tokens=max_tokens, buffer_tokens=self.buffer_tokens)
+        lengths_N = torch.tensor([len(completion.token_ids) for completion in group.completions])
+        penalty_B = soft_overlong_penalty(
+            lengths_N, max_tokens=max_tokens, buffer_tokens=self.buffer_tokens(max_tokens)
+        )
         return (self.factor * penalty_B).tolist()

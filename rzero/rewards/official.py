@@ -1,4 +1,4 @@
-"""The rewards of the authors' public code, February 2026 (SPEC sections 4 and 6, column C).
+"""The rewards of the authors' public code, February 2026 (docs/method.md#challenger and #solver).
 
 Sources: examples/reward_function/caller_penalty.py and examples/reward_function/math.py of Chengsong-Huang/R-Zero.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rzero.interfaces import Grader, Responses
+from rzero.repetition import cluster_shares
 from rzero.rewards.parts import Questions, Votes, repetition_penalties
 from rzero.types import RewardBreakdown
 
@@ -25,7 +26,12 @@ class OfficialChallengerReward:
         self.repetition_threshold = repetition_threshold
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
-        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        penalties = repetition_penalties(
+            questions,
+            weight=self.repetition_weight,
+            threshold=self.repetition_threshold,
+            repetition=cluster_shares,
+        )
         breakdowns = []
         for question, vote, penalty in zip(questions, votes, penalties, strict=True):
             paid = question is not None and vote is not None
@@ -39,7 +45,7 @@ class OfficialSolverReward:
     """(1 - w) * accuracy + w * format, w = 0.1 in the authors' code; totals in [0, 1].
 
     Format: the response is think tags followed by a box, although no prompt asks for the tags. White space around <, >
-    and / is removed from the response, but not from the label, before both are looked at (OFFICIAL_BUGS R16). A
+    and / is removed from the response, but not from the label, before both are looked at (docs/authors_code.md, R16). A
     response without a box answers the literal "None".
     """
 

@@ -1,11 +1,12 @@
-"""The paper's two rewards (arXiv 2508.05004, sections 3.2 and 3.4; SPEC sections 4 and 6, column P)."""
+"""The paper's two rewards (arXiv 2508.05004, sections 3.2 and 3.4; docs/method.md#challenger and #solver)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from rzero.interfaces import Grader, Responses
-from rzero.rewards.parts import Questions, Votes, repetition_penalties, well_formed
+from rzero.repetition import cluster_shares
+from rzero.rewards.parts import Questions, Repetition, Votes, repetition_penalties, well_formed
 from rzero.types import RewardBreakdown
 
 
@@ -16,12 +17,20 @@ class PaperChallengerReward:
     right when the response holds a question and the Challenger's own answer. Totals lie in [0, 1].
     """
 
-    def __init__(self, *, repetition_weight: float, repetition_threshold: float) -> None:
+    def __init__(
+        self, *, repetition_weight: float, repetition_threshold: float, repetition: Repetition = cluster_shares
+    ) -> None:
         self.repetition_weight = repetition_weight
         self.repetition_threshold = repetition_threshold
+        self.repetition = repetition
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
-        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        penalties = repetition_penalties(
+            questions,
+            weight=self.repetition_weight,
+            threshold=self.repetition_threshold,
+            repetition=self.repetition,
+        )
         breakdowns = []
         for question, vote, penalty in zip(questions, votes, penalties, strict=True):
             right = well_formed(question)

@@ -1,4 +1,4 @@
-"""A bonus where the Challenger can answer its own question (SPEC section 4, the idea of the pre_2025_12 preset).
+"""A bonus where the Challenger can answer its own question (the idea of the preset pre_2025_12).
 
 The authors once paid nothing unless the majority was the Challenger's own answer; a bonus keeps the uncertainty signal
 and still rewards questions that have an answer.

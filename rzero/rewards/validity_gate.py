@@ -1,4 +1,4 @@
-"""A validity gate before the difficulty reward (SPEC section 9; compare Absolute Zero, arXiv 2505.03335, section 3.3).
+"""A validity gate before the difficulty reward (compare Absolute Zero, arXiv 2505.03335, section 3.3).
 
 Where the Solver's agreement is the only signal, a question nobody can answer pays as much as a hard one. The gate looks
 at the text and at how many responses came to an answer at all, and needs no further model.

@@ -6,16 +6,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 from rzero.durable import write_atomically
 from rzero.escaping import json_line
-from rzero.types import LabelledQuestion, Vote
+from rzero.runs.directory import RunDirectory
+from rzero.types import Json, LabelledQuestion, Vote
 
 
-def to_row(question: LabelledQuestion) -> dict[str, Any]:
+def to_row(question: LabelledQuestion) -> Json:
     """A flat row; empty vote columns mean that the question was dropped before it was put to the Solver."""
     vote = question.vote
     return {
@@ -34,7 +33,7 @@ def to_row(question: LabelledQuestion) -> dict[str, Any]:
     }
 
 
-def from_row(row: Mapping[str, Any]) -> LabelledQuestion:
+def from_row(row: Json) -> LabelledQuestion:
     vote = None
     if row["divisor"] is not None:
         vote = Vote(
@@ -55,19 +54,16 @@ def from_row(row: Mapping[str, Any]) -> LabelledQuestion:
 
 
 class JsonlBank:
-    """A bank in a folder: `questions_<iteration>.jsonl`."""
+    """The bank of a run: `questions_<iteration>.jsonl` in its directory."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def path(self, iteration: int) -> Path:
-        return self.folder / f"questions_{iteration}.jsonl"
+    def __init__(self, directory: RunDirectory) -> None:
+        self.directory = directory
 
     def put(self, iteration: int, questions: Sequence[LabelledQuestion]) -> None:
         lines = (json_line(to_row(question)) + "\n" for question in questions)
-        write_atomically(self.path(iteration), "".join(lines).encode())
+        write_atomically(self.directory.questions(iteration), "".join(lines).encode())
 
     def get(self, iteration: int) -> list[LabelledQuestion]:
         """Raises FileNotFoundError when nothing was put for this iteration."""
-        text = self.path(iteration).read_text(encoding="utf-8")
+        text = self.directory.questions(iteration).read_text(encoding="utf-8")
         return [from_row(json.loads(line)) for line in text.split("\n") if line]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from evaluation.engine_lm import EngineLM
 from evaluation.harness import HarnessSuite
 from evaluation.judging import NoFallback
 from evaluation.problems import Benchmark, BenchmarkItem
 from evaluation.protocol import Protocol
 from evaluation.remote_judge import NoRemoteJudge
 from evaluation.sources import Datasets, Generated
-from rzero.engines.scripted import ScriptedEngine
+from evaluation.store import TaskStore
 from rzero.grading import ExactGrader
 from rzero.prompts import Prompts
-from rzero.types import Group, Prompt, Sampling
+from rzero.types import Group, Json, Prompt, Sampling
 from rzero.voting import PaperVote
+from tests.scripted import ScriptedEngine
 
 GRADER = ExactGrader(max_chars=2000)
 PROMPTS = Prompts(challenger_system="", challenger_user="x", solver_system="S", solver_user="Q: {question}")
@@ -32,12 +35,22 @@ def benchmark(name: str, group: Any, count: int) -> Benchmark:
     return Benchmark(name=name, group=group, items=tuple(items))
 
 
+TWICE = replace(benchmark("sum", "math", 1), items=benchmark("sum", "math", 1).items * 2)
 SOURCE = Generated(source=(benchmark("sum", "math", 5), benchmark("order", "general", 4)))
+
+
+DEFINITIONS: dict[str, Json] = {
+    "sum": {"group": "math", "kind": "mathematics"},
+    "order": {"group": "general", "kind": "mathematics"},
+    "gsm8k": {"group": "math", "kind": "mathematics", "max_tokens": 256},
+    "math500": {"group": "math", "kind": "mathematics", "max_tokens": 256},
+}
 
 
 def suite(folder: Path | None, **changes: Any) -> HarnessSuite:
     parts: dict[str, Any] = {
         "tasks": ["sum", "order"],
+        "definitions": DEFINITIONS,
         "source": SOURCE,
         "protocol": Protocol(sampled=["sum"], k=4, temperature=1.0, max_tokens=64),
         "reading": "boxed",
@@ -70,15 +83,15 @@ class DyingEngine(ScriptedEngine):
         super().__init__(reply)
         self.lives = lives
 
-    def generate(self, prompts: Any, sampling: Sampling, progress: Any = None) -> list[Group]:
+    def generate(self, prompts: Any, sampling: Sampling, *, progress: Any = None) -> list[Group]:
         if len(self.calls) == self.lives:
             raise Killed
-        return super().generate(prompts, sampling, progress)
+        return super().generate(prompts, sampling, progress=progress)
 
 
 def test_scores_by_hand_and_one_engine_call_per_group_of_samples() -> None:
     engine = ScriptedEngine(reply)
-    scores = suite(None).evaluate(engine, weights="w")
+    scores = suite(None).evaluate(engine, weights="w").scores
     table = scores.table()
     # mean@4 of sum: items 0, 2, 4 all right, 1 and 3 one of four; order is not sampled, its greedy answers are right
     assert table["sum"] == pytest.approx(
@@ -97,7 +110,10 @@ def test_scores_by_hand_and_one_engine_call_per_group_of_samples() -> None:
     ]
     assert engine.calls[0][0][0] == Prompt(system="S", user="Q: sum 0"), "the prompt of training"
     assert [sampling.temperature for _, sampling in engine.calls] == [0, 1, 1, 1, 0]
-    assert len({sampling.seed for _, sampling in engine.calls[1:4]}) == 3
+    assert len({sampling.seed for _, sampling in engine.calls[1:4]}) == 3, "answers are drawn anew in every call"
+    assert engine.calls[0][1].seed == engine.calls[1][1].seed == 0, (
+        "a benchmark of one call has the protocol's own seed"
+    )
 
 
 def test_benchmarks_are_known_before_anything_is_asked() -> None:
@@ -119,13 +135,13 @@ def test_an_evaluation_killed_anywhere_goes_on_and_ends_alike(tmp_path: Path, li
 
 
 def test_nothing_is_evaluated_twice_and_other_weights_or_protocols_are_evaluated(tmp_path: Path) -> None:
-    scores = suite(tmp_path).evaluate(ScriptedEngine(reply), weights="w")
+    found = suite(tmp_path).evaluate(ScriptedEngine(reply), weights="w")
     again = ScriptedEngine(reply)
-    assert suite(tmp_path).evaluate(again, weights="w") == scores
+    assert suite(tmp_path).evaluate(again, weights="w") == found
     assert again.calls == []
     for weights, protocol in (
         ("other", Protocol(sampled=["sum"], k=4, temperature=1.0, max_tokens=64)),
-        ("w", Protocol()),
+        ("w", Protocol(max_tokens=32)),
     ):
         engine = ScriptedEngine(reply)
         suite(tmp_path, protocol=protocol).evaluate(engine, weights=weights)
@@ -144,7 +160,9 @@ def test_without_a_weights_hash_the_engine_is_probed(tmp_path: Path) -> None:
 def test_lm_eval_result_files_are_lm_evals_own(tmp_path: Path) -> None:
     from lm_eval.utils import make_table
 
-    suite(tmp_path).evaluate(ScriptedEngine(reply), weights="w")
+    for _ in range(2):
+        harness = suite(tmp_path)
+        harness.write_lm_results(harness.evaluate(ScriptedEngine(reply), weights="w"))
     [path] = (tmp_path / "lm_eval" / "sampled" / "w").glob("results_*.json")
     results = json.loads(path.read_text())
     assert results["results"]["sum"]["exact_match,all"] == pytest.approx(0.7)
@@ -156,8 +174,6 @@ def test_lm_eval_result_files_are_lm_evals_own(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     assert len(rows) == 5
     assert len(rows[1]["resps"][0]) == 4
-    suite(tmp_path).evaluate(ScriptedEngine(reply), weights="w")
-    assert len(list((tmp_path / "lm_eval" / "sampled" / "w").glob("results_*.json"))) == 1, "written once"
 
 
 def test_no_global_random_generator_is_touched() -> None:
@@ -170,32 +186,70 @@ def test_no_global_random_generator_is_touched() -> None:
 
 
 def test_prompts_over_the_context_are_wrong_and_reported() -> None:
-    harness = suite(None)
-    scores = harness.evaluate(ScriptedEngine(reply), weights="w", fits=lambda prompt: not prompt.user.endswith("0"))
-    assert scores.table()["sum"]["greedy"] == 80
-    assert harness.report.too_long == {"sum": 1, "order": 1}
+    found = suite(None).evaluate(ScriptedEngine(reply), weights="w", fits=lambda prompt: not prompt.user.endswith("0"))
+    assert found.scores.table()["sum"]["greedy"] == 80
+    assert {name: notes.too_long for name, notes in found.notes.items()} == {"sum": 1, "order": 1}
+
+
+class CuttingEngine(ScriptedEngine):
+    """Samples of question 0, and no greedy answer, run into the token limit."""
+
+    def generate(self, prompts: Any, sampling: Sampling, *, progress: Any = None) -> list[Group]:
+        return [
+            replace(g, completions=tuple(replace(c, finish_reason="length") for c in g.completions))
+            if sampling.temperature and g.prompt.user.endswith(" 0")
+            else g
+            for g in super().generate(prompts, sampling, progress=progress)
+        ]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_truncated_share_of_each_decoding_is_reported_kept_or_not(tmp_path: Path, kept: bool) -> None:
+    folder = tmp_path if kept else None
+    found = suite(folder).evaluate(CuttingEngine(reply), weights="w")
+    assert found.notes["sum"].truncated == {"greedy": 0.0, "sampled": 0.2}
+    assert found.notes["order"].truncated == {"greedy": 0.0}
+    if kept:
+        for path in tmp_path.rglob("score_*.json"):
+            path.unlink()
+        assert suite(folder).evaluate(DyingEngine(0), weights="w").notes == found.notes, "told by kept responses too"
 
 
 def test_the_authors_mean_is_one_greedy_answer_repeated() -> None:
-    protocol = Protocol(sampled=["sum"], k=32, temperature=0.0)
+    protocol = Protocol(sampled=["sum"], k=32, temperature=0.0, max_tokens=64)
     engine = ScriptedEngine(lambda prompt, sample: reply(prompt, 0))
-    scores = suite(None, tasks=["sum"], protocol=protocol).evaluate(engine, weights="w")
+    scores = suite(None, tasks=["sum"], protocol=protocol).evaluate(engine, weights="w").scores
     assert scores.table()["sum"]["mean@k"] == scores.table()["sum"]["greedy"] == 100
     assert {sampling.temperature for _, sampling in engine.calls} == {0.0}
 
 
 def test_likelihoods_are_refused() -> None:
-    from evaluation.engine_lm import EngineLM, to_sampling
-    from evaluation.store import TaskStore
-
     store = TaskStore(None, weights="w", task="t", signature="s")
-    lm = EngineLM(ScriptedEngine(reply), prompts=PROMPTS, store=store, seed=0, completions_per_call=1)
+    sampling = Sampling(max_tokens=5)
+    lm = EngineLM(ScriptedEngine(reply), prompts=PROMPTS, sampling=sampling, store=store, completions_per_call=1)
     with pytest.raises(NotImplementedError, match="generate only"):
         lm.loglikelihood([])
-    with pytest.raises(ValueError, match="stops at eos only"):
-        to_sampling({"until": ["\n"], "max_gen_toks": 5}, n=1, seed=0)
-    with pytest.raises(ValueError, match="mean nothing"):
-        to_sampling({"num_beams": 2, "max_gen_toks": 5}, n=1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tasks": ["nonsense"]}, "no task nonsense; benchmarks.definitions has sum, order"),
+        ({"protocol": Protocol(sampled=["nonsense"])}, "no task nonsense"),
+        ({"protocol": Protocol()}, "protocol.max_tokens must be given"),
+        (
+            {"definitions": {"sum": {"group": "art", "kind": "phrase"}}},
+            r"definitions.sum: group must be math or general",
+        ),
+        ({"definitions": {"sum": {"group": "math", "kind": "essay"}}}, r"definitions.sum: kind must be one of"),
+        ({"definitions": {"sum": {"group": "math"}}}, r"definitions.sum: .*'kind'"),
+        ({"source": Generated(source=(benchmark("sum", "math", 0),))}, "benchmark sum has no question"),
+        ({"source": Generated(source=(TWICE,))}, "benchmark sum: two questions have one id"),
+    ],
+)
+def test_what_is_wrong_with_a_suite_is_said_before_anything_is_asked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        suite(None, **{"tasks": ["sum"], "protocol": Protocol(max_tokens=64)} | changes)
 
 
 def test_missing_data_is_said_clearly(tmp_path: Path) -> None:
@@ -204,8 +258,6 @@ def test_missing_data_is_said_clearly(tmp_path: Path) -> None:
     assert suite(None, tasks=["gsm8k"], protocol=Protocol(), source=folder).benchmarks[0].items[0].answer == "2"
     with pytest.raises(ValueError, match=r"has no math500.jsonl \(there is gsm8k.jsonl\).*data_dir=null"):
         suite(None, tasks=["math500"], protocol=Protocol(), source=folder)
-    with pytest.raises(ValueError, match="no task nonsense; there is aime24"):
-        suite(None, tasks=["nonsense"])
 
 
 def test_the_hub_out_of_reach_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:

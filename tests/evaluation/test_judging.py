@@ -13,7 +13,7 @@ import pytest
 from evaluation.judging import Judge, Judged, NoFallback, RandomLetter
 from evaluation.phrases import same_phrase
 from evaluation.reading import option_answer, phrase_answer
-from evaluation.remote_judge import NoRemoteJudge, RemoteJudge
+from evaluation.remote_judge import NoRemoteJudge, RemoteJudge, Review
 from evaluation.sources import document
 from rzero.grading import ExactGrader
 from rzero.voting import PaperVote
@@ -147,7 +147,7 @@ def test_the_remote_judge_counts_upgrades_apart_and_gets_its_arguments_the_right
         "1": Judged(answers=("gold",), right=(True,), majority=True),
         "2": Judged(answers=(None,), right=(False,), majority=False),
     }
-    assert remote.review(documents, judged) == {"asked": 1, "upgraded": 1, "failed": 0, "ids": ("0",)}
+    assert remote.review(documents, judged) == Review(asked=1, upgraded=1, failed=0, ids=("0",))
     assert _Endpoint.asked == [
         {"question": "question 0", "reference_answer": "gold", "candidate_answer": "candidate"}
     ], "only what was judged wrong is shown"
@@ -156,7 +156,7 @@ def test_the_remote_judge_counts_upgrades_apart_and_gets_its_arguments_the_right
     _Endpoint.reply = "It depends"
     assert remote.same(question="q", reference="a", candidate="b") is None
     _Endpoint.reply = ""
-    assert remote.review(documents, judged)["failed"] == 1
+    assert remote.review(documents, judged).failed == 1
     assert NoRemoteJudge().review(documents, judged) is None
 
 

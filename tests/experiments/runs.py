@@ -11,8 +11,9 @@ from omegaconf import OmegaConf
 
 from evaluation.metrics import BenchmarkScore, Outcome, Scores
 from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
 from rzero.runs.ledger import Ledger
-from rzero.selfplay import curriculum_metrics
+from rzero.runs.questions import curriculum_metrics
 from rzero.tracking import JsonlTracker
 from rzero.types import LabelledQuestion, Vote
 
@@ -87,11 +88,12 @@ class RunWriter:
 
     def __init__(self, path: Path, **changes: object) -> None:
         self.path, self.config = path, make_config(**changes)
+        self.there = RunDirectory(path)
         self.seed = int(str(self.config["seed"]))
         self.rng = random.Random(self.seed)
         path.mkdir(parents=True)
-        (path / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(self.config)), encoding="utf-8")
-        self.ledger = Ledger.open(path / "state.json")
+        self.there.config.write_text(OmegaConf.to_yaml(OmegaConf.create(self.config)), encoding="utf-8")
+        self.ledger = Ledger.open(self.there.state)
 
     def manifest(self, *, finished: bool) -> None:
         attempt: dict[str, object] = {"started_unix_s": 1_795_343_005.0, "commit": "0123456789abcdef0123+changes"}
@@ -99,11 +101,11 @@ class RunWriter:
             attempt |= {"finished_unix_s": 1_795_343_405.0, "peak_rss_gib": 1.25}
         manifest = {"attempts": [attempt], "name": self.config["name"], "seed": self.seed, "finished": finished}
         manifest |= {"versions": {"torch": "2.13.0"}, "python": "3.11.7", "machine": "Linux", "threads": 1}
-        (self.path / "run.json").write_text(json.dumps(manifest), encoding="utf-8")
+        self.there.manifest.write_text(json.dumps(manifest), encoding="utf-8")
 
     def evaluate(self, iteration: int) -> Scores:
         scores = make_scores(accuracy=0.35 + 0.08 * iteration, seed=self.seed)
-        path = self.path / f"iteration_{iteration}" / "evaluation.json"
+        path = self.there.scores(iteration)
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(scores.to_json()), encoding="utf-8")
         self.log(iteration, scores.metrics())
@@ -120,7 +122,7 @@ class RunWriter:
 
     def pose(self, iteration: int, posed: Posed = make_questions, *, audited: bool = True) -> list[LabelledQuestion]:
         questions = posed(iteration, self.rng)
-        JsonlBank(self.path / "questions").put(iteration, questions)
+        JsonlBank(self.there).put(iteration, questions)
         audit = {"audit/level": 2.0 + iteration, "audit/level_kept": 2.5 + iteration, "audit/well_posed": 0.9}
         audit |= {"audit/label_accuracy": 0.7, "audit/label_accuracy_kept": 0.8 - 0.1 * iteration}
         self.log(iteration, {**curriculum_metrics(questions), **(audit if audited else {})})
@@ -128,7 +130,7 @@ class RunWriter:
             self._complete(f"{iteration}/questions", 12.0)
         return questions
 
-    def round(self, iteration: int) -> None:
+    def iterate(self, iteration: int) -> None:
         self.train(iteration, "challenger", steps=4)
         self.pose(iteration)
         self.train(iteration, "solver", steps=10)
@@ -136,21 +138,21 @@ class RunWriter:
 
     def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
         self.ledger.step += 1
-        tracker = JsonlTracker(self.path / "metrics.jsonl")
+        tracker = JsonlTracker(self.there.metrics)
         tracker.log({"iteration": float(iteration), **metrics}, step=self.ledger.step)
         tracker.close()
 
     def _complete(self, stage: str, seconds: float) -> None:
-        tracker = JsonlTracker(self.path / "metrics.jsonl")
+        tracker = JsonlTracker(self.there.metrics)
         self.ledger.complete(stage, {"summary": "", "seconds": seconds}, files={}, metrics=tracker.position())
         tracker.close()
 
 
 def finished_run(path: Path, **changes: object) -> RunWriter:
-    """A complete run of two rounds."""
+    """A complete run of two iterations."""
     writer = RunWriter(path, **changes)
     writer.evaluate(0)
     for iteration in (1, 2):
-        writer.round(iteration)
+        writer.iterate(iteration)
     writer.manifest(finished=True)
     return writer

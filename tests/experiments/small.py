@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from experiments import PROJECT, composition
-from experiments.resolvers import register_resolvers
+from experiments import composition
+from experiments.compose import compose
 from rzero.runs.progress import Silent
 from rzero.selfplay import SelfPlay
 
 SHRUNK = (
     "iterations=2",
     "grader=exact",
-    "benchmarks.benchmarks.items=3",
-    "benchmarks.k=2",
+    "benchmarks.source.source.items=3",
+    "benchmarks.protocol.k=2",
     "challenger.settings.steps=2",
     "challenger.settings.prompts_per_step=4",
     "challenger.polling.votes=4",
@@ -31,14 +30,12 @@ SHRUNK = (
 
 def config(*overrides: str) -> DictConfig:
     """The default experiment with `overrides`, as `python -m experiments.run` composes it."""
-    register_resolvers()
-    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
+    return compose(*overrides)
 
 
 def small_run(directory: Path, *overrides: str) -> SelfPlay:
     """A shrunk run, built but not started."""
     directory.mkdir(exist_ok=True)
     selfplay = composition.build(config(*SHRUNK, *overrides), directory)
-    selfplay.narrator = Silent()
+    selfplay.stages.narrator = Silent()
     return selfplay

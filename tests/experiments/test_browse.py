@@ -21,10 +21,11 @@ from fastapi.testclient import TestClient
 
 from experiments import PROJECT
 from experiments.browse import main
-from experiments.browsing import charts, comparison, selection
+from experiments.browsing import comparison, selection
 from experiments.browsing.pages import HEADERS, create_app
 from experiments.browsing.selection import PAGE, Wanted, outcomes, select
 from experiments.browsing.shelf import Shelf
+from experiments.reporting import figures, plots
 from experiments.reporting.data import read_run
 from rzero.types import LabelledQuestion, Vote
 from tests.experiments.hostile import HOSTILE, hostile_questions
@@ -104,9 +105,9 @@ def test_every_link_of_a_run_leads_somewhere(client: TestClient) -> None:
     while waiting:
         address = waiting.pop()
         seen.add(address)
-        links = page(client, address).links if not address.endswith((".css", ".svg")) else []
+        links = page(client, address).links if not address.endswith((".css", ".svg", ".png")) else []
         assert all(link.startswith("/") for link in links)
-        new = {link for link in links if link.startswith(("/runs/0", "/browse")) and "/rounds/" not in link} - seen
+        new = {link for link in links if link.startswith(("/runs/0", "/browse")) and "/iterations/" not in link} - seen
         waiting += sorted(new - set(waiting))
     assert {"/runs/0", "/runs/0/questions", "/browse.css"} <= seen
     assert any("outcome=above_band" in address for address in seen)
@@ -115,12 +116,12 @@ def test_every_link_of_a_run_leads_somewhere(client: TestClient) -> None:
 def test_a_run_shows_its_result_and_curves(client: TestClient, paths: list[Path]) -> None:
     run = read_run(paths[0])
     shown = page(client, "/runs/0")
-    last = run.rounds[-1].scores
-    assert last is not None
-    assert f"{last.overall:.2f} %" in shown.text
-    for title in ("Overall AVG by round (%)", "Labels by round (%)", "Solver: reward", "Challenger: KL"):
-        assert title in shown.text
-    assert "path" in shown.tags
+    assert f"{run.scores[-1][1].overall:.2f} %" in shown.text
+    there = {drawing.alt: drawing.name for drawings in plots.OF_RUN.values() for drawing in drawings}
+    told = {value for name, value in shown.attributes if name == "alt"}
+    assert told == there.keys()
+    for name in there.values():
+        assert f"/runs/0/pictures/{name}.png" in shown.links
 
 
 def test_the_overview_lists_every_run(client: TestClient) -> None:
@@ -130,26 +131,26 @@ def test_the_overview_lists_every_run(client: TestClient) -> None:
 
 
 def test_a_question_shows_every_answer_and_vote(client: TestClient, paths: list[Path]) -> None:
-    question = read_run(paths[0]).rounds[2].questions[1]
+    question = read_run(paths[0]).iterations[2].questions[1]
     assert question.vote is not None
-    shown = page(client, "/runs/0/rounds/2/questions/1")
+    shown = page(client, "/runs/0/iterations/2/questions/1")
     assert question.question in shown.text
     assert shown.text.count(str(question.vote.label)) >= question.vote.count
     assert all(answer in shown.text for answer, _ in question.vote.counts)
     assert f"{question.vote.count} of 10 votes" in shown.text
-    assert "no votes" in page(client, "/runs/0/rounds/2/questions/0").text
+    assert "no votes" in page(client, "/runs/0/iterations/2/questions/0").text
 
 
 def test_thousands_of_questions_come_in_pages(client: TestClient) -> None:
-    shown = page(client, f"/runs/1/questions?round=1&page={MANY // PAGE}")
+    shown = page(client, f"/runs/1/questions?iteration=1&page={MANY // PAGE}")
     assert f"{MANY - PAGE + 1}–{MANY} of {MANY}" in shown.text
-    assert sum("/rounds/1/questions/" in link for link in set(shown.links)) == PAGE
-    assert f"{MANY - PAGE + 1}–{MANY}" in page(client, "/runs/1/questions?round=1&page=99999").text
+    assert sum("/iterations/1/questions/" in link for link in set(shown.links)) == PAGE
+    assert f"{MANY - PAGE + 1}–{MANY}" in page(client, "/runs/1/questions?iteration=1&page=99999").text
 
 
-def test_two_rounds_stand_side_by_side(client: TestClient, paths: list[Path]) -> None:
+def test_two_iterations_stand_side_by_side(client: TestClient, paths: list[Path]) -> None:
     shown = page(client, "/compare?left=0.1&right=0.2").text
-    first, second = read_run(paths[0]).rounds[1:]
+    first, second = read_run(paths[0]).iterations[1:]
     assert first.scores is not None
     assert second.scores is not None
     assert f"{second.scores.overall - first.scores.overall:+.2f}" in shown
@@ -158,7 +159,7 @@ def test_two_rounds_stand_side_by_side(client: TestClient, paths: list[Path]) ->
     assert (level.left, level.right, level.difference) == (3.0, 4.0, 1.0)
     assert "evaluation" in stages
     assert not any("unix_s" in measure.name for measures in stages.values() for measure in measures)
-    assert "No votes in this round." in page(client, "/compare?left=0.0&right=1.1").text
+    assert "No votes in this iteration." in page(client, "/compare?left=0.0&right=1.1").text
 
 
 @pytest.mark.parametrize(
@@ -168,12 +169,17 @@ def test_two_rounds_stand_side_by_side(client: TestClient, paths: list[Path]) ->
         ("/runs/-1", 404),
         ("/runs/..%2f..%2fetc%2fpasswd", 404),
         ("/runs/0x/questions", 400),
-        ("/runs/0/questions?round=7", 404),
-        ("/runs/0/questions?round=../../x", 400),
+        ("/runs/0/questions?iteration=7", 404),
+        ("/runs/0/questions?iteration=../../x", 400),
         ("/runs/0/questions?order=random", 400),
         (f"/runs/0/questions?text={'a' * 201}", 400),
-        ("/runs/0/rounds/1/questions/999", 404),
+        ("/runs/0/iterations/1/questions/999", 404),
         ("/compare?left=../../etc/passwd", 404),
+        ("/runs/0/pictures/passwd.png", 404),
+        ("/runs/1/pictures/accuracy.png", 404),
+        ("/runs/0/iterations/0/agreement.png", 404),
+        ("/comparison.png?runs=9", 404),
+        ("/comparison.png?runs=1", 404),
         ("/docs", 404),
         ("/openapi.json", 404),
         ("/templates/base.html.j2", 404),
@@ -187,10 +193,10 @@ def test_what_is_not_there_is_said(client: TestClient, address: str, status: int
 
 
 def test_model_text_stays_text(client: TestClient, paths: list[Path]) -> None:
-    posed = read_run(paths[2]).rounds[1].questions
-    addresses = [f"/runs/2/questions?round=1&page={number}" for number in range(1, -(-len(posed) // PAGE) + 1)]
-    addresses += [f"/runs/2/rounds/1/questions/{question.index}" for question in posed[:: 1 + len(posed) // 20]]
-    tame = ("/runs/0", "/runs/0/questions", "/runs/0/rounds/1/questions/1", "/compare?left=0.1&right=0.2")
+    posed = read_run(paths[2]).iterations[1].questions
+    addresses = [f"/runs/2/questions?iteration=1&page={number}" for number in range(1, -(-len(posed) // PAGE) + 1)]
+    addresses += [f"/runs/2/iterations/1/questions/{question.index}" for question in posed[:: 1 + len(posed) // 20]]
+    tame = ("/runs/0", "/runs/0/questions", "/runs/0/iterations/1/questions/1", "/compare?left=0.1&right=0.2")
     tags = {tag for address in tame for tag in page(client, address).tags}
     for address in [*addresses, "/", "/runs/2", "/compare?left=2.1&right=2.1"]:
         shown = page(client, address)
@@ -200,7 +206,7 @@ def test_model_text_stays_text(client: TestClient, paths: list[Path]) -> None:
         acting = [c for c in shown.text if unicodedata.category(c)[0] == "C" and c not in "\n\t"]
         assert not acting, address
     for index in (0, 1, 2, 3, 4, 5, 7):  # 6 holds characters that act instead of being seen
-        assert HOSTILE[index] in page(client, f"/runs/2/rounds/1/questions/{index}").text
+        assert HOSTILE[index] in page(client, f"/runs/2/iterations/1/questions/{index}").text
     assert "<b>evil</b> {{ 7 * 7 }}" in page(client, "/runs/2").text
 
 
@@ -255,27 +261,25 @@ def test_filters_and_orders() -> None:
     assert selection.select([], Wanted(page=3)).pages == 1
 
 
-def test_charts_have_gaps_and_stay_on_the_canvas() -> None:
-    values = [(1.0, 0.5), (2.0, None), (3.0, float("inf")), (4.0, -1e9), (5.0, 2.0)]
-    finite = [(x, None if value == float("inf") else value) for x, value in values]
-    chart = charts.lines("t", [charts.Series(name="a", values=finite)], x_label="x")
-    assert chart is not None
-    assert chart.lines[0].path.count("M") == 2
-    for x, y, _ in chart.lines[0].dots:
-        assert 0 <= x <= charts.WIDTH
-        assert 0 <= y <= charts.HEIGHT
-    assert charts.lines("t", [charts.Series(name="a", values=[(1.0, None)])], x_label="x") is None
-    assert charts.lines("t", [], x_label="x") is None
+def test_pictures_are_those_of_the_report_and_drawn_once(client: TestClient, paths: list[Path]) -> None:
+    run = read_run(paths[0])
+    for address, draw in {
+        "/runs/0/pictures/accuracy.png": lambda: plots.accuracy(run),
+        "/runs/0/iterations/2/agreement.png": lambda: plots.histograms([run.iterations[2]], shaded=(0.25, 0.75)),
+        "/comparison.png?runs=0&runs=0": lambda: plots.comparison([run, run]),
+    }.items():
+        answer = client.get(address)
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.content == figures.png(draw), address
+    one = Shelf(paths[:1])[0]
+    assert one.drawn("x", lambda: plots.accuracy(run)) is one.drawn("x", lambda: pytest.fail("drawn twice"))
 
 
 def test_the_histogram_holds_every_vote(paths: list[Path]) -> None:
-    run = read_run(paths[0])
-    chart = charts.agreement(run.rounds[1].questions, title="t", run=run)
-    assert chart is not None
-    told = [re.match(r"(\d+) (kept|dropped) at", bar[-1]) for bar in chart.bars]
-    assert sum(int(match[1]) for match in told if match) == sum(q.vote is not None for q in run.rounds[1].questions)
-    assert len(chart.shades) == 1
-    assert all(x >= charts.LEFT and x + width <= charts.WIDTH for x, _, width, *_ in chart.bars)
+    iteration = read_run(paths[0]).iterations[1]
+    [axes] = plots.histograms([iteration], shaded=(0.25, 0.75)).axes
+    bars = [bar.get_height() for container in axes.containers for bar in container]  # type: ignore[attr-defined]
+    assert sum(bars) == sum(question.vote is not None for question in iteration.questions)
 
 
 def test_a_run_that_goes_on_is_read_again(tmp_path: Path) -> None:
@@ -284,7 +288,7 @@ def test_a_run_that_goes_on_is_read_again(tmp_path: Path) -> None:
     shelf = Shelf([tmp_path / "run"])
     assert shelf[0] is shelf[0]
     assert shelf[0].run.done == 0
-    writer.round(1)
+    writer.iterate(1)
     assert shelf[0].run.done == 1
     only = TestClient(create_app([tmp_path / "run"]), base_url="http://localhost", raise_server_exceptions=False)
     assert "micro, seed 0" in page(only, "/").text
@@ -340,7 +344,7 @@ def test_a_real_browser_shows_it_without_complaint(server: str, tmp_path: Path) 
     command += ["--enable-logging=stderr", "--window-size=1280,900", f"--screenshot={picture}"]
     environment = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run(
-        [*command, f"{server}runs/2/questions?round=1"],
+        [*command, f"{server}runs/2/questions?iteration=1"],
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,18 +1,23 @@
-"""Every choice that the configuration offers composes and builds; the presets hold the numbers they promise."""
+"""Every pair of choices that the configuration offers composes and builds; presets hold the numbers they promise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import product
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT, composition
-from experiments.recipe import recipe
 from rzero.collapse import Limit, roll_back, stop, warn
 from rzero.rewards import OfficialChallengerReward, PaperChallengerReward
 from rzero.selfplay import SelfPlay
+from rzero.types import Question
+from tests.experiments.covering import Cell, Row, covering
 from tests.experiments.small import config
 
 
@@ -26,24 +31,58 @@ def built(directory: Path, *overrides: str) -> SelfPlay:
     return composition.build(config("grader=exact", "benchmarks=micro", *overrides), directory)
 
 
-CHOICES = [
-    *(f"{group}={name}" for group in ("challenger", "curriculum", "solver", "engine") for name in options(group)),
-    *(f"loss@solver.loss={name}" for name in options("loss")),
-    *(f"label@solver.label={name}" for name in options("label")),
-    *(f"{group}={name}" for group in ("roles", "variant") for name in options(group)),
-    *(f"challenger_reward@challenger.reward={name}" for name in options("challenger_reward")),
-    *(f"solver_reward@solver.reward={name}" for name in options("solver_reward")),
-    *(f"advantage@solver.settings.advantage={name}" for name in options("advantage")),
-    "curriculum/rule=closed",
-]
+AS_IT_IS = ""
+"""Option of every slot: whatever defaults, experiment and variant say."""
+
+NOT_PAIRED = {"benchmarks": "their data sets lie elsewhere", "sweeps": "multiruns of the others"}
+NEEDS_AN_ACCOUNT = ("tracker", "wandb")
 
 
-CONTROLS_THAT_SEE_ANSWERS = {
-    "label@solver.label=gold_control",
-    "curriculum=labelled_control",
-    "variant=gold_reward",
-    "variant=labelled",
+@cache
+def slots() -> dict[str, list[str]]:
+    """Every slot of the composed defaults list with its options."""
+    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
+        chosen = compose("config", return_hydra_config=True).hydra.runtime.choices
+    names = [name for name in chosen if not name.startswith("hydra") and name not in NOT_PAIRED]
+    return {
+        name: [AS_IT_IS, *(found for found in options(name.partition("@")[0]) if (name, found) != NEEDS_AN_ACCOUNT)]
+        for name in names
+    }
+
+
+NEEDS_THE_WHOLE_DISTRIBUTION = (
+    "mismatch correction needs untruncated sampling, got temperature=1.0, top_p=0.99, top_k=0"
+)
+REFUSED: Mapping[frozenset[Cell], str] = {
+    frozenset({(f"mismatch@{role}.loss", correction), *other}): NEEDS_THE_WHOLE_DISTRIBUTION
+    for role, correction, other in product(
+        ("challenger", "solver"),
+        ("masked", "truncated"),
+        (
+            *({("scale", scale)} for scale in ("official", "paper", "paper_lora", "small_lm")),
+            *(
+                {("scale", AS_IT_IS), ("experiment", name)}
+                for name in ("gemma3_270m", "official", "paper", "paper_lora_1gpu", "smollm2_135m")
+            ),
+        ),
+    )
 }
+"""Choices that cannot go together, and what a run says that is given them."""
+
+
+def spelled(cells: Row | frozenset[Cell]) -> list[str]:
+    return [f"{slot}={option}" for slot, option in dict(cells).items() if option != AS_IT_IS]
+
+
+def paired(row: Row | frozenset[Cell]) -> DictConfig:
+    """The composed choices, for which the benchmarks need no data set and any policy a place."""
+    cfg = config("benchmarks=micro", "policy.path_or_id=/some/model", *spelled(row))
+    cfg.benchmarks = {"_target_": f"{__name__}.nothing_measured", "_partial_": True}
+    return cfg
+
+
+def nothing_measured(**_: object) -> None:
+    """The benchmarks of choices that are only built."""
 
 
 def answers_reach_training(cfg: DictConfig) -> bool:
@@ -61,45 +100,69 @@ def answers_reach_training(cfg: DictConfig) -> bool:
     return any(name.startswith("evaluation.") for name in names({**data, "benchmarks": {}, "audit": {}}))
 
 
-@pytest.mark.parametrize("choice", CHOICES)
-def test_every_choice_builds_and_only_named_controls_let_true_answers_reach_training(
-    choice: str, tmp_path: Path
+def is_a_control_that_sees_answers(row: Row) -> bool:
+    """A choice of its own wins over a variant's."""
+    label = row["label@solver.label"] or {"gold_reward": "gold_control"}.get(row["variant"])
+    rule = row["curriculum/rule"] or {"labelled": "labelled_control"}.get(row["variant"])
+    return label == "gold_control" or rule == "labelled_control"
+
+
+@cache
+def rows() -> list[Row]:
+    return covering(slots(), refused=tuple(REFUSED))
+
+
+PARTS = 10
+"""Tests that share the rows, so that several processes can have some each."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_pair_of_choices_builds_and_only_named_controls_let_true_answers_reach_training(
+    part: int, tmp_path: Path
 ) -> None:
-    cfg = config("grader=exact", "benchmarks=micro", *choice.split())
-    assert answers_reach_training(cfg) == (choice in CONTROLS_THAT_SEE_ANSWERS)
-    selfplay = composition.build(cfg, tmp_path)
-    selfplay.challenger.reward(0)
-    selfplay.solver.reward(0)
-    selfplay.tracker.close()
+    """Up to policy, engine and trainer: no weights are loaded, no engine draws."""
+    for number, row in enumerate(rows()[part::PARTS]):
+        cfg = paired(row)
+        assert answers_reach_training(cfg) == is_a_control_that_sees_answers(row), spelled(row)
+        selfplay = composition.build(cfg, tmp_path / str(number))
+        selfplay.make_engine().close()
+        instantiate(cfg.trainer)
+        selfplay.close()
 
 
-@pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_composes_without_true_answers(experiment: str, tmp_path: Path) -> None:
-    cfg = config("grader=exact", "benchmarks=micro", f"experiment={experiment}")
-    assert not answers_reach_training(cfg)
-    selfplay = composition.build(cfg, tmp_path)
-    assert selfplay.iterations >= 1
-    selfplay.tracker.close()
+def test_the_rows_hold_every_pair_that_is_not_refused() -> None:
+    held = {frozenset(pair) for row in rows() for pair in product(row.items(), row.items())}
+    cells = [(slot, option) for slot, names in slots().items() for option in names]
+    wanted = {frozenset((one, other)) for one, other in product(cells, cells) if one[0] != other[0]}
+    assert wanted - held == {cells for cells in REFUSED if len(cells) == 2}
+    assert 100 < len(rows()) < 400
+
+
+def test_choices_that_cannot_go_together_are_refused_when_the_run_is_built(tmp_path: Path) -> None:
+    for number, (cells, message) in enumerate(REFUSED.items()):
+        with pytest.raises(ValueError, match=r"^(challenger|solver)\.loss: ") as refusal:
+            composition.build(paired(cells), tmp_path / str(number))
+        assert message in str(refusal.value)
+        assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", options("collapse"))
 def test_every_answer_to_collapse_builds_with_its_limits(name: str, tmp_path: Path) -> None:
     selfplay = built(tmp_path, f"collapse={name}")
-    assert selfplay.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
-    assert all(isinstance(limit, Limit) for limit in selfplay.collapse.limits.values())
+    assert selfplay.stages.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
+    assert all(isinstance(limit, Limit) for limit in selfplay.stages.collapse.limits.values())
     said: list[str] = []
-    selfplay.collapse.act = warn
+    selfplay.stages.collapse.act = warn
     for _ in range(3):
-        selfplay.collapse.look({"solver/kl": 100.0}, say=said.append)
+        selfplay.stages.collapse.look({"solver/kl": 100.0}, say=said.append)
     assert len(said) == 1
-    selfplay.tracker.close()
+    selfplay.close()
 
 
 @pytest.mark.parametrize("sweep", sorted(path.stem for path in (PROJECT / "sweeps").glob("*.yaml")))
 def test_every_sweep_names_keys_that_exist(sweep: str) -> None:
     """Each value of each parameter composes."""
-    from hydra import compose, initialize_config_dir
-
     with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
         node = compose("config", overrides=[f"sweeps={sweep}"], return_hydra_config=True).hydra
     assert node.mode.name == "MULTIRUN"
@@ -108,18 +171,21 @@ def test_every_sweep_names_keys_that_exist(sweep: str) -> None:
             config(f"{key}={value}")
 
 
-def test_variants_are_the_micro_experiments_of_the_same_name() -> None:
-    """Results that were kept under one are results of the other."""
-    for experiment, variant in (
-        ("micro_untrained_challenger", "untrained_challenger"),
-        ("micro_random_reward", "random_reward"),
-        ("micro_format_reward", "format_reward"),
-    ):
-        assert recipe(config(f"experiment={experiment}")) == recipe(config(f"variant={variant}"))
+@pytest.mark.parametrize(
+    ("experiment", "any_language"), [("micro", False), ("paper", False), ("official", False), ("smollm2_135m", True)]
+)
+def test_what_was_published_charges_the_published_repetition(
+    experiment: str, any_language: bool, tmp_path: Path
+) -> None:
+    run = built(tmp_path, f"experiment={experiment}")
+    questions = [Question(text="2+2?", answer="4")] * 4
+    charged = [paid.parts["repetition"] for paid in run.challenger.reward(0)(questions, [None] * 4)]
+    assert charged == [1.0 if any_language else 0.25] * 4
+    run.close()
 
 
 def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
-    paper = built(tmp_path, "challenger=paper", "curriculum=paper", "solver=paper")
+    paper = built(tmp_path, "experiment=paper")
     assert (paper.challenger.settings.steps, paper.solver.settings.steps) == (5, 15)
     assert paper.challenger.settings.prompts_per_step * paper.challenger.settings.samples_per_prompt == 2048
     assert (paper.solver.settings.prompts_per_step, paper.solver.settings.samples_per_prompt) == (512, 5)
@@ -130,11 +196,11 @@ def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
     assert isinstance(paper.challenger.reward(0), PaperChallengerReward)
     assert (paper.solver.loss.clip_low, paper.solver.loss.clip_high, paper.solver.loss.dual_clip) == (0.2, 0.3, None)
     assert paper.solver.loss.kl_coefficient == 0.01
-    paper.tracker.close()
+    paper.close()
 
 
 def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
-    official = built(tmp_path, "challenger=official", "curriculum=official", "solver=official")
+    official = built(tmp_path, "experiment=official")
     assert official.curriculum.polling.votes == 9
     assert official.curriculum.rule.band(0.8) is None
     assert official.curriculum.rule.band(0.25) is not None
@@ -142,12 +208,17 @@ def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
     assert official.solver.loss.dual_clip == 3.0
     assert official.challenger.loss.aggregation.size == 2
     assert official.challenger.settings.updates_per_rollout == 32
-    official.tracker.close()
+    for phase in (official.challenger, official.solver):
+        assert phase.settings.advantage.keywords["equal_within"] == 0.0, "as recorded: the very same number"
+    official.close()
 
 
-@pytest.mark.parametrize("engine", options("engine"))
-@pytest.mark.parametrize("experiment", options("experiment"))
-def test_every_experiment_composes_with_every_engine(experiment: str, engine: str) -> None:
-    """An experiment that sets a key which only one engine knows would fail when that engine is built."""
-    cfg = config(f"experiment={experiment}", f"engine={engine}")
-    assert set(cfg.engine) == set(config(f"engine={engine}").engine)
+@pytest.mark.parametrize("policy", ["micro_small", "qwen3_8b_base", "/a/b/Own"])
+@pytest.mark.parametrize("preset", ["paper", "official"])
+def test_a_preset_takes_any_policy_and_is_named_after_it(preset: str, policy: str) -> None:
+    chosen = ["policy=hf", f"policy.path_or_id={policy}"] if "/" in policy else [f"policy={policy}"]
+    own, default = config(f"experiment={preset}", *chosen), config(f"experiment={preset}")
+    assert own.name == f"{preset}_{own.policy.path_or_id.rpartition('/')[2]}"
+    assert default.name == f"{preset}_Qwen3-4B-Base"
+    for key in own.keys() - {"policy", "name"}:
+        assert own[key] == default[key]

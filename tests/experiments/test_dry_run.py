@@ -9,21 +9,22 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from experiments import PROJECT
 from experiments.dry_run import dry_run, main, replies
 from experiments.report import write_report
 from rzero.types import Prompt
 
-EXPERIMENTS = sorted(
-    path.stem for kind in ("paper", "official") for path in (PROJECT / "conf" / "experiment").glob(f"{kind}_*.yaml")
+POLICIES = ("qwen3_4b_base", "qwen3_8b_base", "octothinker_3b", "octothinker_8b")
+EXPERIMENTS = (
+    *(f"experiment={preset} policy={policy}" for preset in ("paper", "official") for policy in POLICIES),
+    "experiment=paper_lora_1gpu",
 )
 STAGES = ["0/evaluation", "1/challenger", "1/questions", "1/solver", "1/evaluation"]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_of_the_paper_runs_a_round(experiment: str, tmp_path: Path) -> None:
-    selfplay = dry_run([f"experiment={experiment}"], tmp_path)
-    assert list(selfplay.ledger.stages) == STAGES
+    selfplay = dry_run(experiment.split(), tmp_path)
+    assert list(selfplay.stages.ledger.stages) == STAGES
     model_type = AutoConfig.from_pretrained(tmp_path / "model").model_type
     assert model_type == ("llama" if "octothinker" in experiment else "qwen3")
     assert (tmp_path / "iteration_1" / "solver" / "adapter").is_dir() == ("lora" in experiment)
@@ -41,7 +42,7 @@ def test_every_experiment_of_the_paper_runs_a_round(experiment: str, tmp_path: P
 
 def test_a_dry_run_ends_in_a_report_and_may_be_changed(tmp_path: Path) -> None:
     changes = ["solver_reward@solver.reward=official", "solver.settings.chunk_tokens=7"]
-    dry_run(["experiment=paper_qwen3_4b", *changes], tmp_path)
+    dry_run(["experiment=paper", *changes], tmp_path)
     assert write_report([tmp_path], output=tmp_path).is_file()
 
 
@@ -53,7 +54,7 @@ def test_the_script_splits_votes_in_half() -> None:
 
 
 def test_wrong_experiments_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["experiment=paper_qwen3_5b"]) == 2
-    assert "paper_qwen3_5b" in capsys.readouterr().err
+    assert main(["experiment=papers"]) == 2
+    assert "papers" in capsys.readouterr().err
     assert main(["policy=micro"]) == 2
     assert "has no `architecture`" in capsys.readouterr().err

@@ -12,8 +12,9 @@ from hydra.utils import instantiate
 
 from evaluation import reasoning
 from evaluation.harness import HarnessSuite
-from evaluation.sources import Datasets, ReasoningGym
+from evaluation.sources import ReasoningGym
 from experiments import PROJECT, analyse, compare, evaluate
+from experiments.command_line import WRONG
 from experiments.resolvers import register_resolvers
 from rzero.grading import ExactGrader
 from rzero.prompts import Prompts
@@ -24,7 +25,6 @@ GRADER = ExactGrader(max_chars=2000)
 SUITES = sorted(path.stem for path in (PROJECT / "conf" / "benchmarks").glob("[a-z]*.yaml"))
 TEN = {"amc23", "minerva", "math500", "gsm8k", "olympiadbench", "aime24", "aime25", "mmlu_pro", "supergpqa", "bbeh"}
 TINY = (
-    "benchmarks=micro_harness",
     "benchmarks.source.source.items=2",
     "benchmarks.protocol.k=2",
     "benchmarks.tasks=[sum, order]",
@@ -62,28 +62,24 @@ def test_a_suite_is_built_the_way_a_run_builds_it(tmp_path: Path) -> None:
     prompts = Prompts(challenger_system="", challenger_user="x", solver_system="", solver_user="{question}")
     suite = instantiate(cfg, prompts=prompts, grader=GRADER, vote=PaperVote(GRADER))()
     assert isinstance(suite, HarnessSuite)
-    assert isinstance(suite.source, Datasets)
     assert [item.question for item in suite.benchmarks[0].items] == ["one plus one"]
-    limits = {name: task.get_config("generation_kwargs")["max_gen_toks"] for name, task in suite.tasks.items()}
-    assert limits == {"amc23": 4096}
+    assert {decoding: sampling.max_tokens for decoding, sampling in suite.samplings["amc23"].items()} == {
+        "greedy": 4096,
+        "sampled": 4096,
+    }
 
 
-def test_task_files_name_the_token_limits_of_the_paper() -> None:
-    from lm_eval.tasks import TaskManager
-
-    from evaluation.harness import TASKS
-
-    known = TaskManager(include_path=str(TASKS), include_defaults=False).all_subtasks
-    assert set(known) >= TEN
-    assert "max_gen_toks: 4096" in (TASKS / "_mathematics.yaml").read_text()
-    assert "max_gen_toks: 8192" in (TASKS / "_general.yaml").read_text()
-    assert all("until: []" in (TASKS / name).read_text() for name in ("_mathematics.yaml", "_general.yaml"))
+def test_the_ten_benchmarks_have_the_token_limits_of_the_paper() -> None:
+    definitions = composed("paper").definitions
+    assert set(definitions) == TEN
+    assert {(entry.group, entry.max_tokens) for entry in definitions.values()} == {("math", 4096), ("general", 8192)}
 
 
 def test_reasoning_gym_families_are_enough_and_pinned() -> None:
     cfg = composed("reasoning_gym")
     source: ReasoningGym = instantiate(cfg.source, _convert_="all")
     assert len(cfg.tasks) >= 12
+    assert list(cfg.tasks) == list(cfg.definitions)
     assert set(cfg.tasks) == {f"gym_{family}" for family in source.families} == set(cfg.protocol.sampled)
     assert set(source.families) <= set(reasoning.FAMILIES)
     with pytest.raises(ValueError, match="family must be one of"):
@@ -118,6 +114,40 @@ def test_reasoning_gym_ceiling() -> None:
             assert judged.right == (True, False, False), row["id"]
 
 
+MINE = """
+from evaluation.problems import Benchmark, BenchmarkItem
+
+def doubles(*, items):
+    rows = (BenchmarkItem(id=f"doubles-{n}", question=f"Compute {n} + {n}.", answer=str(2 * n)) for n in range(items))
+    return [Benchmark(name="doubles", group="general", items=tuple(rows))]
+"""
+MY_SUITE = """
+defaults: [_harness, _self_]
+definitions:
+  doubles: {group: general, kind: mathematics, max_tokens: 48}
+source:
+  _target_: evaluation.sources.Generated
+  source: {_target_: my_doubles.doubles, items: 3}
+protocol: {sampled: [doubles], k: 2, temperature: 1.0}
+"""
+
+
+def test_a_benchmark_of_ones_own_folder_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One class and one YAML outside the repository; nothing is registered."""
+    (tmp_path / "my_doubles.py").write_text(MINE)
+    (tmp_path / "conf" / "benchmarks").mkdir(parents=True)
+    (tmp_path / "conf" / "benchmarks" / "mine.yaml").write_text(MY_SUITE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = [f"hydra.searchpath=[file://{tmp_path}/conf]", "benchmarks=mine", "prompts=micro", "grader=exact"]
+    assert evaluate.main([*own, f"directory={tmp_path}/out"]) == 0
+    [scores] = (tmp_path / "out" / "scores").glob("doubles_*.json")
+    [benchmark] = json.loads(scores.read_text())["scores"]["benchmarks"]
+    assert benchmark["id"] == ["doubles-0", "doubles-1", "doubles-2"]
+    assert "truncated" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_checkpoints_are_evaluated_into_one_table_and_never_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -148,7 +178,7 @@ def test_checkpoints_are_evaluated_into_one_table_and_never_twice(
 def test_what_is_wrong_is_said_in_one_message(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate.main([*arguments, f"directory={tmp_path}"]) == evaluate.WRONG
+    assert evaluate.main([*arguments, f"directory={tmp_path}"]) == WRONG
     assert message in capsys.readouterr().err.replace("\n", " ")
 
 

@@ -6,25 +6,27 @@ import json
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from experiments import PROJECT
+from experiments.compose import compose
 from experiments.plan import main, plan, resolved
 from experiments.planning import Architecture, Hardware, Rollouts, Setting, memory_of
 from experiments.planning.work import decoding, update
-from experiments.resolvers import gpus, register_resolvers
+from experiments.resolvers import gpus
 
-EXPERIMENTS = sorted(
-    path.stem for kind in ("paper", "official") for path in (PROJECT / "conf" / "experiment").glob(f"{kind}_*.yaml")
+POLICIES = ("qwen3_4b_base", "qwen3_8b_base", "octothinker_3b", "octothinker_8b")
+EXPERIMENTS = (
+    *(f"experiment={preset} policy={policy}" for preset in ("paper", "official") for policy in POLICIES),
+    "experiment=paper_lora_1gpu",
 )
-PUBLISHED = {"qwen3_4b": 4.02e9, "qwen3_8b": 8.19e9, "octothinker_3b": 3.21e9, "octothinker_8b": 8.03e9}
+PUBLISHED = {"qwen3_4b_base": 4.02e9, "qwen3_8b_base": 8.19e9, "octothinker_3b": 3.21e9, "octothinker_8b": 8.03e9}
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_of_the_paper_has_a_plan(experiment: str) -> None:
-    figures = plan([f"experiment={experiment}", "trainer.devices=8"])
-    published = PUBLISHED["_".join(experiment.split("_")[1:3])]
+    figures = plan([*experiment.split(), "trainer.devices=8"])
+    published = PUBLISHED[experiment.partition("policy=")[2] or "qwen3_4b_base"]
     assert figures["parameters"] == pytest.approx(published, rel=0.005)
     assert figures["devices"] == 8
     assert set(figures["phases"]) == {"challenger", "questions", "solver"}
@@ -132,17 +134,14 @@ def test_every_process_has_a_server_on_its_own_gpu(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_plan_does_not_depend_on_the_devices_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = plan(["experiment=paper_qwen3_4b"])
+    expected = plan(["experiment=paper"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert plan(["experiment=paper_qwen3_4b"]) == expected
+    assert plan(["experiment=paper"]) == expected
 
 
 def test_where_vllm_runs_is_read_from_the_configuration() -> None:
     def rollouts(*overrides: str) -> Rollouts:
-        register_resolvers()
-        with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-            composed = compose("config", overrides=["experiment=paper_qwen3_4b", *overrides])
-        return Setting.of(resolved(composed)).rollouts
+        return Setting.of(resolved(compose("experiment=paper", *overrides))).rollouts
 
     beside = rollouts()
     assert (beside.devices, beside.copies, beside.weight_bytes) == (8, 1, 2)
@@ -153,26 +152,26 @@ def test_where_vllm_runs_is_read_from_the_configuration() -> None:
 
 
 def test_what_does_not_fit_is_said_with_what_to_change(capsys: pytest.CaptureFixture[str]) -> None:
-    embedded = ["experiment=paper_qwen3_4b", "engine=embedded"]
-    assert main(embedded) == 0
+    embedded = ["experiment=paper", "engine=embedded"]
+    assert main(embedded) == 1
     text = capsys.readouterr().out
     assert "DOES NOT FIT (79 GiB per device)" in text
     assert "engine.max_rows=" in text
     rows = text.partition("engine.max_rows=")[2].split()[0]
     assert main([*embedded, f"engine.max_rows={rows}"]) == 0
     assert "DOES NOT FIT" not in capsys.readouterr().out
-    whole = plan(["experiment=paper_qwen3_8b", "trainer=ddp"])
+    whole = plan(["experiment=paper", "policy=qwen3_8b_base", "trainer=ddp"])
     assert "trainer=fsdp" in whole["advice"][0]
     assert "engine.host.gpu_memory_utilization below 0.45" in whole["advice"][0]
     assert not whole["fits"]
-    small = plan(["experiment=paper_qwen3_8b", "engine.host.gpu_memory_utilization=0.15"])
+    small = plan(["experiment=paper", "policy=qwen3_8b_base", "engine.host.gpu_memory_utilization=0.15"])
     assert "a larger engine.host.gpu_memory_utilization" in small["advice"][0]
-    assert "engine.dtype=bfloat16" in plan(["experiment=paper_qwen3_8b", "engine=embedded"])["advice"][0]
+    assert "engine.dtype=bfloat16" in plan(["experiment=paper", "policy=qwen3_8b_base", "engine=embedded"])["advice"][0]
 
 
 def test_json_other_hardware_and_wrong_values(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["experiment=paper_qwen3_4b", "hardware=a100", "--json"]) == 0
+    assert main(["experiment=paper", "hardware=a100", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["hardware"]["name"] == "A100 80 GB"
-    assert main(["experiment=paper_qwen3_5b"]) == 2
-    assert "paper_qwen3_5b" in capsys.readouterr().err
+    assert main(["experiment=papers"]) == 2
+    assert "papers" in capsys.readouterr().err

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from experiments import PROJECT
+from experiments.compose import compose
 from rzero.policy import load_policy
 
 SIZES = sorted(path.stem for path in (PROJECT / "conf" / "model_size").glob("*.yaml"))
@@ -26,8 +26,7 @@ def facts(directory: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_is_committed_with_its_policy(size: str) -> None:
-    with initialize_config_dir(config_dir=str(PROJECT / "conf"), version_base="1.3"):
-        cfg = compose("pretrain", overrides=[f"model_size={size}"])
+    cfg = compose(f"model_size={size}", config="pretrain")
     directory = PROJECT / cfg.output
     saved = json.loads((directory / "config.json").read_text())
     assert {key: saved[key] for key in cfg.model if key != "rope_theta"} == {

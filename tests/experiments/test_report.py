@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from evaluation.metrics import spread
 from experiments.report import main, write_report
-from experiments.reporting import rounds
+from experiments.reporting import iterations
 from experiments.reporting.data import band, read_run
 from tests.experiments.hostile import hostile_questions
 from tests.experiments.runs import RunWriter, finished_run, make_config, make_questions
@@ -41,7 +41,7 @@ def test_a_complete_run_has_all_parts(complete: Path) -> None:
 
 
 def test_time_is_given_by_part_of_a_step_with_tokens_per_second(complete: Path) -> None:
-    """Two rounds of 4 steps of 10 s and 100 tokens each."""
+    """Two iterations of 4 steps of 10 s and 100 tokens each."""
     line = next(row for row in (complete / "report.md").read_text().split("\n") if row.startswith("| Challenger | "))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1:] == ["40 s (50.0 %)", "24 s (30.0 %)", "16 s (20.0 %)", "800", "20", "10"]
@@ -51,11 +51,9 @@ def test_the_result_is_the_one_of_the_metrics(complete: Path) -> None:
     run = read_run(complete)
     assert run.base is not None
     markdown = (complete / "report.md").read_text()
-    for turn in run.evaluated:
-        assert turn.scores is not None
-        assert f"{turn.scores.overall:.2f}" in markdown
-    last = run.rounds[-1].scores
-    assert last is not None
+    for _, scores in run.scores:
+        assert f"{scores.overall:.2f}" in markdown
+    last = run.scores[-1][1]
     assert f"{last.overall - run.base.overall:+.2f} points" in markdown
     row = next(line for line in markdown.split("\n") if line.startswith("| MATH AVG"))
     best = last.table()["MATH AVG"]
@@ -122,12 +120,12 @@ def test_an_unfinished_run_is_reported_as_far_as_it_got(tmp_path: Path, stages: 
     assert "0 of 2 (not finished)" in path.read_text()
 
 
-def test_a_round_that_kept_nothing_says_so(tmp_path: Path) -> None:
+def test_an_iteration_that_kept_nothing_says_so(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path / "run")
     writer.evaluate(0)
     writer.pose(1, lambda iteration, rng: [q for q in make_questions(iteration, rng) if not q.kept])
     text = write_report([tmp_path / "run"], output=tmp_path / "run").read_text()
-    assert "Round 1 kept none of its" in text
+    assert "Iteration 1 kept none of its" in text
     assert "below_band" in text
 
 
@@ -136,7 +134,7 @@ def test_half_a_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     writer.train(1, "challenger", steps=3)
     with open(tmp_path / "run" / "metrics.jsonl", "a", encoding="utf-8") as file:
         file.write('{"step": 9, "iteration": 1.0, "challenger/rew')
-    assert len(read_run(tmp_path / "run").rounds[1].challenger) == 3
+    assert len(read_run(tmp_path / "run").iterations[1].challenger) == 3
 
 
 def test_missing_numbers_leave_gaps(tmp_path: Path) -> None:
@@ -150,10 +148,9 @@ def test_several_seeds_are_averaged_and_other_recipes_are_not(tmp_path: Path) ->
     control = finished_run(tmp_path / "control", name="random_reward", reward="random").path
     write_report([*seeds, control], output=tmp_path / "out")
     markdown = (tmp_path / "out" / "report.md").read_text()
-    last = [run.rounds[-1].scores for run in map(read_run, seeds)]
-    overall = [scores.overall for scores in last if scores]
+    overall = [run.scores[-1][1].overall for run in map(read_run, seeds)]
     assert f"**{fmean(overall):.2f} ± {spread(overall):.2f}**" in markdown
-    assert markdown.count("mean of 2 ± spread") == 2  # of the rounds and of the gain
+    assert markdown.count("mean of 2 ± spread") == 2  # of the iterations and of the gain
     assert "random_reward, seed 0" in markdown.replace("\\", "")
     assert {f"run{number}_accuracy.png" for number in (1, 2, 3)} <= {p.name for p in (tmp_path / "out").iterdir()}
 
@@ -174,10 +171,10 @@ def test_band_of_a_configuration(rule: dict[str, object], expected: tuple[float,
 
 def test_examples_show_kept_and_dropped_questions() -> None:
     questions = make_questions(1, random.Random(0))
-    shown = rounds.chosen(questions)
-    assert len([q for q in shown if q.kept]) == rounds.EXAMPLES
+    shown = iterations.chosen(questions)
+    assert len([q for q in shown if q.kept]) == iterations.EXAMPLES
     assert {q.drop_reason for q in shown} == {None, "no_question", "below_band", "above_band"}
-    assert rounds.chosen([]) == []
+    assert iterations.chosen([]) == []
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

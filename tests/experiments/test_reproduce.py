@@ -120,12 +120,24 @@ def test_every_study_composes_at_every_scale_that_it_offers() -> None:
         assert study.models.keys() | study.missing.keys() == {"micro", "paper"}, study.name
 
 
+def test_missing_runs_are_named_and_the_other_studies_are_written(
+    options: Options, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "execute", lambda *_: pytest.fail("a run was started"))
+    assert overview.main(["all", "seeds=0,1,2", f"output={options.output}"]) == 1
+    written = capsys.readouterr()
+    assert "ablation_table: 6 runs are missing; --run starts them" in written.err
+    assert "micro_no_filtering, seed 2: there is no result.json in" in written.err
+    assert f"written: {options.output}/main_table/micro" in written.out
+
+
 def test_the_list_shows_claims_commands_and_states(capsys: pytest.CaptureFixture[str]) -> None:
     assert overview.main(["--list", "scale=paper"]) == 0
     out = capsys.readouterr().out
     for study in studies():
         assert f"{study.name}: {study.title}" in out
-        assert command_line(study, read_options(["scale=paper"])) in out
+        if not study.missing.get("paper"):
+            assert command_line(study, read_options(["scale=paper"])) + " --run" in out
         assert all(claim.text in out for claim in study.claims)
     assert "not run" in out
 
@@ -167,13 +179,17 @@ def test_labelled_training_runs_after_r_zero_and_goes_on_where_it_was_stopped(
     """Three arms, one of which starts from another's Solver, through the real command."""
     study: Study = BY_NAME["labelled_training"]
     small = [text for text in SHRUNK if not text.startswith("iterations")]
-    settings = ["seeds=10", f"output={tmp_path}", "iterations=1", *small]
+    wanted = ["seeds=10", f"output={tmp_path}", "iterations=1", *small]
+    settings = [*wanted, "--run"]
+    assert main(study, wanted) == 1
+    assert "micro_labelled_after, seed 10: there is no result.json" in capsys.readouterr().err
+    assert in_process == [], "nothing is started without --run"
     with monkeypatch.context() as patch:
         patch.setattr(SelfPlay, "fit_solver", lambda *_: (_ for _ in ()).throw(OSError("the disk is full")))
         assert main(study, settings) == 2
     assert len(in_process) == 2, "the two arms that need no other"
     assert main(study, settings) == 0
-    store = read_options(settings).store()
+    store = read_options(wanted).store()
     directory = store.directory(arm_of(MICRO, RZERO), 10)
     assert in_process[2:] == [
         f"resume={directory}",

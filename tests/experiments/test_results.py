@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from evaluation.metrics import Scores
 from experiments import PROJECT, readme, results, runs
+from experiments.recipe import modern
 from experiments.reproduce import __main__ as overview
 from tests.experiments.small import SHRUNK, config
 
@@ -18,7 +19,7 @@ SEEDS = [0, 1, 2]
 
 @pytest.fixture
 def stored_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command runs what is missing, which takes an hour; here that is a failure."""
+    """A run that is started is a failure."""
 
     def refuse(arm: runs.Arm, seed: int, store: runs.Store) -> None:
         pytest.fail(f"{store.folder(arm, seed)} is missing or of another recipe: python -m experiments.results micro")
@@ -55,9 +56,22 @@ def test_stored_scores_are_those_of_the_protocol() -> None:
     protocol = config().benchmarks
     folder = results.STORE / "micro" / "micro" / "seed0"
     base = Scores.from_json(json.loads((folder / "result.json").read_text())["scores"][0])
-    assert protocol.benchmarks.split == "test"
-    assert base.k == protocol.k
-    assert {len(benchmark.outcomes) for benchmark in base.benchmarks} == {protocol.benchmarks["items"]}
+    assert protocol.source.source.split == "test"
+    assert base.k == protocol.protocol.k
+    assert {len(benchmark.outcomes) for benchmark in base.benchmarks} == {protocol.source.source["items"]}
+
+
+def test_kept_runs_were_evaluated_by_todays_suite() -> None:
+    """They name a suite of their own shape, which asked the same questions in the same way."""
+    today = OmegaConf.to_container(config().benchmarks, resolve=False)
+    saved = sorted(results.STORE.glob("micro/*/seed*/config.yaml"))
+    assert len(saved) == 36
+    for path in saved:
+        then = OmegaConf.load(path)
+        assert then.benchmarks["_target_"] == "evaluation.suite.Suite"
+        assert OmegaConf.to_container(modern(then).benchmarks, resolve=False) == today
+    once = modern(then)
+    assert modern(once) == once, "a configuration of today comes back as it is"
 
 
 def test_a_run_of_another_recipe_does_not_count(tmp_path: Path) -> None:
@@ -68,6 +82,15 @@ def test_a_run_of_another_recipe_does_not_count(tmp_path: Path) -> None:
     other.solver.optimizer.lr = 1.0
     OmegaConf.save(other, tmp_path / "config.yaml")
     assert not runs.same_recipe(tmp_path / "config.yaml", config("seed=0"))
+
+
+@pytest.mark.usefixtures("stored_only")
+def test_missing_runs_are_named_and_not_started(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["micro", "--seeds", "0", "77", "--json"]) == 1
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert "4 runs are missing; --run starts them" in written.err
+    assert "micro_random_reward, seed 77: there is no result.json in" in written.err
 
 
 @pytest.mark.slow

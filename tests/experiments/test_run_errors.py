@@ -13,8 +13,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from experiments import PROJECT, rundir
+from experiments.command_line import expand_policy
 from experiments.provenance import write_manifest
-from experiments.run import begin, command, expand_policy, resumed
+from experiments.run import begin, command, resumed
 from rzero.processes.cpu import describe_cpu
 from tests.experiments.small import config
 
@@ -46,7 +47,15 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 def test_help_explains_groups_and_examples(run: Callable[..., Result]) -> None:
     result = run("--help")
     assert result.returncode == 0
-    for word in ("experiment=micro seed=1", "challenger: ", "curriculum: ", "untrained", "resume=", "iterations: 3"):
+    for word in (
+        "experiment=micro seed=1",
+        "challenger: ",
+        "curriculum: ",
+        "quantile",
+        "advantage@solver.settings.advantage",
+        "resume=",
+        "iterations: 3",
+    ):
         assert word in result.stdout
 
 
@@ -64,7 +73,7 @@ def test_help_explains_groups_and_examples(run: Callable[..., Result]) -> None:
         (["checkpoint_every=-1"], ["checkpoint_every", "at least 0"]),
         (["seed=many"], ["seed", "many"]),
         (["challenger.settings.sampling.top_p=1.5"], ["top_p", "1.5"]),
-        (["benchmarks.benchmarks.split=train"], ["split", "dev, test", "train"]),
+        (["benchmarks.source.source.split=train"], ["split", "dev, test", "train"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

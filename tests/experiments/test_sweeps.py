@@ -93,7 +93,7 @@ def _check_report(place: Path) -> None:
     text = (place / "report.md").read_text()
     assert "samples\\_per\\_prompt=4" in text or "samples_per_prompt=4" in text
     assert "at least 2, got 1" in text
-    assert {path.name for path in place.glob("*.png")} == {"arms.png", "rounds.png"}
+    assert {path.name for path in place.glob("*.png")} == {"arms.png", "iterations.png"}
 
 
 def test_a_sweep_is_where_it_was_the_last_time_whatever_the_order_and_the_launcher() -> None:

@@ -12,8 +12,9 @@ import pytest
 
 import experiments.torture.__main__ as torture_main
 from experiments import PROJECT
-from experiments.torture.__main__ import differing, main, shrunk
+from experiments.torture.__main__ import differing, main
 from experiments.torture.plan import AtBoundary, AtInstant, boundaries, plan
+from tests.experiments.small import config
 
 
 def command(module: str, *arguments: str) -> dict[str, object]:
@@ -40,14 +41,14 @@ def test_killed_runs_end_as_the_untouched_one_does() -> None:
 
 
 @pytest.mark.slow
-def test_three_rounds_leave_descriptors_and_threads_as_they_were() -> None:
-    report = command("experiments.soak", "--rounds", "3")
-    settled, last = report["after_round"][2:]  # type: ignore[index]
+def test_three_iterations_leave_descriptors_and_threads_as_they_were() -> None:
+    report = command("experiments.soak", "--iterations", "3")
+    settled, last = report["after_iteration"][2:]  # type: ignore[index]
     assert (last["descriptors"], last["threads"]) == (settled["descriptors"], settled["threads"])
 
 
 def test_all_boundaries_are_visited_when_there_are_kills_enough() -> None:
-    cfg = shrunk()
+    cfg = config("experiment=shrunk")
     every = boundaries(cfg)
     stages = {boundary.stage for boundary in every}
     assert stages == {"0/evaluation"} | {
@@ -73,7 +74,7 @@ def test_a_machine_that_gets_faster_is_hit_all_the_same(tmp_path: Path, monkeypa
     monkeypatch.setattr(torture_main, "plan", lambda *_, **__: [AtInstant(seconds=100.0), AtInstant(seconds=0.05)])
     monkeypatch.setattr(torture_main, "end_state", lambda _: {})
     monkeypatch.setattr(torture_main, "uncommitted_rows", lambda _: 0)
-    report = torture_main.torture(shrunk(), kills=2, seed=0, folder=tmp_path)
+    report = torture_main.torture(config("experiment=shrunk"), kills=2, seed=0, folder=tmp_path)
     assert report["kills"] == 2
     assert report["runs"] == 11, "ten halvings bring 100 s below 0.1 s; both kills then hit the last run"
 

@@ -61,7 +61,7 @@ def test_the_report_has_the_sections_of_the_local_one(runs: list[Run]) -> None:
     assert titles.count("Training") == 3
 
 
-def test_training_is_drawn_over_steps_and_rounds_over_iterations(runs: list[Run]) -> None:
+def test_training_is_drawn_over_steps_and_scores_over_iterations(runs: list[Run]) -> None:
     curves = [panel for block in blocks(runs[:1]) for panel in block.panels if isinstance(panel, Curves)]
     axes = {metric: panel.x for panel in curves for metric in panel.metrics}
     assert (axes["solver/reward"], axes["evaluation/overall"]) == ("Step", "iteration")
@@ -101,14 +101,15 @@ def test_wandb_accepts_the_blocks(runs: list[Run]) -> None:
 
 
 def test_the_ablation_is_drawn_for_several_recipes(runs: list[Run]) -> None:
+    [several] = [drawing for drawing in plots.OF_SEVERAL if drawing.name == "ablation"]
+    assert several.there(runs)
     figure = plots.ablation(runs)
-    assert figure is not None
     [axes] = figure.axes
     assert [text.get_text() for text in axes.get_yticklabels()] == ["half_width=0.25", "half_width=0.1"]
-    overall = [run.rounds[-1].scores.overall for run in runs if run.rounds[-1].scores]
+    overall = [run.scores[-1][1].overall for run in runs]
     widths = [bar.get_width() for bar in axes.patches]  # type: ignore[attr-defined]
     assert widths == pytest.approx([(overall[0] + overall[1]) / 2, overall[2]])
-    assert plots.ablation(runs[:2]) is None
+    assert not several.there(runs[:2])
 
 
 @pytest.fixture

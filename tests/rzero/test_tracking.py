@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import subprocess
 import sys
@@ -12,11 +13,14 @@ from typing import Any
 
 import pytest
 
+from rzero.interfaces import Tracker
 from rzero.runs.bank import JsonlBank
-from rzero.tracking import CsvTracker, TensorBoardTracker, WandbTracker
+from rzero.runs.directory import RunDirectory
+from rzero.tracking import CsvTracker, Fanout, JsonlTracker, NullTracker, TensorBoardTracker, WandbTracker
 from rzero.tracking.weights_and_biases import COLUMNS, KEY, Identity
 from rzero.types import Artifact, LabelledQuestion, Vote
 
+TRACKERS = (CsvTracker, Fanout, JsonlTracker, NullTracker, TensorBoardTracker, WandbTracker)
 EVIL = '=HYPERLINK("http://evil.example")\x1b[31m\u202e\ud800'
 
 
@@ -27,6 +31,14 @@ def labelled(text: str = EVIL) -> list[LabelledQuestion]:
         iteration=1, index=1, question="", challenger_answer=None, vote=None, drop_reason="no_question"
     )
     return [asked, dropped]
+
+
+@pytest.mark.parametrize("kind", TRACKERS)
+def test_a_tracker_is_what_the_protocol_says(kind: type[Tracker]) -> None:
+    assert issubclass(kind, Tracker)
+    for method in ("log", "questions", "artifact", "close"):
+        given, promised = (inspect.signature(getattr(owner, method)).parameters for owner in (kind, Tracker))
+        assert {name: each.kind for name, each in given.items()} == {name: each.kind for name, each in promised.items()}
 
 
 # ----------------------------------------------------------------------------------------------------------------- CSV
@@ -114,8 +126,8 @@ def attempt(directory: Path, *, steps: range) -> None:
         tracker.log({"iteration": 1.0, "solver/reward": step / 4}, step=step)
         if step == 2:
             tracker.questions(labelled(), step=step)
-            bank = JsonlBank(directory / "questions")
-            tracker.artifact(Artifact(kind="questions", iteration=1, path=bank.path(1), made_of=("base",)))
+            posed = RunDirectory(directory).questions(1)
+            tracker.artifact(Artifact(kind="questions", iteration=1, path=posed, made_of=("base",)))
     tracker.artifact(Artifact(kind="solver", iteration=1, path=directory / "solver", made_of=("questions_1", "base")))
     tracker.artifact(Artifact(kind="challenger", iteration=1, path=directory / "nowhere", made_of=("base",)))
     tracker.close()
@@ -136,7 +148,7 @@ def written(directory: Path) -> list[dict[str, Any]]:
 def test_wandb_offline_is_one_run_without_repeated_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY, raising=False)
     monkeypatch.setenv("WANDB_SILENT", "true")
-    JsonlBank(tmp_path / "questions").put(1, labelled())
+    JsonlBank(RunDirectory(tmp_path)).put(1, labelled())
     (tmp_path / "solver").mkdir()
     (tmp_path / "solver" / "config.json").write_text("{}")
     attempt(tmp_path, steps=range(1, 4))

@@ -5,7 +5,7 @@ from itertools import permutations
 
 import pytest
 
-from rzero.parsing import last_box
+from rzero.boxes import last_boxed
 from rzero.voting import GradingError, OfficialVote, PaperVote, Verdict
 
 
@@ -18,7 +18,7 @@ class Scripted:
         self.asked: list[tuple[str, str]] = []
 
     def extract(self, response: str) -> str | None:
-        return last_box(response)
+        return last_boxed(response, rule="mathruler")
 
     def accepts_many(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
         self.asked += pairs
@@ -32,7 +32,7 @@ class Classed:
         self.batches: list[list[Sequence[str]]] = []
 
     def extract(self, response: str) -> str | None:
-        return last_box(response)
+        return last_boxed(response, rule="mathruler")
 
     def accepts(self, prediction: str, reference: str) -> bool:
         return prediction[0] == reference[0]

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from rzero.grading import MathGrader, OfficialGrader
 
@@ -17,7 +17,9 @@ SHARED = ROOT.parent / "shared"
 
 def build(name: str = "default", **changes: Any) -> Any:
     """`conf/grader/<name>.yaml` with some numbers changed."""
-    return instantiate(OmegaConf.load(ROOT / "conf" / "grader" / f"{name}.yaml"), **changes)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        composed = compose(f"grader/{name}")
+    return instantiate(composed.grader, **changes)
 
 
 @pytest.fixture(scope="session")

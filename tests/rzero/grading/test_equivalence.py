@@ -207,7 +207,7 @@ def test_exact_grader_compares_spellings_only() -> None:
         ExactGrader(max_chars=0)
 
 
-# OFFICIAL_BUGS.md 15, and verdicts recorded in golden/solver_reward
+# docs/authors_code.md R15, and verdicts recorded in golden/solver_reward
 @pytest.mark.parametrize(
     ("given", "truth", "verdict"),
     [
@@ -224,7 +224,7 @@ def test_official_equality(official: OfficialGrader, given: str, truth: str, ver
 
 
 def test_official_classes_are_what_equal_pairs_connect(official: OfficialGrader) -> None:
-    # 2/4 equals 0.5 and 0.5 equals 1/2, but 2/4 does not equal 1/2 (OFFICIAL_BUGS.md 10)
+    # 2/4 equals 0.5 and 0.5 equals 1/2, but 2/4 does not equal 1/2 (docs/authors_code.md, R10)
     for order in itertools.permutations(("2/4", "0.5", "1/2")):
         assert official.classes([order]) == [[0, 0, 0]]
     assert not official.same("2/4", "1/2")

@@ -18,6 +18,7 @@ from rzero.durable import (
 )
 from rzero.modules.fit import question_batches
 from rzero.runs.bank import JsonlBank, from_row, to_row
+from rzero.runs.directory import RunDirectory
 from rzero.runs.ledger import Ledger
 from rzero.seeding import derive
 from rzero.tracking import Fanout, JsonlTracker, NullTracker, is_timing, read_metrics
@@ -193,7 +194,7 @@ def test_without_a_whole_state_the_run_is_refused_by_name(tmp_path: Path, text: 
 
 
 def test_the_bank_gives_back_what_was_put(tmp_path: Path) -> None:
-    bank = JsonlBank(tmp_path)
+    bank = JsonlBank(RunDirectory(tmp_path))
     unasked = LabelledQuestion(
         iteration=1, index=2, question="", challenger_answer=None, vote=None, drop_reason="no_question"
     )
@@ -201,7 +202,7 @@ def test_the_bank_gives_back_what_was_put(tmp_path: Path) -> None:
     bank.put(1, questions)
     assert bank.get(1) == questions
     assert [question.kept for question in bank.get(1)] == [True, False, False]
-    assert len(bank.path(1).read_bytes().strip().split(b"\n")) == 3
+    assert len(bank.directory.questions(1).read_bytes().strip().split(b"\n")) == 3
     with pytest.raises(FileNotFoundError):
         bank.get(2)
 
@@ -210,12 +211,12 @@ def test_bank_files_open_in_pandas_and_datasets(tmp_path: Path) -> None:
     import datasets
     import pandas
 
-    bank = JsonlBank(tmp_path / "bank")
+    bank = JsonlBank(RunDirectory(tmp_path))
     bank.put(1, [labelled(0), labelled(1, reason="below_band")])
-    frame = pandas.read_json(bank.path(1), lines=True)
+    frame = pandas.read_json(bank.directory.questions(1), lines=True)
     assert list(frame["kept"]) == [True, False]
     assert frame["agreement"][0] == pytest.approx(2 / 3)
-    data = datasets.Dataset.from_json(str(bank.path(1)), cache_dir=str(tmp_path / "cache"))
+    data = datasets.Dataset.from_json(str(bank.directory.questions(1)), cache_dir=str(tmp_path / "cache"))
     assert data[0]["answers"] == ["2", None, "3"]
     assert from_row(to_row(labelled(0))) == labelled(0)
 
@@ -262,3 +263,13 @@ def test_a_batch_larger_than_the_questions_repeats_them() -> None:
     [batch] = question_batches([labelled(0), labelled(1)], steps=1, size=5, seed=0)
     assert len(batch) == 5
     assert {question.index for question in batch} == {0, 1}
+
+
+def test_a_run_directory_names_its_evaluated_iterations_in_order(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    for iteration in (10, 0, 2):
+        run.scores(iteration).parent.mkdir()
+        run.scores(iteration).write_text("{}")
+    (tmp_path / "iteration_3").mkdir()
+    (tmp_path / "iteration_2_old").mkdir()
+    assert run.evaluated() == [0, 2, 10]

@@ -1,0 +1,117 @@
+"""What all commands share: exit codes, complaints, arguments and the checks that no constructor makes."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+
+from experiments.compose import options
+from experiments.overrides import one_line
+
+DONE, STOPPED, WRONG, FRUITLESS, TERMINATED = 0, 1, 2, 3, 143
+"""Exit codes: done; stopped by the user; a wrong value, path or place; nothing was kept or learned; SIGTERM."""
+
+UNMET = 1
+"""Exit code of a command that came to its end with the answer no: it does not fit, something differs or is missing."""
+
+EXPECTED = (ValueError, OSError, RuntimeError, ImportError, HydraException, OmegaConfBaseException)
+"""What a wrong value, path or place raises. Anything else is a fault of ours and shows its traceback."""
+
+
+def say(text: object, *, console: Console | None = None, style: str | None = None) -> None:
+    """Print a line as it is: no markup, no colours of numbers, nothing broken at the width of the terminal."""
+    (console or Console()).print(str(text), style=style, highlight=False, markup=False, soft_wrap=True)
+
+
+OWN_MODULE = "; a module of your own lies beside the folder that --config-dir names"
+
+
+def told(error: object) -> str:
+    """Return what to tell of an error: of hydra or OmegaConf one line, of a part that refused a value its words."""
+    cause = error.__cause__ if isinstance(error, BaseException) else None
+    hint = OWN_MODULE if isinstance(cause, ImportError) else ""
+    if not isinstance(error, (HydraException, OmegaConfBaseException)):
+        return f"{error}{hint}"
+    if cause is None or isinstance(cause, (HydraException, OmegaConfBaseException)):
+        return one_line(error)
+    return " ".join(str(cause).split()) + hint
+
+
+def complain(error: object) -> None:
+    """Print one message for what went wrong on stderr."""
+    say(f"error: {told(error)}", console=Console(stderr=True), style="bold red")
+
+
+def exit_code(work: Callable[[], int], *, stopped: str = "stopped by the user") -> int:
+    """Return what `work` returns; where it is stopped or something is wrong, one message and the code for it."""
+    try:
+        return work()
+    except KeyboardInterrupt:
+        complain(stopped)
+        return STOPPED
+    except EXPECTED as error:
+        complain(error)
+        return WRONG
+
+
+def command_parser(module: str, documentation: str | None) -> argparse.ArgumentParser:
+    """Return a parser for `python -m <module>` whose --help is the module's docstring as it is written."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=documentation,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add what a command takes that composes a configuration: `key=value` overrides and --config-dir.
+
+    Parse with `parse_intermixed_args`, so that options may stand among the overrides.
+    """
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as experiments.run takes them")
+    add_config_dir(parser)
+
+
+def add_config_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config-dir", type=Path, metavar="DIR", help="your own folder of options; its modules lie beside it"
+    )
+
+
+def without_config_dir(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """Return the folder that `--config-dir DIR` (hydra's option, also -cd) names, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    found, others = parser.parse_known_args(list(arguments))
+    return found.config_dir, others
+
+
+WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1, "checkpoint_every": 0}
+"""Keys that belong to the run and to no constructor, and their smallest value."""
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ValueError naming the key, the value and what it may be. Everything else is checked by its constructor."""
+    for key, smallest in WHOLE_NUMBERS.items():
+        if isinstance(cfg[key], bool) or not isinstance(cfg[key], int) or cfg[key] < smallest:
+            raise ValueError(f"{key} must be a whole number, at least {smallest}, got {cfg[key]!r}")
+
+
+def expand_policy(arguments: Sequence[str], *, config_dir: Path | None = None) -> list[str]:
+    """Spell out `policy=DIR` for hydra: any directory or hub id that is no option of the group."""
+    known = options("policy", config_dir=config_dir)
+    expanded = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "policy" and value and value not in known and "," not in value:
+            expanded += ["policy=hf", f"policy.path_or_id='{value}'"]
+        else:
+            expanded.append(argument)
+    return expanded
