@@ -44,21 +44,21 @@ def difficulty(
     vote_many: VoteMany,
     sampling: Sampling,
     references: Sequence[str | None] | None = None,
-    equivalent: Callable[[str, str], bool] | None = None,
+    accepts: Callable[[str, str], bool] | None = None,
 ) -> Difficulty:
     """Returns how `questions` go with the Solver behind `engine`, asked `sampling.n` times each.
 
-    references: the true answers as far as they are known (an oracle's, in the micro world), compared by `equivalent`.
+    references: the true answers as far as they are known (an oracle's, in the micro world), compared by `accepts`.
     """
     if not questions:
         raise ValueError("difficulty needs at least one question")
     groups = engine.generate([prompts.solver(question) for question in questions], sampling)
     votes = vote_many([[completion.text for completion in group.completions] for group in groups])
     rates = []
-    if references is not None and equivalent is not None:
+    if references is not None and accepts is not None:
         for vote, reference in zip(votes, references, strict=True):
             if reference is not None:
-                same = {a: equivalent(a, reference) for a in set(vote.answers) if a is not None}
+                same = {a: accepts(a, reference) for a in set(vote.answers) if a is not None}
                 rates.append(fmean(answer is not None and same[answer] for answer in vote.answers))
     return Difficulty(
         agreement=fmean(vote.agreement for vote in votes),

@@ -14,7 +14,6 @@ from evaluation import lm_results
 from evaluation.engine_lm import EngineLM, Fits, generation_options
 from evaluation.judging import Document, Fallback, Judge, Judged
 from evaluation.metrics import BenchmarkScore, Outcome, Scores
-from evaluation.problems import Json
 from evaluation.protocol import Decoding, Protocol
 from evaluation.reading import Reading
 from evaluation.remote_judge import NoRemoteJudge, RemoteJudge
@@ -24,7 +23,7 @@ from evaluation.store import TaskStore, code_hash, digest, fingerprint
 from evaluation.tasks import BenchmarkTask, Definition
 from rzero.interfaces import Grader, RolloutEngine, VoteRule
 from rzero.prompts import Prompts
-from rzero.types import Sampling
+from rzero.types import Json, Sampling
 
 OnCall = Callable[[str, int, int], None]
 

@@ -101,7 +101,8 @@ class Judge:
         match document["kind"]:
             case "mathematics":
                 asked = [answer for answer in answers if answer not in golds]
-                equal = _equal_pairs(self.grader, [(answer, gold) for answer in asked for gold in golds])
+                pairs = [(answer, gold) for answer in asked for gold in golds]
+                equal = dict(zip(pairs, self.grader.accepts_many(pairs), strict=True))
                 return {answer: answer in golds or any(equal[answer, gold] for gold in golds) for answer in answers}
             case "phrase":
                 return {answer: any(same_phrase(answer, gold) for gold in golds) for answer in answers}
@@ -120,10 +121,3 @@ class Judge:
             if answer is not None:
                 counts[first.setdefault(plain_phrase(answer), answer)] += 1
         return max(counts, key=counts.__getitem__, default=None)
-
-
-def _equal_pairs(grader: Grader, pairs: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bool]:
-    many = getattr(grader, "equivalent_many", None)
-    if many is not None:
-        return dict(zip(pairs, many(pairs), strict=True))
-    return {pair: grader.equivalent(*pair) for pair in pairs}

@@ -12,9 +12,9 @@ from pathlib import Path
 from lm_eval.loggers import EvaluationTracker
 from lm_eval.utils import handle_non_serializable
 
-from evaluation.problems import Json
 from evaluation.protocol import Protocol
 from evaluation.store import digest
+from rzero.types import Json
 
 _BY_TASK = ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples", "samples")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evaluation.problems import Json
+from rzero.types import Json
 
 PROTOCOLS = ("greedy", "mean@k", "maj@k", "pass@k")
 AVERAGES = ("MATH AVG", "GENERAL AVG", "Overall AVG")

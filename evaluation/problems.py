@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
-
-Json: TypeAlias = dict[str, Any]
-"""A JSON object, or the keyword arguments of a configuration: its values are checked by who reads them."""
+from typing import Literal, Protocol
 
 BenchmarkGroup = Literal["math", "general"]
 """The average a benchmark counts towards: MATH AVG, or by itself Overall AVG."""

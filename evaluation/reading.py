@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
+from rzero.boxes import closing_brace, last_boxed
 from rzero.grading.choices import choice_answer
-from rzero.grading.extraction import closing_brace, last_boxed
 from rzero.grading.prose import prose_answer
+from rzero.turns import own_turn
 
 Reading = Literal["boxed", "stated"]
 
@@ -36,8 +37,8 @@ def mathematics_answer(response: str, *, reading: Reading, extract: Callable[[st
 
 def option_answer(response: str, *, options: int) -> str | None:
     r"""The letter the response settles on, or None. Braces and HTML tags around it do not matter: `\boxed{{C}}`."""
-    text = _TAG.sub("", _BOX.sub(r"\\boxed", own_turn(response)))
-    boxed = last_boxed(text, max_chars=MAX_CHARS)
+    text = _TAG.sub("", _BOX.sub(r"\\boxed", _response(response)))
+    boxed = last_boxed(text)
     if boxed is None and (brace := text.find("{", text.rfind("\\boxed"))) >= 0 and closing_brace(text, brace) is None:
         text = text[: text.rfind("\\boxed")]  # cut off inside its box: what would have been in there is unknown
     if boxed is not None and (bare := _BARE.fullmatch(boxed)) and ord(bare[1]) - ord("A") < options:
@@ -47,9 +48,9 @@ def option_answer(response: str, *, options: int) -> str | None:
 
 def phrase_answer(response: str) -> str | None:
     """The last box, else what follows the last "Final Answer:", else the last "The answer is:"; else None."""
-    text = own_turn(response)
-    boxed = last_boxed(_BOX.sub(r"\\boxed", text), max_chars=MAX_CHARS)
-    if boxed is not None:
+    text = _response(response)
+    boxed = last_boxed(_BOX.sub(r"\\boxed", text))
+    if boxed is not None and len(boxed) <= MAX_CHARS:
         return boxed
     for phrase in _ANNOUNCED:
         start = text.rfind(phrase)
@@ -59,7 +60,7 @@ def phrase_answer(response: str) -> str | None:
     return None
 
 
-def own_turn(text: str) -> str:
+def _response(text: str) -> str:
     """The model's own turn: without a repeated request before it and without what was written after its end."""
     if _USER in text:
         before, marker, after = text.partition(_ASSISTANT)
@@ -68,4 +69,4 @@ def own_turn(text: str) -> str:
         text = text.rpartition("Assistant:")[2]
     for end in _ENDS:
         text = text.partition(end)[0]
-    return text.strip()
+    return own_turn(text.strip())

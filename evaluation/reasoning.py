@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from evaluation.problems import Json
+from rzero.types import Json
 
 VERSION = "0.1.25"
 FAMILIES = (

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evaluation.metrics import Scores
-from evaluation.problems import Json
 from evaluation.protocol import Decoding
 from evaluation.remote_judge import Review
+from rzero.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 from evaluation import reasoning
-from evaluation.problems import Benchmark, BenchmarkSource, Json
+from evaluation.problems import Benchmark, BenchmarkSource
+from rzero.types import Json
 
 Row = Json
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

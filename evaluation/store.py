@@ -21,11 +21,10 @@ from types import ModuleType
 
 import rzero.grading
 from evaluation import judging, phrases, reading, reasoning
-from evaluation.problems import Json
 from rzero.durable import write_atomically
 from rzero.escaping import json_line
 from rzero.interfaces import RolloutEngine
-from rzero.types import Prompt, Sampling
+from rzero.types import Json, Prompt, Sampling
 
 HASH_CHARS = 16
 # Temperature 1 from a fixed seed: any change of the weights shows in the log-probs, and sooner or later in the tokens.

@@ -16,8 +16,9 @@ from lm_eval.api.model import LM
 from lm_eval.evaluator import evaluate
 
 from evaluation.judging import KINDS, Document, Judge, Judged
-from evaluation.problems import Benchmark, BenchmarkGroup, BenchmarkItem, Json
+from evaluation.problems import Benchmark, BenchmarkGroup, BenchmarkItem
 from evaluation.sources import DocumentSource
+from rzero.types import Json
 
 METRICS = tuple(Judged(answers=(None,), right=(False,), majority=False).metrics())
 VERSION = 1.0

@@ -90,11 +90,11 @@ def contamination(run: Run, benchmarks: Sequence[Benchmark], *, n: int) -> dict[
     }
 
 
-def label_accuracy(iteration: Iteration, *, equivalent: Callable[[str, str], bool]) -> float | None:
+def label_accuracy(iteration: Iteration, *, accepts: Callable[[str, str], bool]) -> float | None:
     """Share of kept questions whose pseudo-label is right, among those that the oracle knows; None without any."""
     voted = [(question, question.vote) for question in iteration.questions if question.kept and question.vote]
     known = [(vote.label, answer[1]) for question, vote in voted if (answer := oracle(question.question))]
-    return fmean(label is not None and equivalent(label, truth) for label, truth in known) if known else None
+    return fmean(label is not None and accepts(label, truth) for label, truth in known) if known else None
 
 
 def solvers(run: Run) -> list[str]:
@@ -130,7 +130,7 @@ def matrix(run: Run, *, grader: MathGrader, questions: int, samples: int, consol
                     vote_many=PaperVote(grader).vote_many,
                     sampling=Sampling(n=samples, seed=derive(run.seed, "matrix", number), **sampling),
                     references=truths,
-                    equivalent=grader.equivalent,
+                    accepts=grader.accepts,
                 )
                 cells[number].append(asdict(cell))
     finally:
@@ -145,7 +145,7 @@ def analyse(run: Run, asked: Asked, console: Console) -> Json:
         benchmarks = benchmarks_of(run, asked, grader=grader)
         return {
             "diversity": {t.name: asdict(diversity(kept_questions(t))) for t in run.trained if kept_questions(t)},
-            "label_accuracy": {t.name: label_accuracy(t, equivalent=grader.equivalent) for t in run.trained},
+            "label_accuracy": {t.name: label_accuracy(t, accepts=grader.accepts) for t in run.trained},
             "pass_at": {iteration_name(number): pass_curve(scores) for number, scores in run.scores},
             "maj_at": {
                 iteration_name(number): {name: row["maj@k"] for name, row in scores.table().items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -17,7 +16,7 @@ from experiments.model_package import ModelPackage
 from experiments.parts import check_keys, made, naming
 from experiments.provenance import public_config
 from experiments.resolvers import register_resolvers
-from rzero.durable import remove_leftovers, write_atomically
+from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks, alone
@@ -26,6 +25,8 @@ from rzero.runs.directory import RunDirectory
 from rzero.runs.health import GraderHealth
 from rzero.runs.ledger import Ledger
 from rzero.runs.progress import ConsoleNarrator, Silent
+from rzero.runs.stages import Stages
+from rzero.runs.weights import Weights
 from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
 from rzero.tracking import Fanout, JsonlTracker, NullTracker
 from rzero.types import Json
@@ -52,18 +53,31 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
         rank_config.join if rank_config else _launch(cfg, directory),
     )
     collapse = made(cfg, "collapse")
+    weights = Weights(
+        base=str(cfg.policy.path_or_id),
+        make=policy_loader(cfg.policy),
+        directory=RunDirectory(directory),
+        roles=made(cfg, "roles"),
+    )
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
     # last, because it opens files: whatever is wrong with the configuration has been said by now
     record, tracker = _record(cfg, directory, ledger) if rank_config is None else (NullTracker(), NullTracker())
     narrator = Silent() if rank_config else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds)
     for note in ledger.notes if rank_config is None else ():
         narrator.say(f"warning: {note}")
+    stages = Stages(
+        directory=RunDirectory(directory),
+        ledger=ledger,
+        record=record,
+        tracker=tracker,
+        narrator=narrator,
+        health=health,
+        collapse=collapse,
+        checkpoint_every=cfg.checkpoint_every,
+    )
     return SelfPlay(
-        directory=directory,
         seed=cfg.seed,
         iterations=cfg.iterations,
-        base=str(cfg.policy.path_or_id),
-        load=policy_loader(cfg.policy),
         make_engine=functools.partial(instantiate, cfg.engine),
         make_trainer=lambda **more: instantiate(cfg.trainer)(**more),  # each phase needs a strategy of its own
         prompts=prompts,
@@ -73,16 +87,9 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
         suite=suite,
         audit=instantiate(cfg.audit)(grader=grader),
         bank=bank,
-        ledger=ledger,
-        tracker=tracker,
-        record=record,
-        narrator=narrator,
-        save_scores=save_scores,
-        health=health,
-        roles=instantiate(cfg.roles),
-        collapse=collapse,
+        weights=weights,
+        stages=stages,
         launch=launch,
-        checkpoint_every=cfg.checkpoint_every,
     )
 
 
@@ -100,8 +107,8 @@ def _record(cfg: DictConfig, directory: Path, ledger: Ledger) -> tuple[JsonlTrac
     """The run's own metrics file, rewound to the last complete stage, and everything that metrics are sent to."""
     record = JsonlTracker(directory / "metrics.jsonl")
     record.rewind(ledger.last.metrics.size)
-    offered = {"config": public_config(cfg), "committed_step": ledger.step}
-    return record, Fanout([record, made(cfg, "tracker", **offered)])
+    tracker = made(cfg, "tracker", config=public_config(cfg), committed_step=ledger.step)
+    return record, Fanout([record, tracker])
 
 
 def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextManager[Ranks]]:
@@ -141,10 +148,6 @@ def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:
         return load_policy(package.provide() if path == package.directory else path, **options)
 
     return load
-
-
-def save_scores(path: Path, scores: Any) -> None:
-    write_atomically(path, json.dumps(scores.to_json()).encode())
 
 
 def _paper_vote(grader: Any) -> Any:

@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,7 +25,7 @@ from experiments import composition
 from experiments.command_line import DONE, add_overrides, command_parser, exit_code, expand_policy
 from experiments.compose import compose
 from experiments.terminal import quiet_libraries
-from rzero.interfaces import RolloutEngine
+from rzero.interfaces import Progress, RolloutEngine
 from rzero.policy import Policy
 from rzero.runs.directory import RunDirectory
 from rzero.selfplay import SelfPlay
@@ -45,8 +44,10 @@ class Dictated:
     def __init__(self, engine: RolloutEngine, *, script: Script) -> None:
         self.engine, self.script = engine, script
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Any = None) -> list[Group]:
-        groups = self.engine.generate(prompts, sampling, progress)  # type: ignore[call-arg]
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[Group]:
+        groups = self.engine.generate(prompts, sampling, progress=progress)
         return [
             replace(
                 group,
@@ -125,7 +126,7 @@ def dry_run(overrides: Sequence[str], directory: Path, *, config_dir: Path | Non
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
+        selfplay.close()
     return selfplay
 
 
@@ -138,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quiet_libraries()
         with tempfile.TemporaryDirectory(prefix="rzero_dry_run_") as folder:
             selfplay = dry_run(options.overrides, Path(folder), config_dir=options.config_dir)
-            for stage, commit in selfplay.ledger.stages.items():
+            for stage, commit in selfplay.stages.ledger.stages.items():
                 print(f"{stage}: {commit.result['summary']}")
         print("the iteration ended")
         return DONE

@@ -47,6 +47,9 @@ MOVED: Mapping[str, str] = {
     "solver_reward=*": "solver_reward@solver.reward=*",
     "vote=*": "vote@curriculum.vote=*",
     "engine.host.patience.*": "engine.host.timeouts.*",
+    "benchmarks=micro_harness": "benchmarks=micro",
+    "benchmarks.benchmarks.*": "benchmarks.source.source.*",
+    **{f"benchmarks.{key}=*": f"benchmarks.protocol.{key}=*" for key in ("k", "temperature", "max_tokens", "seed")},
 }
 """Old override -> new one. `*` stands for any end and is carried over."""
 

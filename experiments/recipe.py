@@ -43,13 +43,12 @@ def _suite_is_harness(data: Json) -> None:
     old = _node(data, "benchmarks")
     if old.get("_target_") == "evaluation.suite.Suite":
         folder = PROJECT / "conf" / "benchmarks"
-        today = OmegaConf.merge(*(OmegaConf.load(folder / f"{name}.yaml") for name in ("_harness", "micro")))
-        assert isinstance(today, DictConfig)
-        today.pop("defaults")
-        today.source.source = old["benchmarks"]
-        for key in ("k", "temperature", "top_p", "top_k", "max_tokens", "seed"):
-            today.protocol[key] = old[key]
-        data["benchmarks"] = OmegaConf.to_container(today, resolve=False)
+        parts = [OmegaConf.load(folder / f"{name}.yaml") for name in ("_harness", "micro")]
+        today: Any = OmegaConf.to_container(OmegaConf.merge(*parts), resolve=False)
+        del today["defaults"]
+        today["source"]["source"] = old["benchmarks"]
+        today["protocol"].update({key: old[key] for key in old.keys() & today["protocol"].keys() - {"_target_"}})
+        data["benchmarks"] = today
 
 
 SHAPES: tuple[Callable[[Json], None], ...] = (

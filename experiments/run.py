@@ -178,7 +178,8 @@ def execute(cfg: DictConfig) -> Ending:
             if sweep and rundir.finished(directory):
                 return Ending(directory=directory, skipped=True)
             from rzero.collapse import Collapsed
-            from rzero.selfplay import NothingKept, NothingLearned
+            from rzero.runs.questions import NothingKept
+            from rzero.runs.training import NothingLearned
 
             try:
                 run_locked(cfg, directory)
@@ -204,12 +205,12 @@ def run_locked(cfg: DictConfig, directory: Path) -> None:
     quiet_libraries()
     say(f"run directory: {directory}")
     selfplay = composition.build(cfg, directory)
-    if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.ledger.notes):
+    if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
         say(f"warning: {note}")
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
+        selfplay.close()
     write_manifest(directory, cfg, finished=True)
     report(directory)
 

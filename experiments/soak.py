@@ -59,11 +59,11 @@ def soak(iterations: int, *, seed: int, folder: Path) -> Json:
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     selfplay = composition.build(cfg, folder)
-    gauge = selfplay.narrator = Gauge()
+    gauge = selfplay.stages.narrator = Gauge()
     try:
         selfplay.run()
     finally:
-        selfplay.tracker.close()
+        selfplay.close()
     after = gauge.rows[::4]  # the base's evaluation, then four stages an iteration
     settled = after[SETTLED]
     return {

@@ -19,16 +19,16 @@ class RollBack(Exception):
 
 
 def warn(sign: str) -> None:
-    """Saying it is all."""
+    """Does nothing more: the sign has been said."""
 
 
 def stop(sign: str) -> None:
-    """End the run; what is complete stays. Raises Collapsed."""
+    """Ends the run; what is complete stays. Raises Collapsed."""
     raise Collapsed(f"{sign}. Change what drives it there and start a new run, or resume with collapse=warn")
 
 
 def roll_back(sign: str) -> None:
-    """End the phase; the role keeps the weights it had before. Raises RollBack."""
+    """Ends the phase; the role keeps the weights it had before. Raises RollBack."""
     raise RollBack(sign)
 
 
@@ -51,7 +51,7 @@ class Limit:
         return name == self.metric or name.partition("/")[2] == self.metric
 
     def keeps(self, value: float) -> bool:
-        """Whether the value is inside; NaN is not."""
+        """Returns whether the value is inside; NaN is not."""
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
 
@@ -63,11 +63,11 @@ class CollapseMonitor:
         self.streaks: dict[str, int] = {}
 
     def begin(self, streaks: Mapping[str, int] | None = None) -> None:
-        """A phase begins, or goes on with what was remembered at its checkpoint."""
+        """Begins a phase, or goes on with what was remembered at its checkpoint."""
         self.streaks = dict(streaks or {})
 
     def look(self, metrics: Mapping[str, float], *, say: Callable[[str], None]) -> None:
-        """One row. A new sign goes to `say`, then to `act`, which may raise."""
+        """Looks at one row. A new sign goes to `say`, then to `act`, which may raise."""
         for name, value in metrics.items():
             for limit in self.limits.values():
                 if not limit.names(name):

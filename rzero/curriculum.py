@@ -1,4 +1,4 @@
-"""Which labelled candidates the Solver trains on (paper section 3.3; docs/method.md#curriculum).
+"""Choosing the labelled candidates that the Solver trains on (paper section 3.3; docs/method.md#curriculum).
 
 A rule is any object with the `select` of `rzero.interfaces.Curriculum`. `BandCurriculum` is the method: a question is
 kept when the Solver's agreement on it lies inside the band. The other rules wrap one and thin out or extend what it
@@ -144,7 +144,7 @@ class BandCurriculum:
 
 
 class Quantile:
-    """Of what `rule` keeps, the questions between two quantiles of difficulty (after R-Few, arXiv 2512.02472).
+    """Thins what `rule` keeps out to a range of quantiles of difficulty (after R-Few, arXiv 2512.02472).
 
     Ranked by agreement, equal ones in their order, the ranks from floor(low * n) up to, not including, ceil(high * n)
     stay. Hence the share kept does not depend on how good the Solver has become, as it does with a fixed band.
@@ -168,9 +168,10 @@ class Quantile:
 
 
 class Stratified:
-    """Of what `rule` keeps, at most `ratio` times as many of any agreement as of the rarest one; the first ones stay.
+    """Thins what `rule` keeps out to at most `ratio` times as many questions of any agreement as of the rarest one.
 
-    Agreements are cut into `strata` equal intervals of [0, 1]. `ratio` 1 makes the filled intervals equally large.
+    The first ones stay. Agreements are cut into `strata` equal intervals of [0, 1]; `ratio` 1 makes the filled ones
+    equally large.
     """
 
     def __init__(self, *, rule: Curriculum, strata: int, ratio: float) -> None:
@@ -201,7 +202,7 @@ class Stratified:
 
 
 class Deduplicated:
-    """Of what `rule` keeps, the first of each cluster of equal or similar questions.
+    """Thins what `rule` keeps out to the first of each cluster of equal or similar questions.
 
     The authors keep all copies (docs/authors_code.md, D12). Equal means: the same visible characters after Unicode
     normalisation, whatever the case and the spaces. Similar means: the same BLEU cluster as in the repetition penalty,
@@ -228,7 +229,7 @@ class Deduplicated:
 
 
 class Replay:
-    """What `rule` selects, followed by some questions kept in earlier iterations (docs/method.md#variants).
+    """Adds to what `rule` selects some questions kept in earlier iterations (docs/method.md#variants).
 
     `share` times as many as were newly kept are appended as they were, with their own iteration, index and label, by
     which they can be told from the new ones. The choice depends on the questions and `seed` only.
@@ -258,11 +259,6 @@ class Replay:
     def _lot(self, question: LabelledQuestion) -> bytes:
         drawn = f"{self.seed} {question.iteration} {question.index} {question.question}"
         return hashlib.blake2b(drawn.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-def drop_counts(labelled: Sequence[LabelledQuestion]) -> dict[str, int]:
-    """How many candidates were dropped for each reason that occurs, most frequent first."""
-    return dict(Counter(item.drop_reason for item in labelled if item.drop_reason is not None).most_common())
 
 
 def normalised(text: str) -> str:

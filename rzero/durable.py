@@ -17,13 +17,16 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _LEFTOVERS = (".tmp", ".partial", ".old")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace the file `path` by `data`. Raises OSError with the path in it; the old content is then still there."""
+    """Replaces the file `path` by `data`. Raises OSError with the path in it; the old content is then still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -57,14 +60,14 @@ class _Written(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data: Any) -> int:
+    def write(self, data: ReadableBuffer) -> int:
         view = memoryview(data).cast("B")
         write_all(self._descriptor, view)
         return len(view)
 
 
 def write_all(descriptor: int, data: memoryview | bytes) -> None:
-    """All of `data`. The kernel may take less at a time, as it does just before a disk is full."""
+    """Writes all of `data`. The kernel may take less at a time, as it does just before a disk is full."""
     view = memoryview(data)
     while view:
         written = os.write(descriptor, view)
@@ -74,7 +77,7 @@ def write_all(descriptor: int, data: memoryview | bytes) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make names inside `directory` durable."""
+    """Makes names inside `directory` durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -105,7 +108,7 @@ def new_directory(final: Path) -> Iterator[Path]:
 
 
 def publish_directory(temporary: Path, final: Path) -> None:
-    """Rename a completely written directory into place after making all of it durable.
+    """Renames a completely written directory into place after making all of it durable.
 
     A `final` that exists is removed only when its successor is durable; a failed rename puts it back.
     """
@@ -130,7 +133,7 @@ def publish_directory(temporary: Path, final: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Delete what writers that were killed left behind. Only for who holds the directory."""
+    """Deletes what writers that were killed left behind. Only for who holds the directory."""
     for folder, names, files in os.walk(directory):
         for name in [name for name in names if name.startswith(".") and name.endswith(_LEFTOVERS)]:
             shutil.rmtree(Path(folder) / name)
@@ -141,7 +144,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def set_aside(directory: Path, names: Iterable[str]) -> None:
-    """Move files of `directory` into its folder `set_aside`, under the names they had; folders left empty go."""
+    """Moves files of `directory` into its folder `set_aside`, under the names they had; folders left empty go."""
     for name in names:
         path, target = directory / name, directory / "set_aside" / name
         if path.exists():
@@ -165,13 +168,13 @@ def require_space(directory: Path, needed: int, *, purpose: str) -> None:
 
 
 def fingerprints(paths: Iterable[Path], *, root: Path) -> dict[str, str]:
-    """sha256 of each file in `paths` (folders with all they hold), by its path from `root`."""
+    """Returns the sha256 of each file in `paths` (folders with all they hold), by its path from `root`."""
     files = (file for path in paths for file in ([path] if path.is_file() else sorted(path.rglob("*"))))
     return {file.relative_to(root).as_posix(): _sha256(file) for file in files if file.is_file()}
 
 
 def damage(root: Path, expected: Mapping[str, str]) -> str | None:
-    """What is wrong with the first file that is not as its fingerprint says; None when all are intact."""
+    """Returns what is wrong with the first file that is not as its fingerprint says; None when all are intact."""
     for name, digest in expected.items():
         path = root / name
         if not path.is_file():

@@ -12,7 +12,6 @@ import math
 import re
 import unicodedata
 from collections.abc import Mapping
-from typing import Any
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "|", "%", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -28,7 +27,7 @@ def valid_unicode(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def json_line(value: Any) -> str:
+def json_line(value: object) -> str:
     """One line of JSON, without its line end, that every JSON parser reads back.
 
     ASCII only, so U+2028, U+0085 and the like cannot break lines. Floats that JSON does not know become null.
@@ -37,7 +36,7 @@ def json_line(value: Any) -> str:
     return json.dumps(_json_value(value), ensure_ascii=True, allow_nan=False)
 
 
-def _json_value(value: Any) -> Any:
+def _json_value(value: object) -> object:
     if isinstance(value, str):
         return valid_unicode(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -8,52 +8,119 @@ scores    = suite.evaluate(engine)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from rzero.types import Artifact, Group, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
+from rzero.types import Artifact, Group, Json, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
 
-Responses = Sequence[Sequence[str]]
+if TYPE_CHECKING:  # the processes that grade import this file, and need neither torch nor transformers
+    from rzero.policy import Policy
+    from rzero.processes.ranks import Ranks
+
+Responses: TypeAlias = Sequence[Sequence[str]]
 """The texts drawn for several questions: `responses[i][j]` is the j-th response to question i."""
 
+Progress: TypeAlias = Callable[[int, int], object]
+"""Called as `progress(done, total)` while something long is under way."""
 
+
+@runtime_checkable
 class RolloutEngine(Protocol):
     """Draws completions from a policy.
 
     for step in steps:
         engine.sync(policy)                          # from here on generate() samples from these weights
         groups = engine.generate(prompts, sampling)  # len(groups) == len(prompts), same order
+
+    `progress` counts completions; its last call has done == total.
     """
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]: ...
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[Group]: ...
 
-    def sync(self, policy: Any) -> None: ...
+    def sync(self, policy: Policy) -> None: ...
 
     def close(self) -> None: ...
 
 
-class Grader(Protocol):
-    """Finds the answer in a response and says whether two answers are the same mathematical object.
+@runtime_checkable
+class ShardableEngine(RolloutEngine, Protocol):
+    """A rollout engine that can draw a share of a call.
 
-    Both methods are total: any text gives a verdict within bounded CPU time, memory and recursion. Verdicts are
-    symmetric and depend on nothing but the two texts.
+    share=(part, parts) draws only that part of all completions, counted prompt by prompt, each exactly as without; the
+    groups then lack the others.
+    """
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        progress: Progress | None = None,
+        share: tuple[int, int] = (0, 1),
+    ) -> list[Group]: ...
+
+
+@runtime_checkable
+class ServableEngine(RolloutEngine, Protocol):
+    """A rollout engine on servers, from which the first of several processes draws for all.
+
+    Every rank calls `sync` with `ranks`: together they gather split weights and check the servers against the policy.
+    """
+
+    def sync(self, policy: Policy, *, ranks: Ranks = ...) -> None: ...
+
+
+@runtime_checkable
+class DistributedEngine(RolloutEngine, Protocol):
+    """A rollout engine that can be one of several, each in a process of its own."""
+
+    def across(self, ranks: Ranks) -> RolloutEngine:
+        """Returns an engine that all ranks call alike, and that gives each of them all groups.
+
+        Raises ValueError when this engine's settings allow one process only.
+        """
+
+
+class Grader(Protocol):
+    """Finds the answer in a response and compares answers by two relations.
+
+    grader.accepts(prediction, reference)   # does it answer as the reference does? forgiving: evaluation, gold controls
+    grader.same(left, right)                # are they one answer? an equivalence relation: votes, the Solver's pay
+    grader.classes([answers, ...])          # the same among the answers to each question, which complete one another
+
+    All are total: any text gives a verdict within bounded CPU time, memory and recursion. Verdicts depend on nothing
+    but the texts. `same` is reflexive (but for blank texts), symmetric and transitive. `classes` gives for each list of
+    answers to one question, and each answer in it, the index of the first answer of its class; which answers share one
+    depends on the set of answers to that question alone, not on their order or on other questions.
     """
 
     def extract(self, response: str) -> str | None: ...
 
-    def equivalent(self, left: str, right: str) -> bool: ...
+    def accepts(self, prediction: str, reference: str) -> bool: ...
+
+    def accepts_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]: ...
+
+    def same(self, left: str, right: str) -> bool: ...
+
+    def same_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]: ...
+
+    def classes(self, batch: Sequence[Sequence[str]]) -> list[list[int]]: ...
 
     def close(self) -> None: ...
 
 
 class VoteRule(Protocol):
-    """Turns the Solver's responses to one question into a vote.
+    """Turns the Solver's responses to each question of a batch into a vote.
 
     vote = rule([completion.text for completion in group.completions])
+    votes = rule.vote_many([[completion.text for completion in group.completions] for group in groups])
     """
 
     def __call__(self, responses: Sequence[str]) -> Vote: ...
+
+    def vote_many(self, batch: Sequence[Sequence[str]]) -> list[Vote]: ...
 
 
 class ChallengerReward(Protocol):
@@ -95,12 +162,28 @@ class QuestionBank(Protocol):
     def get(self, iteration: int) -> list[LabelledQuestion]: ...
 
 
+class EvaluationScores(Protocol):
+    """The result of an evaluation. `overall` is its one number, in percent; `to_json` keeps all of it."""
+
+    @property
+    def overall(self) -> float: ...
+
+    def metrics(self) -> Mapping[str, float]: ...
+
+    def to_json(self) -> Json: ...
+
+
+@runtime_checkable
 class BenchmarkSuite(Protocol):
-    """Scores a policy through its engine under a fixed protocol."""
+    """Scores a policy through its engine under a fixed protocol. `progress` counts `benchmarks`."""
 
-    def evaluate(self, engine: RolloutEngine, *, progress: Any = None) -> Any: ...
+    @property
+    def benchmarks(self) -> Sequence[object]: ...
+
+    def evaluate(self, engine: RolloutEngine, *, progress: Progress | None = None) -> EvaluationScores: ...
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Receives metrics named `stage/name`, and what a stage made. Steps count up and never repeat within an attempt.
 
@@ -122,12 +205,3 @@ class QuestionAudit(Protocol):
     """Measures questions from outside the loop (for instance with an oracle). Its numbers reach the tracker only."""
 
     def __call__(self, questions: Sequence[LabelledQuestion]) -> Mapping[str, float]: ...
-
-
-class Policy(Protocol):
-    """A causal language model with its tokenizer; `save` writes an ordinary Hugging Face directory."""
-
-    model: Any
-    tokenizer: Any
-
-    def save(self, directory: Path) -> None: ...

@@ -1,7 +1,7 @@
 """What a Challenger response says: its question and its own answer (docs/method.md#contracts).
 
 A Challenger thinks, then prints one `<question> ... </question>` block and one `\\boxed{final answer}`. Everything here
-is `str.find` and one pass over the text: no regular expression, so that 50,000 opening tags cost as much as prose.
+is `str.find` and single passes, so that 50,000 opening tags cost as much as prose.
 
 Three readers are selectable in the configuration. `parse_question` is ours. The authors have two, which disagree on
 what is valid (docs/authors_code.md, D13); both are here so that their numbers can be reproduced:
@@ -10,11 +10,15 @@ what is valid (docs/authors_code.md, D13); both are here so that their numbers c
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
+from rzero.boxes import BOX, last_boxed
+from rzero.turns import own_turn
 from rzero.types import Question
 
-OPEN, CLOSE, BOX = "<question>", "</question>", "\\boxed{"
+OPEN, CLOSE = "<question>", "</question>"
+_DONE = re.compile(CLOSE)  # a heading before the block belongs to the Challenger's thinking
 
 # About the 2,048 prompt tokens the Solver reads (conf/challenger); a longer question could never be answered.
 LONGEST_QUESTION = 8_000
@@ -28,14 +32,16 @@ QuestionParser = Callable[[str], Question | None]
 
 
 def parse_question(response: str) -> Question | None:
-    """The last question block and the last box after it; None when there is no usable question block.
+    """The last question block of the Challenger's own turn and the last box after it; None without a usable block.
 
-    The block is stripped; NUL characters are removed from it. `answer` is None when no closed, non-empty box follows
-    the block: a box in front of the question is not its answer, and one inside it would give the answer away.
+    What follows the opening of another turn is not read (`rzero.turns`). The block is stripped; NUL characters are
+    removed from it. `answer` is None when no closed, non-empty box follows the block: a box in front of the question is
+    not its answer, and one inside it would give the answer away.
     `question_fault` names the reason of a rejection. Linear in the length of the response.
     """
     if question_fault(response) is not None:
         return None
+    response = own_turn(response, done=_DONE)
     start, end = _last_block(response)  # type: ignore[misc]
     return Question(text=_clean(response[start:end]), answer=_answer_after(response, end))
 
@@ -45,6 +51,7 @@ def question_fault(response: str) -> str | None:
 
     no_block, nested_block, empty_question, long_question, box_in_question, placeholder.
     """
+    response = own_turn(response, done=_DONE)
     block = _last_block(response)
     if block is None:
         return "no_block"
@@ -67,10 +74,10 @@ def official_generation_parse(response: str) -> Question | None:
     Last block (possibly empty) and last box anywhere, an unclosed box losing its last character; None when either is
     missing. `answer` may be the empty string.
     """
-    block, boxes = _last_block(response), _boxes_left_to_right(response)
-    if block is None or not boxes:
+    block, answer = _last_block(response), last_boxed(response, rule="generation")
+    if block is None or answer is None:
         return None
-    return Question(text=response[block[0] : block[1]].strip(), answer=boxes[-1].strip())
+    return Question(text=response[block[0] : block[1]].strip(), answer=answer)
 
 
 def official_reward_parse(response: str) -> Question | None:
@@ -83,7 +90,7 @@ def official_reward_parse(response: str) -> Question | None:
     block = _last_block(response)
     if block is None:
         return None
-    text, answer = response[block[0] : block[1]].strip(), last_box(response)
+    text, answer = response[block[0] : block[1]].strip(), last_boxed(response, rule="mathruler")
     answer = "None" if answer is None else answer
     return Question(text=text, answer=answer) if text and answer else None
 
@@ -94,19 +101,7 @@ def tag_only_parse(response: str) -> Question | None:
     if block is None:
         return None
     text = response[block[0] : block[1]].strip()
-    return Question(text=text, answer=last_box(response)) if text else None
-
-
-def last_box(text: str, *, start: int = 0) -> str | None:
-    """The stripped content of the last `\\boxed{...}` at or after `start`; None when there is none or it never closes.
-
-    Braces are matched; the content may be empty.
-    """
-    opening = text.rfind(BOX, start)
-    if opening < 0:
-        return None
-    closing = _closing_brace(text, opening + len(BOX))
-    return None if closing is None else text[opening + len(BOX) : closing].strip()
+    return Question(text=text, answer=last_boxed(response, rule="mathruler")) if text else None
 
 
 def _last_block(response: str) -> tuple[int, int] | None:
@@ -122,7 +117,7 @@ def _last_block(response: str) -> tuple[int, int] | None:
 
 
 def _answer_after(response: str, end: int) -> str | None:
-    answer = last_box(response, start=end)
+    answer = last_boxed(response[end:])
     if not answer or len(answer) > LONGEST_ANSWER:
         return None
     if answer.lower() in PLACEHOLDER_ANSWERS or _is_placeholder(answer):
@@ -141,31 +136,3 @@ def _is_placeholder(text: str) -> bool:
         return False
     inner = text[1:-1]
     return sum(char.isalpha() for char in inner) > 2 and all(char.isalpha() or char in " _-,.'\n" for char in inner)
-
-
-def _closing_brace(text: str, position: int) -> int | None:
-    depth = 1
-    for index in range(position, len(text)):
-        char = text[index]
-        if char == "{":
-            depth += 1
-        elif char == "}":
-            depth -= 1
-            if depth == 0:
-                return index
-    return None
-
-
-def _boxes_left_to_right(text: str) -> list[str]:
-    """Contents of the boxes from left to right, nested ones inside their parent; an unclosed last one is cut short."""
-    boxes, position = [], 0
-    while (opening := text.find(BOX, position)) >= 0:
-        inside = opening + len(BOX)
-        closing = _closing_brace(text, inside)
-        if closing is None:
-            # the authors' scan stops at the end of the text and still takes one character off
-            boxes.append(text[inside : max(inside, len(text) - 1)])
-            break
-        boxes.append(text[inside:closing])
-        position = closing + 1
-    return boxes

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,36 +19,26 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from rzero.adapters import LoraSpec, adapter_weights, add_adapters, save_adapters, unwrap_adapters
 from rzero.durable import new_directory
 from rzero.sharding import whole
+from rzero.types import Json
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _ADAPTERS = "adapter"  # the subfolder of a saved policy that holds its adapters alone
-_EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoraSpec:
-    """Low-rank adapters trained in place of the full weights. Effective scale is `alpha / rank`."""
-
-    rank: int
-    alpha: float
-    dropout: float
-    target_modules: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """A causal language model and its tokenizer."""
+    """A causal language model, perhaps inside PEFT's wrapper, which answers alike, and its tokenizer."""
 
-    model: Any
-    tokenizer: Any
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
 
     def save(self, directory: Path, *, write: bool = True) -> None:
         """Writes an ordinary Hugging Face directory (safetensors, tokenizer, config); LoRA is merged into copies.
@@ -59,7 +49,8 @@ class Policy:
 
         Raises OSError with the path when the disk fails; what was there before is there then.
         """
-        weights, adapters = merged_weights(self.model), _adapter_weights(self.model)
+        weights = merged_weights(self.model)
+        adapters = {name: whole(tensor) for name, tensor in adapter_weights(self.model).items()}
         if not write:
             return
         directory = Path(directory)
@@ -67,16 +58,16 @@ class Policy:
             _skeleton(self.model).save_pretrained(partial, state_dict=weights)
             self.tokenizer.save_pretrained(partial)
             if adapters:
-                _save_adapters(self.model, adapters, partial / _ADAPTERS)
+                save_adapters(self.model, adapters, partial / _ADAPTERS)
             _keep_others(directory, partial)
 
     def size(self, *, trained: bool = False) -> int:
-        """Bytes of all weights, or of those that are trained."""
+        """Returns the bytes of all weights, or of those that are trained."""
         parameters = (p for p in self.model.parameters() if p.requires_grad or not trained)
         return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
     def weights_hash(self) -> str:
-        """sha256 over names, dtypes, shapes and bytes of the merged weights. Equal after save and load."""
+        """Returns the sha256 over names, dtypes, shapes and bytes of the merged weights. Equal after save and load."""
         digest = hashlib.sha256()
         for name, tensor in sorted(merged_weights(self.model).items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -84,18 +75,24 @@ class Policy:
         return digest.hexdigest()
 
     def copy(self) -> Policy:
-        """A frozen copy in evaluation mode, for use as a KL reference. The tokenizer is shared."""
+        """Returns a frozen copy in evaluation mode, for use as a KL reference. The tokenizer is shared."""
         model = copy.deepcopy(self.model).eval()
         return Policy(model=model.requires_grad_(False), tokenizer=self.tokenizer)
 
+    def vocabulary(self) -> int:
+        """Returns how many tokens the model embeds, which may be more than its tokenizer has."""
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, Tensor)
+        return len(weight)
+
     def eos_ids(self) -> tuple[int, ...]:
-        """Every token that ends a response, from the generation config and the tokenizer. May be empty."""
+        """Returns every token that ends a response, from the generation config and the tokenizer. May be empty."""
         configured = self.model.generation_config.eos_token_id if self.model.generation_config else None
         ids = configured if isinstance(configured, list) else [configured]
         return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
 
     def context(self) -> int | None:
-        """Longest sequence (prompt and response, in tokens) the model was built for; None when it has no limit."""
+        """Returns the longest sequence (tokens, the response included) the model was built for; None: no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -105,7 +102,7 @@ def load_policy(
     dtype: str,
     attn_implementation: str,
     trust_remote_code: bool = False,
-    lora: LoraSpec | Mapping[str, Any] | None = None,
+    lora: LoraSpec | Json | None = None,
     gradient_checkpointing: bool = False,
 ) -> Policy:
     """Loads a model and its tokenizer from a directory or, given `owner/name`, from the hub.
@@ -118,7 +115,7 @@ def load_policy(
     """
     torch_dtype = _parse_dtype(dtype)
     source, local = _resolve(path_or_id)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": local}
+    options: Json = {"trust_remote_code": trust_remote_code, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -139,13 +136,13 @@ def load_policy(
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora is not None:
-        model = _add_lora(model, lora if isinstance(lora, LoraSpec) else LoraSpec(**lora))
+        model = add_adapters(model, lora if isinstance(lora, LoraSpec) else LoraSpec(**lora))
     return Policy(model=model, tokenizer=tokenizer)
 
 
 @contextmanager
 def tensor_errors(path: Path) -> Iterator[None]:
-    """What safetensors raises of its own when a file cannot be written, as the OSError that it is."""
+    """Turns what safetensors raises of its own when a file cannot be written into the OSError that it is."""
     try:
         yield
     except SafetensorError as error:
@@ -153,8 +150,8 @@ def tensor_errors(path: Path) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merged_weights(model: Any) -> dict[str, Tensor]:
-    """Weights under their Hugging Face names. LoRA deltas are added to copies, the model itself is not touched.
+def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Returns weights under their Hugging Face names. LoRA deltas are added to copies, the model itself is not touched.
 
     Tensors that are split over ranks are put together; every rank has to call this then.
     """
@@ -169,7 +166,7 @@ def merged_weights(model: Any) -> dict[str, Tensor]:
     return weights
 
 
-def _whole_state(model: Any) -> dict[str, Tensor]:
+def _whole_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """The state dict with split tensors put together, tied ones once: they share memory afterwards as before."""
     owner = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
     done: dict[int, Tensor] = {}
@@ -182,12 +179,7 @@ def _whole_state(model: Any) -> dict[str, Tensor]:
     return state
 
 
-def unwrap_adapters(model: Any) -> Any:
-    """The transformers model itself, whether or not LoRA layers sit in it."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
-
-
-def _skeleton(model: Any) -> Any:
+def _skeleton(model: PreTrainedModel) -> PreTrainedModel:
     """An object of the same architecture without LoRA layers or shards, for its config and `save_pretrained` only."""
     base = unwrap_adapters(model)
     if base is model and not isinstance(model, FSDPModule):
@@ -198,28 +190,11 @@ def _skeleton(model: Any) -> Any:
     return skeleton
 
 
-def architecture_of(model: Any) -> type:
-    """The model's class; FSDP2 puts a class of its own in front of it."""
-    return next(kind for kind in type(model).__mro__ if not issubclass(kind, FSDPModule))
-
-
-@torch.no_grad()
-def _adapter_weights(model: Any) -> dict[str, Tensor]:
-    """Adapter tensors alone, whole; empty without LoRA."""
-    if not hasattr(model, "peft_config"):
-        return {}
-    return {name: whole(tensor.detach()) for name, tensor in model.named_parameters() if ".lora_" in name}
-
-
-def _save_adapters(model: Any, adapters: Mapping[str, Tensor], directory: Path) -> None:
-    """In PEFT's own format: its file names no adapter, so that `PeftModel.from_pretrained` can choose one."""
-    directory.mkdir()
-    [adapter] = model.active_adapters
-    tensors = {name.replace(f".{adapter}.", "."): tensor.contiguous() for name, tensor in adapters.items()}
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = copy.deepcopy(model.peft_config[adapter])
-    config.inference_mode = True
-    config.save_pretrained(str(directory))
+def architecture_of(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """Returns the model's class; FSDP2 puts a class of its own in front of it."""
+    return next(
+        kind for kind in type(model).__mro__ if issubclass(kind, PreTrainedModel) and not issubclass(kind, FSDPModule)
+    )
 
 
 def _keep_others(directory: Path, successor: Path) -> None:
@@ -228,26 +203,6 @@ def _keep_others(directory: Path, successor: Path) -> None:
         is_model = path.name == _ADAPTERS or any(path.match(pattern) for pattern in _WEIGHT_PATTERNS)
         if not is_model and path.is_file() and not (successor / path.name).exists():
             os.link(path, successor / path.name)
-
-
-def _add_lora(model: Any, spec: LoraSpec) -> Any:
-    from peft import LoraConfig, get_peft_model  # slow to import, needed only with adapters
-
-    tied = model.config.get_text_config().tie_word_embeddings
-    if tied and (wrong := [name for name in spec.target_modules if name in _EMBEDDING_NAMES]):
-        raise ValueError(f"lora.target_modules has {wrong}, which this model ties together; leave them out")
-    config = LoraConfig(
-        r=spec.rank,
-        lora_alpha=spec.alpha,  # type: ignore[arg-type]  # annotated as int, used as a factor
-        lora_dropout=spec.dropout,
-        target_modules=list(spec.target_modules),
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(
-            0
-        )  # all ranks, and a resumed run, must draw the same adapters; they start as a sum with nothing
-        return get_peft_model(model, config)
 
 
 def _parse_dtype(name: str) -> torch.dtype:

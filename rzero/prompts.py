@@ -1,4 +1,4 @@
-"""What the two roles are asked, and how a chat request becomes token ids.
+"""The requests put to the two roles, and their way from chat messages to token ids.
 
 Text a model wrote (a generated question) is data. It travels inside `Prompt.user` and can never become a control token:
 the chat template is rendered around a placeholder, and the stretch between the two control tokens that enclose the
@@ -12,14 +12,19 @@ import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from jinja2.exceptions import TemplateError
 
 from rzero.types import Prompt
 
+if TYPE_CHECKING:  # slow to import, and texts are read without it
+    from transformers import PreTrainedTokenizerBase
+
 QUESTION_SLOT = "{question}"
+PLAIN_MARKERS = ("system:", "user:", "assistant:")
+"""What a turn of the plain form begins with, which is asked for where a tokenizer has no chat template."""
 FILE_PREFIX = "file:"
 # Letters only: a placeholder must survive any template untouched, and no template or system text contains it.
 _PLACEHOLDER = "RZEROUSERTEXTGOESHERE"
@@ -51,8 +56,8 @@ class Prompts:
         return Prompt(system=self._solver_system, user=self._solver_user.replace(QUESTION_SLOT, question))
 
 
-def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of `prompt` up to where the response begins.
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[int]:
+    """Returns the token ids of `prompt` up to where the response begins.
 
     Uses the tokenizer's chat template where it has one, else `system: ...\\nuser: ...\\nassistant: ` (opened by the bos
     token where the tokenizer has the habit). A template that refuses system messages gets the system text in front of
@@ -67,10 +72,11 @@ def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
     return list(encoder.encode(prompt, tokenizer=tokenizer))
 
 
-def control_token_ids(tokenizer: Any) -> frozenset[int]:
-    """Ids no user text may produce: all added tokens except white space (layout) and the unknown token (a substitute).
+def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Returns the ids that no user text may produce.
 
-    `all_special_ids` is not enough: it omits most chat markers of many tokenizers.
+    These are all added tokens except white space (layout) and the unknown token (a substitute). `all_special_ids` is
+    not enough: it omits most chat markers of many tokenizers.
     """
     return frozenset(
         token_id
@@ -99,7 +105,7 @@ class _PromptEncoder:
     frames: dict[tuple[str | None, str, str], _Frame] = field(default_factory=dict)
     memo: dict[Prompt, tuple[int, ...]] = field(default_factory=dict)
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.stamp = _stamp(tokenizer)
         self.control_ids = control_token_ids(tokenizer)
         literals = sorted((str(tokenizer.added_tokens_decoder[i]) for i in self.control_ids), key=len, reverse=True)
@@ -107,7 +113,7 @@ class _PromptEncoder:
         self.frames = {}
         self.memo = {}
 
-    def encode(self, prompt: Prompt, *, tokenizer: Any) -> tuple[int, ...]:
+    def encode(self, prompt: Prompt, *, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         ids = self.memo.get(prompt)
         if ids is None:
             user = replace_surrogates(prompt.user)
@@ -122,7 +128,7 @@ class _PromptEncoder:
             self.memo[prompt] = ids
         return ids
 
-    def _frame(self, system: str | None, left: str, right: str, *, tokenizer: Any) -> _Frame:
+    def _frame(self, system: str | None, left: str, right: str, *, tokenizer: PreTrainedTokenizerBase) -> _Frame:
         key = (system, left, right)
         if key not in self.frames:
             if len(self.frames) >= _MEMO_SIZE:
@@ -130,7 +136,7 @@ class _PromptEncoder:
             self.frames[key] = self._cut(_render(system, left + _PLACEHOLDER + right, tokenizer=tokenizer), tokenizer)
         return self.frames[key]
 
-    def _cut(self, rendered: str, tokenizer: Any) -> _Frame:
+    def _cut(self, rendered: str, tokenizer: PreTrainedTokenizerBase) -> _Frame:
         head, *tails = rendered.split(_PLACEHOLDER)
         if len(tails) != 1:
             raise ValueError(f"the chat template shows the user text {len(tails)} times, it must do so exactly once")
@@ -147,7 +153,7 @@ class _PromptEncoder:
             tail_ids=tuple(_encode_text(tail[first:], tokenizer=tokenizer)),
         )
 
-    def _encode_data(self, text: str, *, tokenizer: Any) -> list[int]:
+    def _encode_data(self, text: str, *, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Ids of `text` without any control id: a control literal is cut behind its first character."""
         cuts, start = [0], 0
         while match := self.control_text.search(text, start):
@@ -164,7 +170,7 @@ class _PromptEncoder:
         return [i for i in ids if i not in self.control_ids]
 
 
-_ENCODERS: WeakKeyDictionary[Any, _PromptEncoder] = WeakKeyDictionary()
+_ENCODERS: WeakKeyDictionary[PreTrainedTokenizerBase, _PromptEncoder] = WeakKeyDictionary()
 
 
 def replace_surrogates(text: str) -> str:
@@ -172,14 +178,15 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _stamp(tokenizer: Any) -> tuple[str | None, int]:
+def _stamp(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, int]:
     return tokenizer.chat_template, len(tokenizer)
 
 
-def _render(system: str | None, user: str, *, tokenizer: Any) -> str:
+def _render(system: str | None, user: str, *, tokenizer: PreTrainedTokenizerBase) -> str:
     if tokenizer.chat_template is None:
-        opening = f"system: {system}\n" if system is not None else ""
-        return f"{opening}user: {user}\nassistant: "
+        for_system, for_user, for_assistant = PLAIN_MARKERS
+        opening = f"{for_system} {system}\n" if system is not None else ""
+        return f"{opening}{for_user} {user}\n{for_assistant} "
     messages = [{"role": "user", "content": user}]
     if system is not None:
         try:
@@ -189,17 +196,19 @@ def _render(system: str | None, user: str, *, tokenizer: Any) -> str:
     return _apply_template(messages, tokenizer=tokenizer)
 
 
-def _apply_template(messages: list[dict[str, str]], *, tokenizer: Any) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+def _apply_template(messages: list[dict[str, str]], *, tokenizer: PreTrainedTokenizerBase) -> str:
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert isinstance(rendered, str)
+    return rendered
 
 
-def _encode_text(text: str, *, tokenizer: Any, control_tokens: bool = True) -> list[int]:
+def _encode_text(text: str, *, tokenizer: PreTrainedTokenizerBase, control_tokens: bool = True) -> list[int]:
     if not text:
         return []
     return tokenizer(text, add_special_tokens=False, split_special_tokens=not control_tokens)["input_ids"]
 
 
-def _opening_ids(tokenizer: Any) -> list[int]:
+def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The bos token, for tokenizers that open every text with it; a chat template writes its own."""
     ids = tokenizer("", add_special_tokens=True)["input_ids"]
     return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []

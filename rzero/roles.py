@@ -1,4 +1,4 @@
-"""From which weights each role starts its training in a round: the difference between two models and one."""
+"""The weights from which each role starts its training in an iteration: the difference between two models and one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Roles:
                 raise ValueError(f"roles.{name} must be one of {', '.join(get_args(Role))}, got {value!r}")
 
     def predecessor(self, role: Role, iteration: int) -> tuple[Role, int]:
-        """Whose weights, and of which round, `role` starts from in round `iteration` (1 is the first)."""
+        """Returns whose weights, and of which iteration, `role` starts from in `iteration` (1 is the first)."""
         if role == "challenger":
             return self.challenger_from, iteration - 1
         return self.solver_from, iteration if self.solver_from == "challenger" else iteration - 1

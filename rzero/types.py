@@ -21,6 +21,8 @@ FinishReason = Literal["stop", "length"]
 class Prompt:
     """One chat request: what a role is asked.
 
+    Prompt(system="Please reason step by step.", user="What is 3 + 4?")
+
     `system` and `user` are plain text. Control tokens inside `user` are data and are never tokenised as control tokens.
     """
 
@@ -30,7 +32,9 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How completions are drawn. `temperature=0` is greedy. `top_p=1` and `top_k=0` mean no truncation.
+    """Parameters of drawing completions. `temperature=0` is greedy. `top_p=1` and `top_k=0` mean no truncation.
+
+    Sampling(n=8, temperature=1.0, max_tokens=160, seed=3)
 
     `max_tokens` bounds the response; an engine lowers it to what the model's context leaves after the prompt.
     Equal seeds give equal completions on the same engine, prompts and weights.
@@ -58,7 +62,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One response: its text, its token ids (eos included when `finish_reason == "stop"`) and log-probs (nats)."""
+    r"""One response: its text, its token ids (eos included when `finish_reason == "stop"`) and log-probs (nats).
+
+    Completion(text="\boxed{7}", token_ids=(59, 22, 2), logprobs=(-0.1, -0.7, -0.0), finish_reason="stop")
+    """
 
     text: str
     token_ids: tuple[int, ...]
@@ -68,7 +75,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """All completions of one prompt: the unit over which GRPO normalises rewards."""
+    """All completions of one prompt: the unit over which GRPO normalises rewards.
+
+    Group(prompt=Prompt(user="3 + 4?"), prompt_ids=(18, 10, 19, 30), completions=(right, wrong))
+    """
 
     prompt: Prompt
     prompt_ids: tuple[int, ...]
@@ -77,7 +87,9 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a Challenger response parses to: the text of the last question block and the Challenger's own boxed answer.
+    """A parsed Challenger response: the text of the last question block and the Challenger's own boxed answer.
+
+    Question(text="What is 3 + 4?", answer="7")
 
     `answer` is None when the response holds no (well-formed) box.
     """
@@ -89,6 +101,8 @@ class Question:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vote:
     """The outcome of a vote among the Solver's answers to one question (paper section 3.3).
+
+    Vote(label="7", count=2, divisor=3, counts=(("7", 2), ("12", 1)), answers=("7", "12", "7"))
 
     `label` is the representative of the largest cluster (None: nobody answered), `count` its size, `divisor` what the
     agreement is divided by, `counts` every cluster in order of first appearance, `answers` the extracted answer of each
@@ -111,6 +125,10 @@ class Vote:
 class LabelledQuestion:
     """A candidate question after the vote: kept for training, or dropped with the reason.
 
+    LabelledQuestion(
+        iteration=1, index=0, question="What is 3 + 4?", challenger_answer="7", vote=vote, drop_reason="above_band"
+    )
+
     `drop_reason` is None exactly when the question was kept. `vote` is None when the question was dropped before it was
     put to the Solver (broken format).
     """
@@ -129,7 +147,10 @@ class LabelledQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardBreakdown:
-    """A reward and the named parts it was made of (for logging only; training sees `total`)."""
+    """A reward and the named parts it was made of (for logging only; training sees `total`).
+
+    RewardBreakdown(total=0.75, parts={"format": 1.0, "uncertainty": 0.8, "repetition": 0.05})
+    """
 
     total: float
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -137,7 +158,9 @@ class RewardBreakdown:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """What a stage left on disk and what it was made of: the lineage of a run.
+    """A stage's output on disk and what it was made of: the lineage of a run.
+
+    Artifact(kind="solver", iteration=2, path=Path("iteration_2/solver"), made_of=("questions_2", "solver_1"))
 
     `path` is a file (questions) or a Hugging Face directory. `made_of` holds the names of earlier artifacts, and `base`
     for the base model.

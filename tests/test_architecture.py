@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -16,10 +17,10 @@ SOURCES = sorted(path for package in PACKAGES for path in (PROJECT / package).rg
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (PROJECT / folder).rglob("*.yaml"))
 
 LAYERS = (
-    {"types", "durable", "escaping", "roles", "seeding", "processes"},
+    {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "policy"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
-    {"prompts", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo", "sharding", "policy"},
+    {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo"},
     {"modules", "engines", "curriculum", "runs", "tracking", "collapse"},
     {"selfplay"},
 )
@@ -109,6 +110,35 @@ def test_no_circles_among_the_parts_of_a_package(package: str) -> None:
         for name in free:
             del graph[name]
     assert not graph, f"these import one another in a circle: {sorted(graph)}"
+
+
+SHAPED = re.compile(r"_?[a-z][a-z0-9_]*_([A-Z0-9]*[A-Z][A-Z0-9]*)")
+
+
+@cache
+def letters() -> set[str]:
+    """The first column of the table of tensor letters."""
+    _, _, section = (PROJECT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Tensor letters")
+    rows = re.findall(r"^\|([^|]*)\|", section.partition("\n## ")[0], flags=re.MULTILINE)
+    return set(re.findall(r"`([A-Z])`", " ".join(rows)))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module)
+def test_shapes_are_written_in_the_letters_of_one_table(path: Path) -> None:
+    names = {
+        name
+        for node in ast.walk(tree(path))
+        for name in (getattr(node, "id", None), getattr(node, "arg", None), getattr(node, "attr", None))
+        if isinstance(name, str)
+    }
+    unknown = {
+        f"{name}: {letter}"
+        for name in names
+        if (match := SHAPED.fullmatch(name))
+        for letter in match[1]
+        if not letter.isdigit() and letter not in letters()
+    }
+    assert not unknown, 'letters that the table in CONTRIBUTING.md, "Tensor letters", does not have'
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
+from rzero.types import Question, Vote
 from tests.experiments.small import config
 from tests.test_architecture import LAYERS
 
@@ -103,6 +106,13 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(other.read_text(encoding="utf-8")), f"{place or page.name} has no #{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=names)
+def test_files_that_pages_name_exist(page: Path) -> None:
+    folders = "rzero|evaluation|experiments|conf|sweeps|tests|docs"
+    for path in re.findall(rf"`((?:{folders})/(?:[\w./]*(?:/|\.\w+))?)`", page.read_text(encoding="utf-8")):
+        assert (PROJECT / path).exists(), f"{path} does not exist"
+
+
 def mentions(pattern: str, *, suffixes: tuple[str, ...] = (".py", ".yaml")) -> set[tuple[str, str]]:
     """File and matched text, for every match in files of the packages, conf and tests; () means any suffix."""
     found = set()
@@ -144,3 +154,20 @@ def test_the_readme_is_short() -> None:
     text = (PROJECT / "README.md").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 150
     assert len(text.split()) <= 1500
+
+
+def test_the_reward_in_the_readme_pays(tmp_path: Path) -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    [node] = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "my_study.py").write_text(code)
+    spec = spec_from_file_location("study_of_the_readme", tmp_path / "my_study.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    named = yaml.safe_load(node)
+    assert named.pop("_target_") == "my_study.Peak"
+    vote = Vote(label="4", count=3, divisor=5, counts=(("4", 3),), answers=("4", "4", "4", None, None))
+    paid = module.Peak(**named)([Question(text="2 + 2?", answer="4"), None], [vote, None])
+    assert [reward.total for reward in paid] == [1.0, 0.0]

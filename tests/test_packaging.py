@@ -26,6 +26,7 @@ LIVE_TOGETHER = {
     "math-verify": "==0.9.0",
     "latex2sympy2_extended": "==1.11.0",
     "sympy": "==1.14.0",
+    "pint": "==0.25.3",
     "peft": ">=0.21,<0.22",
     "datasets": ">=5.2,<6",
     "wandb": ">=0.31,<0.32",

@@ -48,7 +48,7 @@ class OracleAudit:
         return self._equal(question.vote.label if question.vote else None, known)
 
     def _equal(self, answer: str | None, known: tuple[Problem, str] | None) -> float:
-        return float(answer is not None and known is not None and self.grader.equivalent(answer, known[1]))
+        return float(answer is not None and known is not None and self.grader.accepts(answer, known[1]))
 
 
 def _level(known: tuple[Problem, str] | None) -> float:

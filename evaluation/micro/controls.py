@@ -1,7 +1,7 @@
 """Controls that do see true answers: how far the same training goes when its labels are right.
 
 R-Zero itself never sees one. Nothing in `rzero` can import this file, and no configuration names it apart from
-`label=gold_control` and `curriculum=labelled_control` (a test composes them all).
+`label@solver.label=gold_control` and `curriculum/rule=labelled_control` (a test composes them all).
 """
 
 from __future__ import annotations

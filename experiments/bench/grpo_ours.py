@@ -17,10 +17,11 @@ from rzero.engines.embedded import EmbeddedEngine
 from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
 from rzero.interfaces import Responses
 from rzero.modules import GRPOSettings, Solver
+from rzero.modules.base import Rewards
 from rzero.modules.fit import fit
 from rzero.modules.reference import reference_of
 from rzero.policy import load_policy
-from rzero.types import Json, LabelledQuestion, Prompt, RewardBreakdown, Vote
+from rzero.types import Group, LabelledQuestion, Prompt, RewardBreakdown, Vote
 
 _VOTE = Vote(label="1", count=1, divisor=1, counts=(("1", 1),), answers=("1",))
 
@@ -37,6 +38,30 @@ class _OnCommand(list[Any]):
         return super().__getitem__(index)
 
 
+class _Watched(Solver):
+    """A Solver that leaves its update's CPU seconds, its tokens and, on command, its profile in `figures`."""
+
+    def __init__(self, *, steps: _OnCommand, **solver: Any) -> None:
+        super().__init__(**solver)
+        self.steps, self.figures = steps, dict[str, Any]()
+
+    def learn(self, groups: Sequence[Group], rewards: Rewards) -> dict[str, float]:
+        lengths = [(len(group.prompt_ids), len(c.token_ids)) for group in groups for c in group.completions]
+        prompts = sum(len(group.prompt_ids) for group in groups)  # each goes through the model once: share_prompts
+        tokens = sum(own for _, own in lengths)
+        mean_sequence = sum(map(sum, lengths)) / len(lengths)
+        self.figures = {"tokens": tokens, "model_tokens": prompts + tokens, "mean_sequence": mean_sequence}
+        clock = Clock()
+        if self.steps.command == "profile":
+            with profile(activities=[ProfilerActivity.CPU]) as recorded:
+                metrics = super().learn(groups, rewards)
+            self.figures["profile"] = _shares(recorded)
+        else:
+            metrics = super().learn(groups, rewards)
+        self.figures["update"] = clock.seconds()
+        return metrics
+
+
 def main() -> None:
     torch.set_num_threads(1)
     settings = work()
@@ -46,7 +71,8 @@ def main() -> None:
         for i, text in enumerate(questions(settings["prompts"]))
     ]
     steps = _OnCommand([batch] * 1000)
-    module = Solver(
+    module = _Watched(
+        steps=steps,
         ask=lambda text: Prompt(system=SYSTEM, user=text),
         reward=_pay,
         policy=policy,
@@ -69,11 +95,9 @@ def main() -> None:
         batches=steps,
         seed=0,
     )  # fmt: skip
-    figures: Json = {}
-    _watch_update(module, steps, figures)
 
     def after_step(metrics: Mapping[str, float]) -> None:
-        answer({"step": steps.clock.seconds(), **figures})
+        answer({"step": steps.clock.seconds(), **module.figures})
 
     trainer = functools.partial(
         pl.Trainer, accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_checkpointing=False,
@@ -84,30 +108,6 @@ def main() -> None:
 
 def _pay(groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
     return [[RewardBreakdown(total=total) for total in rewards(group)] for group in groups]
-
-
-def _watch_update(module: Solver, steps: _OnCommand, figures: Json) -> None:
-    """Leaves the update's CPU seconds, its tokens and, on command, its profile in `figures`."""
-    learn = module._learn
-
-    def watched(groups: Any, paid: Any) -> dict[str, float]:
-        lengths = [(len(group.prompt_ids), len(c.token_ids)) for group in groups for c in group.completions]
-        figures.clear()
-        prompts = sum(len(group.prompt_ids) for group in groups)  # each goes through the model once: share_prompts
-        tokens = sum(own for _, own in lengths)
-        mean_sequence = sum(map(sum, lengths)) / len(lengths)
-        figures.update(tokens=tokens, model_tokens=prompts + tokens, mean_sequence=mean_sequence)
-        clock = Clock()
-        if steps.command == "profile":
-            with profile(activities=[ProfilerActivity.CPU]) as recorded:
-                metrics = learn(groups, paid)
-            figures["profile"] = _shares(recorded)
-        else:
-            metrics = learn(groups, paid)
-        figures["update"] = clock.seconds()
-        return metrics
-
-    module._learn = watched  # type: ignore[method-assign, assignment]
 
 
 def _shares(recorded: Any, *, most: int = 10) -> dict[str, float]:

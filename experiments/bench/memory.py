@@ -4,7 +4,7 @@
 peak resident size of a process never falls. The plain way is the smallest usual one: full float32 logits,
 `log_softmax`, gather, and autograd's backward.
 
-Shapes: S completion tokens, H hidden size, V vocabulary.
+Shapes: S completion tokens, E model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def run() -> Json:
     }
 
 
-def _ours(hidden_SH: Tensor, weight_VH: Tensor, targets_S: Tensor) -> Tensor:
+def _ours(hidden_SE: Tensor, weight_VE: Tensor, targets_S: Tensor) -> Tensor:
     logp_S, _ = head_logprobs(
-        hidden_SH,
-        weight_VH=weight_VH,
+        hidden_SE,
+        weight_VE=weight_VE,
         targets_S=targets_S,
         shape=LogitShape(temperature=TEMPERATURE),
         chunk_tokens=CHUNK_TOKENS,
@@ -65,8 +65,8 @@ def _ours(hidden_SH: Tensor, weight_VH: Tensor, targets_S: Tensor) -> Tensor:
     return logp_S
 
 
-def _plain(hidden_SH: Tensor, weight_VH: Tensor, targets_S: Tensor) -> Tensor:
-    logits_SV = (hidden_SH @ weight_VH.t()) / TEMPERATURE
+def _plain(hidden_SE: Tensor, weight_VE: Tensor, targets_S: Tensor) -> Tensor:
+    logits_SV = (hidden_SE @ weight_VE.t()) / TEMPERATURE
     return logits_SV.log_softmax(dim=1).gather(1, targets_S[:, None]).squeeze(1)
 
 
@@ -90,27 +90,27 @@ def _in_child(way: Callable[[Tensor, Tensor, Tensor], Tensor], vocabulary: int) 
 
 def _measure(way: Callable[[Tensor, Tensor, Tensor], Tensor], vocabulary: int, sender: Connection) -> None:
     torch.manual_seed(0)
-    hidden_SH = torch.randn(TOKENS, HIDDEN)
-    weight_VH = torch.randn(vocabulary, HIDDEN) * 0.3
+    hidden_SE = torch.randn(TOKENS, HIDDEN)
+    weight_VE = torch.randn(vocabulary, HIDDEN) * 0.3
     targets_S = torch.randint(vocabulary, (TOKENS,))
     upstream_S = torch.randn(TOKENS)
     # A first call on a few tokens, so that libraries and thread pools are not counted.
-    way(hidden_SH[:2].requires_grad_(), weight_VH[:64].clone().requires_grad_(), targets_S[:2] % 64).sum().backward()
-    hidden_SH, weight_VH = hidden_SH.detach().requires_grad_(), weight_VH.requires_grad_()
+    way(hidden_SE[:2].requires_grad_(), weight_VE[:64].clone().requires_grad_(), targets_S[:2] % 64).sum().backward()
+    hidden_SE, weight_VE = hidden_SE.detach().requires_grad_(), weight_VE.requires_grad_()
 
     before, start = _peak_mib(), time.perf_counter()
-    logp_S = way(hidden_SH, weight_VH, targets_S)
+    logp_S = way(hidden_SE, weight_VE, targets_S)
     (logp_S * upstream_S).sum().backward()
     seconds, after = time.perf_counter() - start, _peak_mib()
-    assert hidden_SH.grad is not None
-    assert weight_VH.grad is not None
+    assert hidden_SE.grad is not None
+    assert weight_VE.grad is not None
     sender.send(
         {
             "peak_mib": after - before,
             "seconds": seconds,
             "logp": logp_S.detach().numpy(),
-            "hidden_grad": hidden_SH.grad.numpy(),
-            "weight_grad": weight_VH.grad.numpy(),
+            "hidden_grad": hidden_SE.grad.numpy(),
+            "weight_grad": weight_VE.grad.numpy(),
         }
     )
     sender.close()

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -86,7 +87,8 @@ def _measure_size(size: Size, *, peak: float, repeats: int) -> dict[str, float |
     fixed = _measure_pair(size, eos_rate=0.0, repeats=repeats)
     spread = _measure_pair(size, eos_rate=1.0 / size.mean_tokens, repeats=repeats)
     policy = make_policy(size, eos_rate=0.0)
-    parameters = sum(p.numel() for p in policy.model.parameters()) - policy.model.get_input_embeddings().weight.numel()
+    embeddings = sum(p.numel() for p in policy.model.get_input_embeddings().parameters())
+    parameters = sum(p.numel() for p in policy.model.parameters()) - embeddings
     return {
         "vs_generate_fixed": fixed["ours"] / fixed["generate"],
         "vs_generate_spread": spread["ours"] / spread["generate"],
@@ -133,7 +135,8 @@ def _generate(policy: Policy, prompt_ids: list[tuple[int, ...]], *, size: Size) 
         num_return_sequences=size.samples, pad_token_id=0, eos_token_id=policy.eos_ids() or None,
     )  # fmt: skip
     with torch.inference_mode():
-        new_BT = policy.model.generate(ids, attention_mask=mask, generation_config=config)[:, longest:]
+        model: Any = policy.model  # `generate` is typed for a class that no model of transformers belongs to
+        new_BT = model.generate(ids, attention_mask=mask, generation_config=config)[:, longest:]
     ended = (new_BT == _EOS).int().cumsum(-1) - (new_BT == _EOS).int()  # > 0 behind the first eos
     return int((ended == 0).sum()) if policy.eos_ids() else new_BT.numel()
 

@@ -33,6 +33,7 @@ MODULES = {
     "grader": "grading",
     "pairs": "grading",
     "outputs": "grading",
+    "same": "equivalence",
     "hostile_answers": "grading",
     "hostile_questions": "grading",
 }

@@ -31,7 +31,7 @@ from rzero.grpo import (
     TokenMean,
     group_advantages,
     kl_divergence,
-    window_totals,
+    mini_batch_totals,
 )
 
 EXACT, FLOAT32 = 1e-9, 2e-6
@@ -126,7 +126,9 @@ def _advantages(inputs: Inputs, arrays: Mapping[str, np.ndarray], prefix: str) -
         [inputs.rewards_B[inputs.group_B == group].unique().numel() == 1 for group in inputs.group_B.tolist()]
     )
     for field, eps in (("advantages", 1e-6), ("trl_advantages", 1e-4)):
-        ours_B = group_advantages(inputs.rewards_B, inputs.group_B, eps=eps, dtype=inputs.logp_BT.dtype)
+        ours_B = group_advantages(
+            inputs.rewards_B, inputs.group_B, eps=eps, equal_within=0.0, dtype=inputs.logp_BT.dtype
+        )
         theirs_B = torch.from_numpy(arrays[f"{prefix}_{field}"])
         yield Comparison(field, ours_B[~equal_B], theirs_B[~equal_B], tolerance)
         yield Comparison(f"{field} of equal groups", ours_B[equal_B], torch.zeros(int(equal_B.sum())), 0.0)
@@ -188,7 +190,7 @@ def _loss(
         aggregation=aggregation,
     )
     leaf_BT = inputs.logp_BT.clone().requires_grad_()
-    totals = window_totals(inputs.mask_BT)
+    totals = mini_batch_totals(inputs.mask_BT)
     output = loss(
         logp_BT=leaf_BT,
         old_logp_BT=inputs.old_logp_BT,

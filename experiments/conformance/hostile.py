@@ -38,7 +38,7 @@ def check_hostile_answers(rows: list[Row], path: Path) -> Report:
     """Every answer, raw and as the content of its box: bounded CPU and memory, symmetric, stable, nothing executed."""
     results = []
     with canary() as executed, preset("grader/default") as grader:
-        grader.equivalent("x^2", "x*x")  # the imports of the worker are not the first row's fault
+        grader.accepts("x^2", "x*x")  # the imports of the worker are not the first row's fault
         for row in tracked(rows, title="hostile answers"):
             why = _hostile_answer(grader, text_of(row))
             if peak_memory_mb(grader.pool.pids) > HOSTILE_MEMORY_MB:
@@ -55,10 +55,13 @@ def _hostile_answer(grader: MathGrader, text: str) -> list[str]:
     boxed = timed(lambda: grader.extract(text), grader, why, "extract")
     for answer in dict.fromkeys([text, boxed or text]):
         for partner in PARTNERS:
-            forward = timed(lambda: grader.equivalent(answer, partner), grader, why, f"vs {partner}")  # noqa: B023
-            if forward != grader.equivalent(partner, answer):
+            forward = timed(lambda: grader.accepts(answer, partner), grader, why, f"vs {partner}")  # noqa: B023
+            if forward != grader.accepts(partner, answer):
                 why.append(f"not symmetric against {partner}")
-        if answer.strip() and not timed(lambda: grader.equivalent(answer, answer), grader, why, "vs itself"):  # noqa: B023
+        row = [answer, *PARTNERS, answer]
+        if timed(lambda: grader.classes([row]), grader, why, "classes")[0][-1] != 0:  # noqa: B023
+            why.append("not in its own class")
+        if answer.strip() and not timed(lambda: grader.accepts(answer, answer), grader, why, "vs itself"):  # noqa: B023
             why.append("not equal to itself")
     return why
 

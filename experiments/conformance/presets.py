@@ -13,8 +13,8 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def preset(name: str, **runtime: object) -> Any:
-    """Build `conf/<name>.yaml`; call it with `runtime` where it is `_partial_`."""
+    """Build `conf/<name>.yaml`; call it with `runtime` where it is `_partial_`. Repetition is the published one."""
     with initialize_config_dir(str(CONF), version_base=None):
-        composed = compose(name)
+        composed = compose(name, overrides=["+repetition=paper"])
     built = instantiate(OmegaConf.select(composed, name.rpartition("/")[0].replace("/", ".")), _convert_="all")
     return built(**runtime) if runtime else built

@@ -10,7 +10,7 @@ from experiments.conformance.presets import preset
 from experiments.conformance.rows import Report, RowResult, differences, tracked
 from rzero.interfaces import Grader
 from rzero.types import Question, Vote
-from rzero.voting import GradingError, OfficialVote
+from rzero.voting import GradingError, OfficialVote, Pair, Verdict
 
 # our drop reasons in the words of the golden files
 OFFICIAL_REASONS = {
@@ -37,15 +37,15 @@ class SimulatedGrader:
     def extract(self, response: str) -> str | None:
         return self.grader.extract(response)
 
-    def equivalent(self, left: str, right: str) -> bool:
-        if (left, right) in self.timeouts:
-            raise TimeoutError("simulated")
-        if (left, right) in self.raises:
-            raise GradingError("simulated")
-        return self.grader.equivalent(left, right)
+    def accepts_many(self, pairs: Sequence[Pair]) -> list[Verdict]:
+        return [
+            self._verdict(pair, verdict) for pair, verdict in zip(pairs, self.grader.accepts_many(pairs), strict=True)
+        ]
 
-    def close(self) -> None:
-        self.grader.close()
+    def _verdict(self, pair: Pair, verdict: bool) -> Verdict:
+        if pair in self.timeouts:
+            return TimeoutError("simulated")
+        return GradingError("simulated") if pair in self.raises else verdict
 
 
 def check_votes(rows: list[dict[str, Any]], path: Path) -> Report:
@@ -57,9 +57,9 @@ def check_votes(rows: list[dict[str, Any]], path: Path) -> Report:
         grader.close()
 
 
-def _check(row: Mapping[str, Any], *, grader: Grader) -> RowResult:
+def _check(row: Mapping[str, Any], *, grader: Grader | SimulatedGrader) -> RowResult:
     simulated = row.get("simulate") or {}
-    if simulated:
+    if simulated and not isinstance(grader, SimulatedGrader):
         grader = SimulatedGrader(grader, timeouts=simulated.get("timeouts", ()), raises=simulated.get("raises", ()))
     reward: OfficialVote = preset("vote/official_reward", grader=grader)
     label: OfficialVote = preset("vote/official_label", grader=grader)

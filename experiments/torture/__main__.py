@@ -35,8 +35,8 @@ def warm_up(cfg: DictConfig, folder: Path) -> None:
 
     torch.set_num_threads(1)
     selfplay = composition.build(cfg, folder / "warm")
-    selfplay.tracker.close()
-    selfplay.load(selfplay.base)
+    selfplay.close()
+    selfplay.weights.load("solver", 0)
     selfplay.make_trainer()
 
 

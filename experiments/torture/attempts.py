@@ -97,7 +97,7 @@ def run(cfg: DictConfig, directory: Path) -> None:
         try:
             selfplay.run()
         finally:
-            selfplay.tracker.close()
+            selfplay.close()
         write_manifest(directory, cfg, finished=True)
 
 

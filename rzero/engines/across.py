@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from rzero.interfaces import DistributedEngine, Progress, RolloutEngine, ServableEngine, ShardableEngine
+from rzero.policy import Policy
 from rzero.processes.ranks import Ranks
 from rzero.types import Group, Prompt, Sampling
 
@@ -13,22 +14,24 @@ from rzero.types import Group, Prompt, Sampling
 class ShardedEngine:
     """A `RolloutEngine` in each of several processes that acts as one: everybody draws a share, everybody gets it all.
 
-    The engine behind it takes `share=(part, parts)` and then draws only that part of the call's rows, each exactly as
-    it would have without (same random numbers), so the groups do not depend on the number of processes.
+    Each completion is drawn with the same random numbers as without shares, so groups do not depend on the number of
+    processes.
     """
 
-    def __init__(self, engine: Any, ranks: Ranks) -> None:
+    def __init__(self, engine: ShardableEngine, ranks: Ranks) -> None:
         self._engine, self._ranks = engine, ranks
 
-    def sync(self, policy: Any) -> None:
+    def sync(self, policy: Policy) -> None:
         self._engine.sync(policy)
 
     def close(self) -> None:
         self._engine.close()
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Any = None) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[Group]:
         share = (self._ranks.rank, self._ranks.size)
-        mine = self._engine.generate(prompts, sampling, progress, share=share)
+        mine = self._engine.generate(prompts, sampling, progress=progress, share=share)
         parts = self._ranks.gather([group.completions for group in mine])
         # shares are consecutive rows, so putting them behind one another restores the order of samples
         return [
@@ -38,40 +41,38 @@ class ShardedEngine:
 
 
 class ServedEngine:
-    """A `RolloutEngine` on servers, in each of several processes: rank 0 has them draw, everybody gets the groups.
+    """A `RolloutEngine` on servers, in each of several processes: rank 0 has them draw, everybody gets the groups."""
 
-    The engine behind it takes `ranks` in `sync`: every rank helps to put together weights that are split over them and
-    to check the servers against the policy.
-    """
-
-    def __init__(self, engine: Any, ranks: Ranks) -> None:
+    def __init__(self, engine: ServableEngine, ranks: Ranks) -> None:
         self._engine, self._ranks = engine, ranks
 
-    def sync(self, policy: Any) -> None:
+    def sync(self, policy: Policy) -> None:
         self._engine.sync(policy, ranks=self._ranks)
 
     def close(self) -> None:
         self._engine.close()
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Any = None) -> list[Group]:
-        return self._ranks.shared(self._engine.generate)(prompts, sampling, progress)
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[Group]:
+        return self._ranks.shared(self._engine.generate)(prompts, sampling, progress=progress)
 
 
-def across(engine: Any, ranks: Ranks) -> Any:
-    """An engine for all of several processes; itself when there is one.
+def across(engine: RolloutEngine, ranks: Ranks) -> RolloutEngine:
+    """Returns an engine for all of several processes; the engine itself when there is one.
 
-    `engine.drawn_by` says which processes can draw from it: `each` its share, or the `first` for all. Raises ValueError
-    for an engine that says something else or nothing: it serves one process.
+    Raises ValueError for an engine that serves one process only.
     """
     if ranks.size == 1:
         return engine
-    match getattr(engine, "drawn_by", None):
-        case "each":
-            return ShardedEngine(engine, ranks)
-        case "first":
-            return ServedEngine(engine, ranks)
-        case _:
-            raise ValueError(
-                f"{type(engine).__name__} with these settings serves runs of one process: set trainer.devices=1, or "
-                "use engine=vllm_server or embedded"
-            )
+    if not isinstance(engine, DistributedEngine):
+        raise ValueError(one_process_only(engine))
+    return engine.across(ranks)
+
+
+def one_process_only(engine: RolloutEngine) -> str:
+    """Returns the complaint about an engine that several processes cannot use."""
+    return (
+        f"{type(engine).__name__} with these settings serves runs of one process: set trainer.devices=1, or use "
+        "engine=vllm_server or embedded"
+    )

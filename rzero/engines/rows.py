@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rzero.prompts import encode_prompt
 from rzero.types import Completion, FinishReason, Group, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +25,17 @@ class Row:
     limit: int
 
 
-def encode_all(tokenizer: Any, prompts: Sequence[Prompt], *, context: int | None) -> list[list[int]]:
-    """Token ids of each prompt; `context` is the longest sequence of the model (None: no limit).
+def encode_all(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, context: int | None
+) -> list[list[int]]:
+    """Returns the token ids of each prompt; `context` is the longest sequence of the model (None: no limit).
 
     Raises ValueError for an empty prompt and for one that leaves the context no room for a response.
     """
     return [_encode(tokenizer, prompt, index=index, context=context) for index, prompt in enumerate(prompts)]
 
 
-def _encode(tokenizer: Any, prompt: Prompt, *, index: int, context: int | None) -> list[int]:
+def _encode(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, *, index: int, context: int | None) -> list[int]:
     ids = encode_prompt(tokenizer, prompt)
     if not ids:
         raise ValueError(f"prompt {index} is empty: {prompt!r}")
@@ -45,7 +50,10 @@ def _encode(tokenizer: Any, prompt: Prompt, *, index: int, context: int | None) 
 def rows_of_share(
     prompt_ids: Sequence[Sequence[int]], sampling: Sampling, *, context: int | None, share: tuple[int, int]
 ) -> list[Row]:
-    """Rows of part `share[0]` of `share[1]`, counted prompt by prompt. A row's limit is what the context leaves it."""
+    """Returns the rows of part `share[0]` of `share[1]`, counted prompt by prompt.
+
+    A row's limit is what the context leaves it.
+    """
     everything, (part, parts) = list(_rows(prompt_ids, sampling, context)), share
     return everything[len(everything) * part // parts : len(everything) * (part + 1) // parts]
 
@@ -58,13 +66,17 @@ def _rows(prompt_ids: Sequence[Sequence[int]], sampling: Sampling, context: int 
 
 
 def to_completions(
-    ids: Sequence[Sequence[int]], logprobs: Sequence[Sequence[float]], *, stopped: Sequence[bool], tokenizer: Any
+    ids: Sequence[Sequence[int]],
+    logprobs: Sequence[Sequence[float]],
+    *,
+    stopped: Sequence[bool],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[Completion]:
-    """Completions from sampled ids; `stopped`: the row ended with an eos token, which is kept but is not text."""
+    """Returns completions from sampled ids. `stopped`: the row ended with an eos token, which is not text."""
     if not ids:  # some tokenizers decode an empty batch to one empty text
         return []
     texts = tokenizer.batch_decode(
-        [row[:-1] if ended else row for row, ended in zip(ids, stopped, strict=True)],
+        [list(row[:-1] if ended else row) for row, ended in zip(ids, stopped, strict=True)],
         skip_special_tokens=True,
         clean_up_tokenization_spaces=False,
     )
@@ -80,7 +92,7 @@ def to_groups(
     prompt_ids: Sequence[Sequence[int]],
     drawn: Sequence[tuple[Row, Completion]],
 ) -> list[Group]:
-    """One group per prompt, completions in the order of samples; samples that were not drawn are left out."""
+    """Returns one group per prompt, completions in the order of samples; samples that were not drawn are left out."""
     completions: list[dict[int, Completion]] = [{} for _ in prompts]
     for row, completion in drawn:
         completions[row.prompt][row.sample] = completion

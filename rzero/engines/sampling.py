@@ -3,7 +3,7 @@
 Every uniform is a hash of (seed, prompt index, sample index, step, attempt). So a completion is the same whatever other
 rows share its batch, in whatever order they finish.
 
-Shapes: B rows, R rows to be drawn again, V vocabulary, K candidates.
+Shapes: B rows, Y of them to be drawn again, V vocabulary, I candidates.
 """
 
 from __future__ import annotations
@@ -78,14 +78,14 @@ class TokenSampler:
     ) -> tuple[Tensor, Tensor]:
         """Top-k, then top-p over what it left, by sorting the k largest weights."""
         k = min(self._sampling.top_k, weights_BV.shape[-1])
-        weights_BK, ids_BK = weights_BV.topk(k, dim=-1)
-        cdf_BK = weights_BK.cumsum(-1)
+        weights_BI, ids_BI = weights_BV.topk(k, dim=-1)
+        cdf_BI = weights_BI.cumsum(-1)
         if self._sampling.top_p < 1.0:
             # A token stays when the mass in front of it has not reached top_p: the first token always does.
-            weights_BK = weights_BK.masked_fill(cdf_BK - weights_BK >= self._sampling.top_p * cdf_BK[:, -1:], 0.0)
-            cdf_BK = weights_BK.cumsum(-1)
-        choice_B1 = invert_cdf(cdf_BK, self._uniforms(step=step, attempt=attempt, rows=rows))[:, None]
-        return ids_BK.gather(1, choice_B1).squeeze(1), weights_BK.gather(1, choice_B1).squeeze(1)
+            weights_BI = weights_BI.masked_fill(cdf_BI - weights_BI >= self._sampling.top_p * cdf_BI[:, -1:], 0.0)
+            cdf_BI = weights_BI.cumsum(-1)
+        choice_B1 = invert_cdf(cdf_BI, self._uniforms(step=step, attempt=attempt, rows=rows))[:, None]
+        return ids_BI.gather(1, choice_B1).squeeze(1), weights_BI.gather(1, choice_B1).squeeze(1)
 
     def _draw_and_redraw(self, weights_BV: Tensor, mass_B: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
         """Top-k or top-p with as little sorting as possible: draw, and draw again where the token is cut off.
@@ -100,21 +100,21 @@ class TokenSampler:
         top_k = self._sampling.top_k
         safe_share = 1.0 / top_k if top_k else 1.0 - self._sampling.top_p
         rows = (weight_B <= safe_share * mass_B).nonzero().squeeze(1) if safe_share else token_B[:0]
-        candidates_RV, attempt = weights_BV[rows], 0
+        candidates_YV, attempt = weights_BV[rows], 0
         while rows.numel():
-            ahead_RV = candidates_RV * _is_ahead(candidates_RV, token_B[rows], weight_B[rows])
+            ahead_YV = candidates_YV * _is_ahead(candidates_YV, token_B[rows], weight_B[rows])
             attempt += 1
             if top_k:
-                again_R = (ahead_RV > 0).sum(-1) >= top_k
-                rows = rows[again_R]
+                again_Y = (ahead_YV > 0).sum(-1) >= top_k
+                rows = rows[again_Y]
                 token_B[rows], weight_B[rows] = self._draw_sorted(
-                    candidates_RV[again_R], step=step, attempt=attempt, rows=rows
+                    candidates_YV[again_Y], step=step, attempt=attempt, rows=rows
                 )
                 break
-            again_R = ahead_RV.sum(-1) >= self._sampling.top_p * mass_B[rows]
-            rows, candidates_RV = rows[again_R], ahead_RV[again_R]
-            token_B[rows] = invert_cdf(candidates_RV.cumsum(-1), self._uniforms(step=step, attempt=attempt, rows=rows))
-            weight_B[rows] = candidates_RV.gather(1, token_B[rows][:, None]).squeeze(1)
+            again_Y = ahead_YV.sum(-1) >= self._sampling.top_p * mass_B[rows]
+            rows, candidates_YV = rows[again_Y], ahead_YV[again_Y]
+            token_B[rows] = invert_cdf(candidates_YV.cumsum(-1), self._uniforms(step=step, attempt=attempt, rows=rows))
+            weight_B[rows] = candidates_YV.gather(1, token_B[rows][:, None]).squeeze(1)
         return token_B, weight_B
 
     def _uniforms(self, *, step: int, attempt: int, rows: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Is an engine sampling from the policy that is being trained? Log-probs on a short probe say so after each sync."""
+"""Checking after each sync, by log-probs on a short probe, that an engine samples from the policy that learns."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TOLERANCES = {
 
 
 def probe_prompts(policy: Policy) -> list[list[int]]:
-    """Two short sequences of token ids, of different length."""
-    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    """Returns two short sequences of token ids, of different length."""
+    vocabulary = policy.vocabulary()
     return [[(7 * i + 3) % vocabulary for i in range(length)] for length in (3, 6)]
 
 
 @torch.no_grad()
 def policy_logprobs(policy: Policy, ids: Sequence[int]) -> Tensor:
-    """Log-probs [len(ids), V] (nats, temperature 1) that the policy itself gives the token behind each of `ids`."""
+    """Returns the policy's own log-probs [len(ids), V] (nats, temperature 1) of the token behind each of `ids`."""
     training = policy.model.training
     policy.model.eval()
     try:
@@ -41,7 +41,7 @@ def policy_logprobs(policy: Policy, ids: Sequence[int]) -> Tensor:
 
 
 def rollout_dtype(name: str | None) -> torch.dtype | None:
-    """`engine.dtype` as torch has it. Raises ValueError for one in which rollouts cannot be checked."""
+    """Returns `engine.dtype` as torch has it. Raises ValueError for one in which rollouts cannot be checked."""
     if name is None:
         return None
     known = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCES}
@@ -51,7 +51,7 @@ def rollout_dtype(name: str | None) -> torch.dtype | None:
 
 
 def coarser(*dtypes: torch.dtype) -> torch.dtype:
-    """The one that rounds most."""
+    """Returns the one that rounds most."""
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 

@@ -2,6 +2,7 @@
 
 from rzero.grading.exact_grader import ExactGrader
 from rzero.grading.extraction import last_boxed
-from rzero.grading.math_grader import MathGrader, OfficialGrader
+from rzero.grading.math_grader import MathGrader
+from rzero.grading.official_grader import OfficialGrader
 
 __all__ = ["ExactGrader", "MathGrader", "OfficialGrader", "last_boxed"]

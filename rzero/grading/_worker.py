@@ -68,11 +68,11 @@ def _serve(symbolic, stage: mmap.mmap, budgets: tuple[float, float], requests: i
         if not line:
             return _DONE
         started = time.process_time()
-        verdict, error = symbolic.answer(json.loads(line), enter)
+        found, error = symbolic.answer(json.loads(line), enter)
         signal.setitimer(signal.ITIMER_PROF, 0.0)
         used = time.process_time() - started
         stage[0] = 0
-        _write({"equal": verdict, "error": error, "cpu_seconds": used})
+        _write({"answer": found, "error": error, "cpu_seconds": used})
     return _RECYCLE
 
 

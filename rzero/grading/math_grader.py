@@ -1,119 +1,116 @@
-"""Graders that end in killable processes: ours (`MathGrader`) and the authors' (`OfficialGrader`)."""
+"""The default grader: exact values here, algebra in killable processes."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from types import TracebackType
-from typing import Self
+from collections.abc import Hashable, Mapping, Sequence
+from fractions import Fraction
+from typing import Any
 
-from rzero.grading.comparison import same_answer
-from rzero.grading.extraction import last_boxed, last_boxed_official
-from rzero.grading.gate import Gate
-from rzero.grading.judge import Judge, Pair, Symbolic
-from rzero.grading.official_equality import official_equal
-from rzero.grading.workers import Limits, WorkerPool
+from rzero.grading import acceptance, identity, numeric, reading, units
+from rzero.grading.budgeted import Budgeted
+from rzero.grading.extraction import last_boxed
+from rzero.grading.values import Expression, Matrix, Measure, Region, Row, Value, Words
+
+Pair = tuple[str, str]
 
 
-class MathGrader:
-    """Decides whether two answers denote the same mathematical object (`Grader`).
+class MathGrader(Budgeted):
+    """Reads answers as typed values and compares them (`Grader`); math-verify and pint are asked in a killable process.
 
-    Spelling, exact numbers and structure first, math-verify in a killable process last. Verdicts are symmetric, pure
-    functions of the two texts: they do not depend on earlier calls, on the number of workers or on the load of the
-    machine, because the budget of a comparison is CPU time. Counters: see `Judge`.
-
-    Processes are started on first need; `close()` (or leaving the context) ends them. Safe to call from threads.
+    `accepts` is `rzero.grading.acceptance`, `same` and `classes` are `rzero.grading.identity`.
     """
-
-    algebra = "math"
-
-    def __init__(
-        self,
-        *,
-        workers: int,
-        parse_cpu_seconds: float,
-        compare_cpu_seconds: float,
-        memory_mb: int,
-        wall_seconds: float,
-        requests_per_server: int,
-        max_chars: int,
-        max_depth: int,
-        max_digits: int,
-        max_exponent: int,
-        max_tower: int,
-        max_factorial: int,
-        max_commands: int,
-        remembered: int,
-    ) -> None:
-        limits = Limits(
-            parse_cpu_seconds=parse_cpu_seconds,
-            compare_cpu_seconds=compare_cpu_seconds,
-            memory_mb=memory_mb,
-            wall_seconds=wall_seconds,
-            requests_per_server=requests_per_server,
-        )
-        gate = Gate(
-            max_chars=max_chars,
-            max_depth=max_depth,
-            max_digits=max_digits,
-            max_exponent=max_exponent,
-            max_tower=max_tower,
-            max_factorial=max_factorial,
-            max_commands=max_commands,
-        )
-        self.pool = WorkerPool(workers=workers, limits=limits)
-        self._max_chars = max_chars
-        self._judge = Judge(rule=self._same, algebra=self.algebra, pool=self.pool, gate=gate, remembered=remembered)
-
-    @staticmethod
-    def _same(left: str, right: str, symbolic: Symbolic) -> bool:
-        return same_answer(left, right, symbolic)
 
     def extract(self, response: str) -> str | None:
         """Content of the last box of a response; None if there is none."""
-        return last_boxed(response, max_chars=self._max_chars)
+        return last_boxed(response, max_chars=self.max_chars)
 
-    def equivalent(self, left: str, right: str) -> bool:
-        return self.equivalent_many([(left, right)])[0]
+    def accepts(self, prediction: str, reference: str) -> bool:
+        return self.accepts_many([(prediction, reference)])[0]
 
-    def equivalent_many(self, pairs: Sequence[Pair]) -> list[bool]:
-        """`equivalent` for each pair, with the symbolic comparisons spread over the workers."""
-        return self._judge.settle(pairs)
+    def accepts_many(self, pairs: Sequence[Pair]) -> list[bool]:
+        """`accepts` for each pair of prediction and reference, their algebra spread over the workers."""
+        values = self._values({text for pair in pairs if pair[0] != pair[1] for text in pair})
+        return self.settled([self._claim(*pair, values) for pair in pairs], rule="equal")
 
-    @property
-    def counters(self) -> Counter[str]:
-        """How verdicts came about: cheap, symbolic, gated, killed, errors."""
-        return self._judge.counters
+    def same(self, left: str, right: str) -> bool:
+        return self.same_many([(left, right)])[0]
 
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        """The counters as `grader/name`, ready for a tracker."""
-        return {f"grader/{name}": float(count) for name, count in self.counters.items()}
+    def same_many(self, pairs: Sequence[Pair]) -> list[bool]:
+        """`same` for each pair."""
+        unequal = {text for pair in pairs if pair[0] != pair[1] for text in pair}
+        values = self._values(unequal)
+        keys = self._keys(list(values.values()))
+        return [
+            bool(left.strip()) if left == right else keys[values[left]] == keys[values[right]] for left, right in pairs
+        ]
 
-    def close(self) -> None:
-        self.pool.close()
+    def classes(self, batch: Sequence[Sequence[str]]) -> list[list[int]]:
+        """For each list of answers to one question: the index of the first answer that each is the same as."""
+        several = [answers if len(set(answers)) > 1 else () for answers in batch]
+        values = self._values({text for answers in several for text in answers})
+        completed = [identity.in_context([values[text] for text in answers]) for answers in several]
+        keys = self._keys([value for row in completed for value in row])
+        self.counters["cheap"] += sum(not row for row in completed)
+        return [
+            _first_places([keys[value] for value in row]) if row else [0] * len(answers)
+            for row, answers in zip(completed, batch, strict=True)
+        ]
 
-    def __enter__(self) -> Self:
-        return self
+    def _values(self, texts: set[str]) -> dict[str, Value]:
+        """The typed value of each text, its units looked up; one too long to be read is its spelling."""
+        values = {text: reading.read(text) if len(text) <= self.max_chars else _spelling(text) for text in texts}
+        asked = {name: ("unit", name) for value in values.values() for name in units.names(value)}
+        answers = self.algebra.ask(asked.values())
+        known = {name: _measure(answers[question]) for name, question in asked.items()}
+        return {text: units.resolve(value, known) for text, value in values.items()}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def _claim(self, left: str, right: str, values: Mapping[str, Value]) -> acceptance.Claim:
+        if left == right:
+            return bool(left.strip())
+        if max(len(left), len(right)) > self.max_chars:
+            return False
+        if any(_with_point(a) == values[b] for a, b in ((left, right), (right, left))):
+            return True
+        kinds = {type(values[left]), type(values[right])}
+        if len(kinds) == 2 and Expression in kinds and kinds & {Row, Region, Matrix}:
+            return acceptance.pair(reading.cleaned(left), reading.cleaned(right))
+        return acceptance.claim(values[left], values[right])
+
+    def _keys(self, values: Sequence[Value]) -> dict[Value, Hashable]:
+        """What each value is compared by."""
+        asked = {tex: ("key", tex) for value in values for tex in identity.formulas(value)}
+        answers = self.algebra.ask(asked.values())
+        known = {tex: _key(answers[question]) for tex, question in asked.items()}
+        return {value: identity.key(value, known) for value in values}
 
 
-class OfficialGrader(MathGrader):
-    """The authors' grader (`mathruler` 0.1.0) for the preset `official`: same equality, same extraction, made safe.
+def _spelling(text: str) -> Value:
+    return Words(f"too long: {text}")
 
-    `equivalent(given, truth)` is not symmetric, and no relation at all in places (docs/authors_code.md, R15). `extract`
-    gives "" for an empty box and None where the authors write the literal "None".
-    """
 
-    algebra = "official"
+def _with_point(text: str) -> Value | None:
+    """`1,22` as 1.22, the way half of the world writes it: in doubt for a reference that is that number."""
+    written = numeric.decimal_comma(reading.cleaned(text))
+    return None if written is None else numeric.parse_number(written)
 
-    @staticmethod
-    def _same(left: str, right: str, symbolic: Symbolic) -> bool:
-        return official_equal(left, right, symbolic)
 
-    def extract(self, response: str) -> str | None:
-        return last_boxed_official(response)
+def _measure(found: list[Any] | None) -> Measure | None:
+    """What a worker said about a unit (`rzero.grading.unit_names.measure`)."""
+    if found is None:
+        return None
+    return Measure(tuple((name, power) for name, power in found[0]), Fraction(found[1]))
+
+
+def _key(found: Any) -> Hashable:
+    """What a worker said about a formula (`rzero.grading.symbolic.key`), as a key; exact numbers like other numbers."""
+    if not isinstance(found, list):
+        return found
+    if found[0] == "number":
+        return ("number", Fraction(int(found[1], 16), int(found[2], 16)))
+    return tuple(_key(part) for part in found)
+
+
+def _first_places(keys: Sequence[Hashable]) -> list[int]:
+    """For each key the index at which it is first seen."""
+    first: dict[Hashable, int] = {}
+    return [first.setdefault(key, place) for place, key in enumerate(keys)]

@@ -14,8 +14,9 @@ Rules, each with its evidence in the adjudicated pairs:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+
+from rzero.grading.values import Number
 
 _MAX_DIGITS = 400  # of a literal; Python's own quadratic int() stays well below a millisecond
 _MAX_EXPONENT = 400  # of a power of ten
@@ -33,20 +34,12 @@ _SLASH = re.compile(rf"(?P<sign>[-+]?)(?P<top>{_DECIMAL})/(?P<bottom>{_DECIMAL})
 _MIXED = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d+) (?P<top>\d+)/(?P<bottom>\d+)")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Number:
-    """An exact value; `decimals` is the number of digits after the point where it was written as a plain decimal."""
-
-    value: Fraction
-    decimals: int | None = None
-    percent: bool = False
-
-
 def parse_number(text: str) -> Number | None:
     """The number that cleaned `text` spells; None for anything else and for literals over the digit bounds."""
     if text.endswith("%"):
-        bare = parse_number(text[:-1].rstrip())
-        return Number(value=bare.value, percent=True) if bare and not bare.percent else None
+        text = text[:-1].rstrip()
+        bare = None if text.endswith("%") else parse_number(text)
+        return Number(bare.value / 100, percent=True) if bare else None
     if not text or len(text) > 2 * _MAX_DIGITS or not (text[-1] in "}." or text[-1].isdigit()) or not text.isascii():
         return None
     if match := _MIXED.fullmatch(text):
@@ -58,10 +51,25 @@ def parse_number(text: str) -> Number | None:
         return _literal(match)
     if match := _TEN.fullmatch(text):
         return _scaled(Fraction(-1 if match["sign"] == "-" else 1), match["braced"] or match["bare"])
+    if match := _REPEATING.fullmatch(text):
+        return _repeating(match)
     text = _BRIEF_FRACTION.sub(r"\\frac{\1\2}{\3\4}", text)
     if match := _FRACTION.fullmatch(text) or _SLASH.fullmatch(text):
         return _ratio(match, match.groupdict().get("whole"))
     return None
+
+
+_REPEATING = re.compile(
+    r"(?P<sign>-?)(?P<whole>\d{0,40})\.(?P<start>\d{0,40})\\(?:overline|bar|dot)\{?(?P<again>\d{1,40})\}?"
+)
+
+
+def _repeating(match: re.Match[str]) -> Number:
+    """`0.1\\overline{6}` is 1/6."""
+    start, again = match["start"], match["again"]
+    fraction = Fraction(int(start + again) - int(start or 0), 10 ** len(start) * (10 ** len(again) - 1))
+    value = int(match["whole"] or 0) + fraction
+    return Number(-value if match["sign"] else value)
 
 
 _THOUSANDS_SPACE = re.compile(r"(?<=\d) (?=\d{3}(?:\D|$))")
@@ -73,10 +81,8 @@ def same_number(left: Number, right: Number) -> bool:
     """Exact equality, or agreement with a decimal of six digits or more (see the head of this file)."""
     if left.value == right.value:
         return True
-    if left.percent != right.percent and left.value * (100 if right.percent else 1) == right.value * (
-        100 if left.percent else 1
-    ):
-        return True
+    if left.percent != right.percent:  # the sign was left out on one side
+        return 100 * left.value == right.value if left.percent else left.value == 100 * right.value
     return _rounds_to(left.value, right) or _rounds_to(right.value, left)
 
 

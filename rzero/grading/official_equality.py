@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from rzero.grading.judge import Symbolic
+from rzero.grading.acceptance import Claim, Every, pair
 
 _UNITS = (
     "degree", "cm", "centimeter", "meter", "mile", "second", "minute", "hour", "day", "week", "month", "year", "foot",
@@ -27,8 +27,11 @@ _BRACKETS = "()[]"
 _MAX_FREE_LETTERS = 2
 
 
-def official_equal(given: str, truth: str, simplifies: Symbolic) -> bool:
-    """Whether the authors' grader calls `given` right where `truth` is the reference. Not symmetric."""
+def official_claim(given: str, truth: str) -> Claim:
+    """What has to be true for the authors' grader to call `given` right where `truth` is the reference. Not symmetric.
+
+    Its pairs are about texts whose difference has to vanish (`rzero.grading.arithmetic`).
+    """
     if _spelling(truth) == _spelling(given):
         return True
     expected, answer = _expression(truth), _expression(given)
@@ -41,10 +44,11 @@ def official_equal(given: str, truth: str, simplifies: Symbolic) -> bool:
         return False
     if not items or len(expected_items) != len(items):
         return False
-    return all(_same_item(first, second, simplifies) for first, second in zip(expected_items, items, strict=True))
+    claims = tuple(_same_item(first, second) for first, second in zip(expected_items, items, strict=True))
+    return False if False in claims else Every(tuple(claim for claim in claims if claim is not True))
 
 
-def _same_item(expected: str, answer: str, simplifies: Symbolic) -> bool:
+def _same_item(expected: str, answer: str) -> Claim:
     """Fractions must be spelt alike, integers may only equal integers, everything else may be simplified."""
     if _REDUCED.match(expected) and _REDUCED.match(answer):
         return expected == answer
@@ -54,7 +58,7 @@ def _same_item(expected: str, answer: str, simplifies: Symbolic) -> bool:
     letters = {letter for letter in joined.replace("sqrt", "").replace("frac", "") if letter.isalpha()}
     if len(letters) > _MAX_FREE_LETTERS or "^{" in joined or "^(" in joined or _TOWERS.search(joined):
         return False
-    return simplifies(unicodedata.normalize("NFKC", expected), unicodedata.normalize("NFKC", answer))
+    return pair(unicodedata.normalize("NFKC", expected), unicodedata.normalize("NFKC", answer))
 
 
 def _spelling(text: str) -> str:
@@ -221,7 +225,7 @@ class _Converter:
                 if not top:
                     break
             else:
-                written.append(character)
+                written.append(" " if character == "~" else character)
                 self._at += 1
         return "".join(written)
 

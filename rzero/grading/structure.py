@@ -16,13 +16,14 @@ _AND = re.compile(
 )
 _MEMBER = re.compile(r"^[a-zA-Z](?:_\{?\w\}?)?\s?\\in(?![a-zA-Z])\s?")
 _NAME = re.compile(r"[a-zA-Z]|\\[a-zA-Z]+")
+_UNKNOWN = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?")
 _COEFFICIENT = re.compile(r"^[\d.]")
 _PLUS_MINUS = re.compile(r"\\pm(?![a-zA-Z])")
 _MAX_ITEMS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Collection:
+class Parts:
     """`brackets` is "" for a bare list, "{}" for a set, else the two brackets of a tuple or interval."""
 
     items: tuple[str, ...]
@@ -33,21 +34,21 @@ class Collection:
         return self.brackets not in ("", "{}")
 
 
-def split_collection(cleaned: str) -> Collection | None:
+def split_collection(cleaned: str) -> Parts | None:
     """The parts of a list, tuple, set or interval; None for a single answer."""
     text = _AND.sub(",", cleaned)
     bare = split_top(text, ",;")
     if bare is None:
         return None
     if len(bare) > 1:
-        return Collection(items=tuple(_plus_minus(bare)), brackets="")
+        return Parts(items=tuple(_plus_minus(bare)), brackets="")
     inner, brackets = _unwrap(text)
     if brackets:
         parts = split_top(inner, ",;")
         if parts is not None and (len(parts) > 1 or brackets == "{}") and all(parts):
-            return Collection(items=tuple(_plus_minus(parts) if brackets == "{}" else parts), brackets=brackets)
+            return Parts(items=tuple(_plus_minus(parts) if brackets == "{}" else parts), brackets=brackets)
     expanded = _plus_minus([text])
-    return Collection(items=tuple(expanded), brackets="") if len(expanded) > 1 else None
+    return Parts(items=tuple(expanded), brackets="") if len(expanded) > 1 else None
 
 
 def split_top(text: str, separators: str) -> list[str] | None:
@@ -97,30 +98,26 @@ def _plus_minus(items: list[str]) -> list[str]:
     return [item.removeprefix("+").strip() for item in written]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Named:
-    """`name = value`: an answer with the quantity it answers for. `chain` is true for `name = ... = value`."""
+def split_name(cleaned: str) -> tuple[str, str] | None:
+    r"""(name, value) of `x = 5`, `f(x) = x^2`, `BC^2 = 19`, `2 = x`; None where the sides have to be solved.
 
-    name: str
-    value: str
-
-
-def split_name(cleaned: str) -> Named | None:
-    r"""`x = 5`, `f(x) = x^2`, `BC^2 = 19`, `V_1 : V_2 = 3`; None where the left side is an expression to be solved.
-
-    A name has a letter, no sum at top level and no leading number: `2x + z = 1` and `7 = 11a + c` are equations.
-    `x \in S` names its set.
+    A name has a letter, no sum at top level and no leading number: `2x + z = 1` and `7 = 11a + c` are equations. The
+    value of a chain is its last side. `x \in S` names its set.
     """
     if member := _MEMBER.match(cleaned):
-        return Named(name=member[0].split("\\in")[0].strip(), value=cleaned[member.end() :].strip())
+        return member[0].split("\\in")[0].strip(), cleaned[member.end() :].strip()
     if any(sign in cleaned for sign in ("\\neq", "\\leq", "\\geq", "<", ">")):
         return None
     sides = split_top(cleaned.replace("\\approx", "\0"), "=")
     if sides is None or len(sides) < 2 or (len(sides) > 2 and len(split_top(cleaned, ",;") or []) > 1):
         return None  # the last: `a = 1, b = 2` is a list
     name, value = sides[0].strip(), sides[-1].split("\0")[0].strip()
+    if len(sides) == 2 and _UNKNOWN.fullmatch(value) and not _NAME.search(name):
+        name, value = value, name
+    if value and len(sides) > 2 and not _NAME.search(name):
+        return "", value  # what a computation arrives at
     if not value or not _NAME.search(name) or _COEFFICIENT.match(name):
         return None
     if len(split_top(name, "+-") or ["", ""]) > 1:
         return None
-    return Named(name=name, value=value)
+    return name, value

@@ -81,7 +81,7 @@ class Worker:
         assert self.process.stdout is not None
         return self.process.stdout.fileno()
 
-    def request(self, payload: dict[str, Any]) -> None:
+    def request(self, payload: list[str]) -> None:
         assert self.process.stdin is not None
         line = json.dumps(payload).encode("ascii") + b"\n"
         self.deadline = time.monotonic() + self._limits.wall_seconds
@@ -139,7 +139,7 @@ class WorkerPool:
         """Process ids of the keepers (for tests and for the curious)."""
         return [worker.pid for worker in self._workers]
 
-    def run(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def run(self, requests: Sequence[list[str]]) -> list[dict[str, Any]]:
         with self._lock:
             self._forget_workers_of_parent()
             try:
@@ -149,7 +149,7 @@ class WorkerPool:
                 self._close()
                 raise
 
-    def _run(self, requests: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _run(self, requests: Sequence[list[str]]) -> list[dict[str, Any]]:
         replies: list[dict[str, Any] | None] = [None] * len(requests)
         waiting = deque((index, 0) for index in range(len(requests)))
         while len(self._workers) < min(self._count, len(requests)):
@@ -183,7 +183,7 @@ class WorkerPool:
         self,
         worker: Worker,
         waiting: deque[tuple[int, int]],
-        requests: Sequence[dict[str, Any]],
+        requests: Sequence[list[str]],
         selector: selectors.BaseSelector,
     ) -> None:
         """Hand the next waiting request to an idle worker; a worker found dead is replaced first."""

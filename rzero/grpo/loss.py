@@ -17,7 +17,7 @@ from torch import Tensor
 from rzero.grpo.aggregation import Aggregation
 from rzero.grpo.kl import LOG_RATIO_LIMIT, KLEstimator, kl_divergence
 from rzero.grpo.mismatch import MismatchCorrection, refuse_truncated_sampling
-from rzero.types import Sampling
+from rzero.types import FinishReason, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +25,8 @@ class LossOutput:
     """One micro-batch's share of the step. Shares of all micro-batches (and ranks) add up to the step's values.
 
     `loss` carries the gradient. `metrics` are detached weighted sums; after adding up, those that are means over tokens
-    are divided by the added-up `weight` (which is 1 for every aggregation but ConstantLength); `policy_loss` is not.
+    are divided by the added-up `weight`; `policy_loss` is not. That weight is 1 where every sequence has scored tokens,
+    except for ConstantLength.
     """
 
     loss: Tensor
@@ -87,9 +88,9 @@ class PolicyLoss:
         if self.mismatch is not None:
             refuse_truncated_sampling(sampling)
 
-    def counted(self, mask_BT: Tensor, *, truncated_B: Tensor) -> Tensor:
-        """The mask of tokens to learn from, given which completions were cut at the length limit."""
-        return mask_BT & ~truncated_B.unsqueeze(1) if self.truncated == "mask" else mask_BT
+    def counts(self, finish_reason: FinishReason) -> bool:
+        """Whether a completion that ended like this is learned from."""
+        return self.truncated == "keep" or finish_reason == "stop"
 
     def __call__(
         self,

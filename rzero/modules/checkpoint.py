@@ -7,13 +7,14 @@ on disk. Tensors that are split over ranks are kept whole, so a phase may go on 
 
 from __future__ import annotations
 
+import functools
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rzero.durable import new_directory, new_file
 from rzero.policy import Policy, tensor_errors
@@ -23,7 +24,7 @@ _BUFFER = 1 << 20  # bytes: torch writes every tensor in several small pieces
 _WEIGHTS, _OPTIMISER = "trained.safetensors", "optimizer.pt"
 
 
-def save(directory: Path, *, model: Any, optimizer: torch.optim.Optimizer, write: bool) -> None:
+def save(directory: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, write: bool) -> None:
     """What is trained of `model` (all weights, or the adapters) and the optimiser, in a new folder `directory`.
 
     Every rank calls this, one of them with `write`. Raises OSError with the path when the disk fails.
@@ -39,7 +40,7 @@ def save(directory: Path, *, model: Any, optimizer: torch.optim.Optimizer, write
 
 
 @torch.no_grad()
-def load_weights(directory: Path, model: Any) -> None:
+def load_weights(directory: Path, model: nn.Module) -> None:
     """Into a model as it was at the start of the phase, before it is split over ranks.
 
     Raises ValueError when the checkpoint is of another model.
@@ -56,7 +57,7 @@ def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer) -> None:
     state = torch.load(directory / _OPTIMISER, weights_only=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in state["state"].items():
-        state["state"][index] = _mapped(values, lambda tensor, like=parameters[index]: split_like(tensor, like))
+        state["state"][index] = _mapped(values, functools.partial(split_like, other=parameters[index]))
     optimizer.load_state_dict(state)
 
 
@@ -68,11 +69,11 @@ def space_needed(policy: Policy, *, checkpoints: bool) -> int:
     return policy.size() + (2 * 3 * policy.size(trained=True) if checkpoints else 0)
 
 
-def _trained(model: Any) -> dict[str, Tensor]:
+def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _mapped(node: Any, change: Any) -> Any:
+def _mapped(node: object, change: Callable[[Tensor], Tensor]) -> object:
     """`node` with every tensor in its dictionaries and lists replaced by `change(tensor)`."""
     if isinstance(node, Tensor):
         return change(node)

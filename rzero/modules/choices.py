@@ -31,8 +31,8 @@ class Refill:
                 f"refill needs tolerance >= 0 and max_rounds >= 1, got {self.tolerance} and {self.max_rounds}"
             )
 
-    def dull(self, rewards: Sequence[Sequence[RewardBreakdown]]) -> list[int]:
-        """Indices of the groups that teach nothing."""
+    def uninformative(self, rewards: Sequence[Sequence[RewardBreakdown]]) -> list[int]:
+        """Numbers of the groups that teach nothing, ascending."""
         return [index for index, group in enumerate(rewards) if _spread(group) <= self.tolerance]
 
 
@@ -74,8 +74,8 @@ class OverlongPenalty:
         ]
 
     def _penalties(self, group: Group, *, max_tokens: int) -> list[float]:
-        lengths_B = torch.tensor([len(completion.token_ids) for completion in group.completions])
+        lengths_N = torch.tensor([len(completion.token_ids) for completion in group.completions])
         penalty_B = soft_overlong_penalty(
-            lengths_B, max_tokens=max_tokens, buffer_tokens=self.buffer_tokens(max_tokens)
+            lengths_N, max_tokens=max_tokens, buffer_tokens=self.buffer_tokens(max_tokens)
         )
         return (self.factor * penalty_B).tolist()

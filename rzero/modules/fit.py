@@ -8,12 +8,12 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from rzero.modules import GRPOModule
+from rzero.modules.base import Batch, GRPOModule
 from rzero.types import LabelledQuestion
 
 
@@ -32,10 +32,23 @@ def question_batches(
     return batches
 
 
-class AfterStep(pl.Callback):
-    """Hands the metrics of every rollout to a function."""
+class _Steps(Dataset[int]):
+    """The numbers of the steps from `first` up to `end`."""
 
-    def __init__(self, after_step: Callable[[Mapping[str, float]], None]) -> None:
+    def __init__(self, first: int, end: int) -> None:
+        self._steps = range(first, end)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> int:
+        return self._steps[index]
+
+
+class AfterStep(pl.Callback):
+    """Calls a function after every rollout and its update."""
+
+    def __init__(self, after_step: Callable[[], None]) -> None:
         self.after_step = after_step
         self.on_terminate = signal.getsignal(signal.SIGTERM)
 
@@ -45,27 +58,39 @@ class AfterStep(pl.Callback):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self.on_terminate)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any, **__: Any) -> None:
-        assert isinstance(pl_module, GRPOModule)
-        self.after_step(pl_module.step_metrics)
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object, **__: object) -> None:
+        self.after_step()
+
+
+def switch_off_dropout(model: torch.nn.Module) -> None:
+    """Sets every dropout rate of a model to 0; its configuration, and so what is saved of it, stays.
+
+    Under dropout two passes over the same tokens differ by nats, so that ratio and KL would start away from 1 and 0.
+    """
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        if isinstance(getattr(part, "attention_dropout", None), float):  # a number that attention applies itself
+            part.attention_dropout = 0.0  # type: ignore[assignment]
 
 
 def fit(
-    module: GRPOModule,
+    module: GRPOModule[Batch],
     *,
     make_trainer: Callable[..., pl.Trainer],
     after_step: Callable[[Mapping[str, float]], None],
     directory: Path,
 ) -> None:
-    """Train `module` through all its batches after `rollouts_done`.
+    """Train `module` through all its batches after `rollouts_done`, without dropout.
 
     Raises KeyboardInterrupt, or what a signal handler raised in its place, when the user asked to stop.
     """
-    trainer = make_trainer(callbacks=[AfterStep(after_step)], default_root_dir=str(directory))
+    report = AfterStep(lambda: after_step(module.step_metrics))
+    trainer = make_trainer(callbacks=[report], default_root_dir=str(directory))
     # Lightning sees numbers only: it rebuilds the collections it is given, and refuses frozen records
-    steps: Any = range(module.rollouts_done, len(module.batches))
-    loader: DataLoader[Any] = DataLoader(steps, batch_size=None, num_workers=0)
-    module.model.train()  # gradient checkpointing works in this mode only; dropout is the model's own choice
+    loader = DataLoader(_Steps(module.rollouts_done, len(module.batches)), batch_size=None, num_workers=0)
+    module.model.train()  # gradient checkpointing works in this mode only
+    switch_off_dropout(module.model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

@@ -11,17 +11,15 @@ import torch
 from rzero.grpo import reward_statistics
 from rzero.types import Group, RewardBreakdown
 
-SUMS = (
-    "loss",
-    "policy_loss",
-)  # sums over the step's micro-batches; every other metric of the loss is a mean over tokens
+SUMS = ("loss", "policy_loss")
+"""What stays the sum over a step's micro-batches; every other metric of the loss is a mean over tokens."""
 
 
 def rollout_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[RewardBreakdown]]) -> dict[str, float]:
     """What a rollout looked like: rewards, lengths (tokens), truncation."""
-    totals = torch.tensor([reward.total for group in rewards for reward in group], dtype=torch.float64)
-    group_B = torch.tensor([index for index, group in enumerate(groups) for _ in group.completions])
-    statistics = reward_statistics(totals, group_B)
+    totals_N = torch.tensor([reward.total for group in rewards for reward in group], dtype=torch.float64)
+    group_N = torch.tensor([index for index, group in enumerate(groups) for _ in group.completions])
+    statistics = reward_statistics(totals_N, group_N)
     lengths = [len(c.token_ids) for group in groups for c in group.completions]
     ended = [len(c.token_ids) for group in groups for c in group.completions if c.finish_reason == "stop"]
     metrics = {
@@ -44,9 +42,10 @@ def rollout_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[RewardBr
     return metrics
 
 
-def update_metrics(sums: Mapping[str, float], *, weight: float) -> dict[str, float]:
-    """Metrics of an optimiser step from the sums of `LossOutput.metrics`; `weight` is the sum of its weights."""
-    means = {name: value if name in SUMS else value / (weight or 1.0) for name, value in sums.items()}
+def update_metrics(sums: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of an optimiser step from the sums over micro-batches of `LossOutput.metrics`, `loss` and `weight`."""
+    weight = sums["weight"] or 1.0
+    means = {name: value if name in SUMS else value / weight for name, value in sums.items() if name != "weight"}
     return {**means, "clip_ratio/region_mean": means["clip_ratio/low_mean"] + means["clip_ratio/high_mean"]}
 
 

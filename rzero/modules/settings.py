@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
 from rzero.modules.choices import OverlongPenalty, Refill
 from rzero.types import Sampling
+
+
+class RolloutSampling(TypedDict):
+    """The part of `Sampling` that is configured; the rest is the step's."""
+
+    temperature: float
+    max_tokens: int
+    top_p: NotRequired[float]
+    top_k: NotRequired[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +29,8 @@ class GRPOSettings:
     group size). updates_per_rollout: optimiser steps per rollout. max_tokens_per_microbatch: tokens in memory at once,
     padding included. share_prompts: completions of one prompt go through the model behind one copy of it and without
     padding; the same maths in other roundings. chunk_tokens: rows of logits that exist at once. max_grad_norm: gradient
-    clipping by norm. sampling: temperature, top_p, top_k, max_tokens of the rollouts. advantage: from rewards (B,) and
-    group numbers (B,) to advantages (B,). refill, overlong: see `rzero.modules.choices`; None: not used.
+    clipping by norm. sampling: of the rollouts. advantage: from rewards (N,) and group numbers (N,) to advantages
+    (N,). refill, overlong: see `rzero.modules.choices`; None: not used.
     """
 
     steps: int
@@ -32,7 +41,7 @@ class GRPOSettings:
     share_prompts: bool
     chunk_tokens: int
     max_grad_norm: float
-    sampling: Mapping[str, Any]
+    sampling: RolloutSampling
     advantage: Callable[[Tensor, Tensor], Tensor]
     refill: Refill | None = None
     overlong: OverlongPenalty | None = None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rzero.interfaces import SolverReward
 from rzero.modules.base import GRPOModule
+from rzero.seeding import derive
 from rzero.types import Group, LabelledQuestion, Prompt, RewardBreakdown
 
 
@@ -17,7 +19,7 @@ def voted_label(question: LabelledQuestion) -> str:
     return question.vote.label
 
 
-class Solver(GRPOModule):
+class Solver(GRPOModule[Sequence[LabelledQuestion]]):
     """A batch is a list of labelled questions; `ask` turns a question's text into the Solver's request.
 
     `label` says what responses to a question are compared with: its pseudo-label, in everything but a control.
@@ -42,3 +44,11 @@ class Solver(GRPOModule):
     def pay(self, groups: Sequence[Group], batch: Sequence[LabelledQuestion]) -> list[list[RewardBreakdown]]:
         responses = [[completion.text for completion in group.completions] for group in groups]
         return self.reward(responses, [self.label(question) for question in batch])
+
+    def spare(self, batch: Sequence[LabelledQuestion], *, start: int, count: int) -> Sequence[LabelledQuestion]:
+        """Questions of the phase that are not in this batch, in random order; none when all have been asked."""
+        asked = set(batch)
+        phase = dict.fromkeys(question for other in self.batches for question in other)
+        others = [question for question in phase if question not in asked]
+        order = random.Random(derive(self.seed, "spare", self.rollouts_done)).sample(others, len(others))
+        return order[start : start + count]

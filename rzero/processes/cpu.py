@@ -1,4 +1,4 @@
-"""What a CPU computes with: how many threads, which kernels.
+"""Threads and kernels of the CPU.
 
 torch and MKL choose among their kernels by the CPU they find, and each kernel adds up in an order of its own. One kind
 of CPU therefore gives the same bits for the same seed, and another kind gives other last bits, which grow from step to
@@ -58,7 +58,7 @@ def describe_cpu() -> str:
 
 
 def _facts() -> dict[str, str]:
-    """What Linux says of the first core; empty elsewhere."""
+    """Returns what Linux says of the first core; empty elsewhere."""
     if not _INFO.exists():
         return {}
     core = _INFO.read_text(encoding="utf-8").split("\n\n")[0]

@@ -1,7 +1,8 @@
 """Starting the processes of a run on this machine.
 
 The process that the user started is rank 0 and starts the others (`launch`); they find each other through a file, so
-no port is fixed. All processes are on one machine.
+no port is fixed. All processes are on one machine. torch's `elastic_launch` would start rank 0 anew as well; here it
+stays the process of the user, with its progress, its Ctrl-C and its exit code.
 """
 
 from __future__ import annotations
@@ -15,26 +16,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
 from rzero.processes.parent import die_with
 from rzero.processes.ranks import Ranks
 
-_PATIENCE_S = 30.0  # how long a process that failed is given to say why
-_ENDING_S = 10.0  # how long all processes together are given to end when they are told to
+_REASON_TIMEOUT_S = 30.0  # how long a process that failed is given to say why
+_END_TIMEOUT_S = 10.0  # how long all processes together are given to end when they are told to
 # How long the others wait while rank 0 draws or judges: hours at the paper's size. One that dies is noticed at once.
-_ERRAND = timedelta(days=1)
+_COLLECTIVE_TIMEOUT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankConfig:
-    """Where a process belongs: its rank, how many there are, and the file through which they meet."""
+    """The place of a process: its rank, how many there are, and the file through which they meet."""
 
     rank: int
     size: int
@@ -42,7 +43,7 @@ class RankConfig:
 
     @contextmanager
     def join(self) -> Iterator[Ranks]:
-        """The process group, for as long as the context lasts. Waits until everybody has joined."""
+        """The process group, for as long as the context lasts. Waits until all ranks have joined."""
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         if torch.cuda.is_available():
             torch.cuda.set_device(self.rank)
@@ -50,7 +51,9 @@ class RankConfig:
         Path(f"{self.rendezvous}.{self.rank}").touch()
         dist.init_process_group(backend, init_method=f"file://{self.rendezvous}", rank=self.rank, world_size=self.size)
         try:
-            yield Ranks(rank=self.rank, size=self.size, group=dist.new_group(backend="gloo", timeout=_ERRAND))
+            yield Ranks(
+                rank=self.rank, size=self.size, group=dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
+            )
         finally:
             dist.destroy_process_group()
             os.environ.pop("LOCAL_RANK", None)
@@ -96,12 +99,12 @@ def _worker(index: int, worker: Callable[[RankConfig], None], leader: RankConfig
 
 
 def _is_lost_connection(error: Exception) -> bool:
-    """Whether an error is what is seen here of a failure elsewhere (gloo then raises a plain RuntimeError)."""
+    """Returns whether an error only shows a failure elsewhere (gloo then raises a plain RuntimeError)."""
     return isinstance(error, dist.DistError | ProcessException) or "gloo" in str(error)
 
 
-def _end(processes: Sequence[Any]) -> None:
-    deadline = time.monotonic() + _ENDING_S
+def _end(processes: Sequence[BaseProcess]) -> None:
+    deadline = time.monotonic() + _END_TIMEOUT_S
     for process in processes:
         if process.is_alive():
             process.terminate()
@@ -112,7 +115,7 @@ def _end(processes: Sequence[Any]) -> None:
             process.join()
 
 
-def _await_others(others: Any, rank_config: RankConfig) -> None:
+def _await_others(others: ProcessContext, rank_config: RankConfig) -> None:
     """Return when all processes are about to join; raise RuntimeError when one ended before it did."""
     missing = {rank: Path(f"{rank_config.rendezvous}.{rank}") for rank in range(1, rank_config.size)}
     while any(not path.exists() for path in missing.values()):
@@ -121,10 +124,10 @@ def _await_others(others: Any, rank_config: RankConfig) -> None:
         time.sleep(0.05)
 
 
-def _failure(others: Any) -> str | None:
+def _failure(others: ProcessContext) -> str | None:
     """The last line of what a failed process had to say; None when none failed within a short time."""
     try:
-        others.join(timeout=_PATIENCE_S)
+        others.join(timeout=_REASON_TIMEOUT_S)
     except ProcessException as failure:
         return str(failure).strip().splitlines()[-1]
     return None

@@ -1,6 +1,6 @@
-"""Which of several processes this one is, and what they hand one another.
+"""The rank of this process among those of a run, and what they hand one another.
 
-Every process of a run executes the same self-play (SPMD). Text is everybody's: each process draws its share of a
+Every process of a run executes the same self-play (SPMD). Text is shared: each process draws its share of a
 rollout or is handed what servers drew (`rzero.engines.across`), so each sees the same groups and makes the same
 decisions. What judges text (votes, rewards, curriculum) runs on rank 0 only and is handed on (`Ranks.shared`), and only
 rank 0 writes.
@@ -28,23 +28,23 @@ class Ranks:
 
     rank: int = 0
     size: int = 1
-    group: Any = None
+    group: dist.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """True for the process that writes."""
         return self.rank == 0
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's value, in the order of ranks."""
+        """Returns every rank's value, in the order of ranks."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size
+        values = [value] * self.size
         dist.all_gather_object(values, value, group=self.group)
         return values
 
     def shared(self, function: Callable[P, T]) -> Callable[P, T]:
-        """`function`, called on rank 0 alone; every rank returns what it returned there.
+        """Returns `function` as one that is called on rank 0 alone; every rank returns what it returned there.
 
         An exception is raised on rank 0 only; the others are ended when rank 0 leaves `launch`.
         """

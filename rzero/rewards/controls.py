@@ -6,9 +6,10 @@ import hashlib
 import itertools
 from collections.abc import Sequence
 
+from rzero.boxes import last_boxed
 from rzero.interfaces import Responses
-from rzero.parsing import last_box
 from rzero.rewards.parts import Questions, Votes, well_formed
+from rzero.turns import own_turn
 from rzero.types import RewardBreakdown
 
 
@@ -39,7 +40,7 @@ class RandomSolverReward:
 
     def _pay(self, position: int, response: str) -> RewardBreakdown:
         total = _drawn(self.seed, position, response)
-        return RewardBreakdown(total=total, parts={"accuracy": total, "format": float(bool(last_box(response)))})
+        return RewardBreakdown(total=total, parts={"accuracy": total, "format": float(_boxes(response))})
 
 
 class FormatChallengerReward:
@@ -57,11 +58,15 @@ class FormatSolverReward:
     """1 where the response holds a closed, non-empty box, else 0."""
 
     def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
-        totals = [[float(bool(last_box(response))) for response in group] for group in groups]
+        totals = [[float(_boxes(response)) for response in group] for group in groups]
         return [
             [RewardBreakdown(total=total, parts={"accuracy": 0.0, "format": total}) for total in group]
             for group in totals
         ]
+
+
+def _boxes(response: str) -> bool:
+    return last_boxed(own_turn(response)) is not None
 
 
 def _drawn(seed: int, position: int, text: str) -> float:

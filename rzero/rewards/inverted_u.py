@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from rzero.rewards.parts import Questions, Votes, repetition_penalties, require_range, well_formed
+from rzero.repetition import cluster_shares
+from rzero.rewards.parts import Questions, Repetition, Votes, repetition_penalties, require_range, well_formed
 from rzero.types import RewardBreakdown
 
 
@@ -10,7 +11,13 @@ class InvertedU:
     """max(0, uncertainty - repetition) with uncertainty = max(0, 1 - |p - centre| / half_width); 0 if malformed."""
 
     def __init__(
-        self, *, centre: float, half_width: float, repetition_weight: float, repetition_threshold: float
+        self,
+        *,
+        centre: float,
+        half_width: float,
+        repetition_weight: float,
+        repetition_threshold: float,
+        repetition: Repetition = cluster_shares,
     ) -> None:
         self.centre = require_range("challenger_reward.centre", centre, low=0, high=1)
         if half_width <= 0:
@@ -18,9 +25,15 @@ class InvertedU:
         self.half_width = half_width
         self.repetition_weight = repetition_weight
         self.repetition_threshold = repetition_threshold
+        self.repetition = repetition
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
-        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        penalties = repetition_penalties(
+            questions,
+            weight=self.repetition_weight,
+            threshold=self.repetition_threshold,
+            repetition=self.repetition,
+        )
         breakdowns = []
         for question, vote, penalty in zip(questions, votes, penalties, strict=True):
             right = well_formed(question)

@@ -15,6 +15,8 @@ from rzero.types import RewardBreakdown
 class MemoryPenalty:
     """`reward` minus weight * BLEU to the nearest question of the bank, where that is above `similar_above`.
 
+    A question of the bank itself counts as 1, also where it is too short for BLEU or written without blanks.
+
     The memory is what the bank holds, dropped questions included, for the iterations 1, 2, ... up to the first it knows
     nothing about (empty, LookupError or FileNotFoundError). No positive reward is pushed below 0. `parts` gains
     `memory`, the charge.
@@ -30,7 +32,12 @@ class MemoryPenalty:
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
         texts = ["" if question is None else question.text for question in questions]
-        nearest = nearest_similarity(texts, past=self._past())
+        past = self._past()
+        known = set(past)
+        nearest = [
+            1.0 if text in known else bleu
+            for text, bleu in zip(texts, nearest_similarity(texts, past=past), strict=True)
+        ]
         charges = [self.memory_weight * bleu if bleu > self.similar_above else 0.0 for bleu in nearest]
         paid = self.reward(questions, votes)
         return [unless_negative(item, charge=charge, part="memory") for item, charge in zip(paid, charges, strict=True)]

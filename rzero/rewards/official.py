@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rzero.interfaces import Grader, Responses
+from rzero.repetition import cluster_shares
 from rzero.rewards.parts import Questions, Votes, repetition_penalties
 from rzero.types import RewardBreakdown
-from rzero.voting import distinct_verdicts
 
 THINK, END_OF_THINK, BOX = "<think>", "</think>", "\\boxed{"
 
@@ -26,7 +26,12 @@ class OfficialChallengerReward:
         self.repetition_threshold = repetition_threshold
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
-        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        penalties = repetition_penalties(
+            questions,
+            weight=self.repetition_weight,
+            threshold=self.repetition_threshold,
+            repetition=cluster_shares,
+        )
         breakdowns = []
         for question, vote, penalty in zip(questions, votes, penalties, strict=True):
             paid = question is not None and vote is not None
@@ -50,12 +55,9 @@ class OfficialSolverReward:
 
     def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
         texts = [[close_up(response) for response in group] for group in groups]
-        pairs = [[(self._answer(text), label) for text in group] for group, label in zip(texts, labels, strict=True)]
-        equal = distinct_verdicts((pair for group in pairs for pair in group), grader=self.grader)
-        return [
-            [self._pay(text, right=equal[pair]) for text, pair in zip(*both, strict=True)]
-            for both in zip(texts, pairs, strict=True)
-        ]
+        pairs = [(self._answer(text), label) for group, label in zip(texts, labels, strict=True) for text in group]
+        right = iter(self.grader.accepts_many(pairs))
+        return [[self._pay(text, right=next(right)) for text in group] for group in texts]
 
     def _answer(self, text: str) -> str:
         answer = self.grader.extract(text)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rzero.interfaces import Grader, Responses
-from rzero.rewards.parts import Questions, Votes, repetition_penalties, well_formed
+from rzero.repetition import cluster_shares
+from rzero.rewards.parts import Questions, Repetition, Votes, repetition_penalties, well_formed
 from rzero.types import RewardBreakdown
-from rzero.voting import distinct_verdicts
 
 
 class PaperChallengerReward:
@@ -17,12 +17,20 @@ class PaperChallengerReward:
     right when the response holds a question and the Challenger's own answer. Totals lie in [0, 1].
     """
 
-    def __init__(self, *, repetition_weight: float, repetition_threshold: float) -> None:
+    def __init__(
+        self, *, repetition_weight: float, repetition_threshold: float, repetition: Repetition = cluster_shares
+    ) -> None:
         self.repetition_weight = repetition_weight
         self.repetition_threshold = repetition_threshold
+        self.repetition = repetition
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
-        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        penalties = repetition_penalties(
+            questions,
+            weight=self.repetition_weight,
+            threshold=self.repetition_threshold,
+            repetition=self.repetition,
+        )
         breakdowns = []
         for question, vote, penalty in zip(questions, votes, penalties, strict=True):
             right = well_formed(question)
@@ -37,22 +45,23 @@ class PaperChallengerReward:
 
 
 class PaperSolverReward:
-    """1 where the boxed answer equals the pseudo-label, else 0. A response without a box gets 0."""
+    """1 where the boxed answer is the same as the pseudo-label, else 0. A response without a box gets 0.
+
+    Label and answers are read as answers to one question (`Grader.classes`), as in the vote that gave the label.
+    """
 
     def __init__(self, grader: Grader) -> None:
         self.grader = grader
 
     def __call__(self, groups: Responses, labels: Sequence[str]) -> list[list[RewardBreakdown]]:
         answers = [[self.grader.extract(response) or None for response in group] for group in groups]
-        pairs = [
-            [None if answer is None else (label, answer) for answer in group]
-            for group, label in zip(answers, labels, strict=True)
-        ]
-        asked = (pair for group in pairs for pair in group if pair is not None)
-        equal = distinct_verdicts(asked, grader=self.grader)
+        ballots = [[label, *(answer or "" for answer in group)] for group, label in zip(answers, labels, strict=True)]
         return [
-            [_pay(answered=pair is not None, right=pair is not None and equal[pair]) for pair in group]
-            for group in pairs
+            [
+                _pay(answered=answer is not None, right=answer is not None and number == classes[0])
+                for answer, number in zip(group, classes[1:], strict=True)
+            ]
+            for group, classes in zip(answers, self.grader.classes(ballots), strict=True)
         ]
 
 

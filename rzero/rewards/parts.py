@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from rzero.repetition import cluster_shares
 from rzero.types import Question, RewardBreakdown, Vote
 
 Questions = Sequence[Question | None]
 Votes = Sequence[Vote | None]
 
 
-def repetition_penalties(questions: Questions, *, weight: float, threshold: float) -> list[float]:
+class Repetition(Protocol):
+    """Says which share of a batch repeats each question, |C_k| / B in (0, 1], in order (conf/repetition)."""
+
+    def __call__(self, questions: Sequence[str], *, threshold: float) -> list[float]: ...
+
+
+def repetition_penalties(
+    questions: Questions, *, weight: float, threshold: float, repetition: Repetition
+) -> list[float]:
     """weight * |C_k| / B per response, in [0, weight]; a response without a question is a cluster of its own."""
     texts = ["" if question is None else question.text for question in questions]
-    return [weight * share for share in cluster_shares(texts, threshold=threshold)]
+    return [weight * share for share in repetition(texts, threshold=threshold)]
 
 
 def well_formed(question: Question | None) -> bool:

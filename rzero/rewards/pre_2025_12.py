@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rzero.repetition import cluster_shares
 from rzero.rewards.parts import Questions, Votes, repetition_penalties
 from rzero.types import Question, RewardBreakdown, Vote
 
@@ -26,7 +27,12 @@ class Pre202512ChallengerReward:
         self.compared = compared
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
-        penalties = repetition_penalties(questions, weight=self.repetition_weight, threshold=self.repetition_threshold)
+        penalties = repetition_penalties(
+            questions,
+            weight=self.repetition_weight,
+            threshold=self.repetition_threshold,
+            repetition=cluster_shares,
+        )
         breakdowns = []
         for question, vote, penalty in zip(questions, votes, penalties, strict=True):
             uncertainty = self._uncertainty(question, vote)

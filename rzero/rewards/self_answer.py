@@ -9,7 +9,6 @@ from __future__ import annotations
 from rzero.interfaces import ChallengerReward, Grader
 from rzero.rewards.parts import Questions, Votes, well_formed
 from rzero.types import RewardBreakdown
-from rzero.voting import distinct_verdicts
 
 
 class SelfAnswerBonus:
@@ -24,14 +23,14 @@ class SelfAnswerBonus:
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
         pairs = [
-            (vote.label, question.answer)
-            if question is not None and well_formed(question) and question.answer and vote is not None and vote.label
-            else None
+            (vote.label or "", question.answer or "")
+            if question is not None and well_formed(question) and vote is not None
+            else ("", "")
             for question, vote in zip(questions, votes, strict=True)
         ]
-        equal = distinct_verdicts((pair for pair in pairs if pair is not None), grader=self.grader)
+        classes = self.grader.classes(pairs)
         breakdowns = []
-        for paid, pair in zip(self.reward(questions, votes), pairs, strict=True):
-            extra = self.bonus if pair is not None and equal[pair] and paid.total > 0 else 0.0
+        for paid, pair, (_, own) in zip(self.reward(questions, votes), pairs, classes, strict=True):
+            extra = self.bonus if all(pair) and own == 0 and paid.total > 0 else 0.0
             breakdowns.append(RewardBreakdown(total=paid.total + extra, parts={**paid.parts, "self_answer": extra}))
         return breakdowns

@@ -7,11 +7,10 @@ own answer in the distribution of its group.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rzero.interfaces import Grader, Responses
 from rzero.types import RewardBreakdown
-from rzero.voting import joined_clusters
 
 
 class SoftVoteSolverReward:
@@ -37,18 +36,20 @@ class SoftVoteSolverReward:
             [label] * self.label_votes + [answer for answer in group if answer]
             for group, label in zip(answers, labels, strict=True)
         ]
-        clusters = joined_clusters(ballots, grader=self.grader)
+        classes = self.grader.classes(ballots)
         return [
-            self._pay(group, ballot, joined) for group, ballot, joined in zip(answers, ballots, clusters, strict=True)
+            self._pay(group, dict(zip(ballot, numbers, strict=True)), Counter(numbers))
+            for group, ballot, numbers in zip(answers, ballots, classes, strict=True)
         ]
 
-    def _pay(self, answers: list[str | None], ballot: list[str], joined: dict[str, str]) -> list[RewardBreakdown]:
-        counts = Counter(joined[answer] for answer in ballot)
+    def _pay(
+        self, answers: list[str | None], classes: Mapping[str, int], counts: Mapping[int, int]
+    ) -> list[RewardBreakdown]:
         total = sum(count**self.sharpness for count in counts.values())
         breakdowns = []
         for answer in answers:
-            cluster = joined[answer] if answer else None
-            paid = counts[cluster] ** self.sharpness / total if cluster is not None else 0.0
-            parts = {"accuracy": float(cluster == ballot[0]), "format": float(answer is not None)}
+            own = classes[answer] if answer else None
+            paid = counts[own] ** self.sharpness / total if own is not None else 0.0
+            parts = {"accuracy": float(own == 0), "format": float(answer is not None)}  # the label's class is the first
             breakdowns.append(RewardBreakdown(total=paid, parts=parts))
         return breakdowns

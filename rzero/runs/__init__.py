@@ -1,1 +1,1 @@
-"""A run's book: what is done, what was posed, what is said to the person who waits."""
+"""The bookkeeping of a run: its directory, ledger, stages, question bank, progress, and the health of its grader."""

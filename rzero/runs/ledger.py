@@ -1,4 +1,4 @@
-"""What a run has already done: the memory that makes it resumable.
+"""The ledger of a run: the stages that are complete, from which it resumes.
 
 `state.json` names the completed stages in order, and, inside a phase, its last checkpoint. Each entry holds the sha256
 of every file it left behind and of the metrics up to its end. Files are durable before their entry is added, and it
@@ -16,14 +16,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rzero.durable import damage, set_aside, write_atomically
+from rzero.runs.directory import RunDirectory
+from rzero.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Position:
-    """How far a metrics file had come: its size in bytes, and the sha256 of them."""
+    """The committed part of a metrics file: its size in bytes, and the sha256 of them."""
 
     size: int = 0
     sha256: str = hashlib.sha256().hexdigest()
@@ -31,28 +32,28 @@ class Position:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Commit:
-    """What is safe on disk: what was done, its files with their sha256, and metrics and their step counter so far."""
+    """A record of what is safe on disk: what was done, its files with their sha256, metrics and their step so far."""
 
-    result: Mapping[str, Any]
+    result: Json
     files: Mapping[str, str]
     metrics: Position
     step: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         metrics = {"size": self.metrics.size, "sha256": self.metrics.sha256}
         return {**self.result, "files": dict(self.files), "metrics": metrics, "step": self.step}
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Commit:
+    def from_json(cls, entry: Json) -> Commit:
         result = {key: value for key, value in entry.items() if key not in ("files", "metrics", "step")}
         return cls(result=result, files=entry["files"], metrics=Position(**entry["metrics"]), step=entry["step"])
 
     def damage(self, directory: Path, metrics: bytes) -> str | None:
-        """What is no longer as it was committed; None when all of it is."""
+        """Returns a sentence on what is not as it was committed; None when all of it is."""
         if len(metrics) < self.metrics.size:
-            return f"{directory / 'metrics.jsonl'} is shorter than it was"
+            return f"{RunDirectory(directory).metrics} is shorter than it was"
         if hashlib.sha256(memoryview(metrics)[: self.metrics.size]).hexdigest() != self.metrics.sha256:
-            return f"{directory / 'metrics.jsonl'} is not what was written (its sha256 differs)"
+            return f"{RunDirectory(directory).metrics} is not what was written (its sha256 differs)"
         return damage(directory, self.files)
 
 
@@ -123,19 +124,19 @@ class Ledger:
     def done(self, stage: str) -> bool:
         return stage in self.stages
 
-    def paused(self, stage: str) -> Mapping[str, Any] | None:
-        """What the stage's checkpoint says; None when it has none."""
+    def paused(self, stage: str) -> Json | None:
+        """Returns what the stage's checkpoint says; None when it has none."""
         if self.checkpoint is None or self.checkpoint.result["stage"] != stage:
             return None
         return self.checkpoint.result
 
-    def complete(self, stage: str, result: Mapping[str, Any], *, files: Mapping[str, str], metrics: Position) -> None:
+    def complete(self, stage: str, result: Json, *, files: Mapping[str, str], metrics: Position) -> None:
         """Commit a stage. The caller has already made its files durable."""
         self.stages[stage] = Commit(result=result, files=files, metrics=metrics, step=self.step)
         self.checkpoint = None
         self._write()
 
-    def pause(self, stage: str, result: Mapping[str, Any], *, files: Mapping[str, str], metrics: Position) -> None:
+    def pause(self, stage: str, result: Json, *, files: Mapping[str, str], metrics: Position) -> None:
         """Commit a checkpoint inside a stage; it replaces the one before."""
         self.checkpoint = Commit(result={"stage": stage, **result}, files=files, metrics=metrics, step=self.step)
         self._write()
@@ -153,7 +154,7 @@ class Ledger:
 
         `notes` says what was found. Returns the files of what was given up. Nothing on disk is touched.
         """
-        metrics = directory / "metrics.jsonl"
+        metrics = RunDirectory(directory).metrics
         written = metrics.read_bytes() if metrics.exists() else b""
         forgotten: list[str] = []
         for number, commit in enumerate(list(self.stages.values())):
@@ -189,9 +190,9 @@ def _previous(path: Path) -> Path:
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def _dump(state: Mapping[str, Any]) -> bytes:
+def _dump(state: Json) -> bytes:
     return json.dumps({"sha256": _checksum(state), **state}, indent=1).encode()
 
 
-def _checksum(state: Mapping[str, Any]) -> str:
+def _checksum(state: Json) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

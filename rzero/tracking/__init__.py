@@ -1,4 +1,4 @@
-"""Where metrics go. The JSONL file is the record; everything else is a mirror of it."""
+"""Trackers of metrics. The JSONL file is the record; everything else is a mirror of it."""
 
 from rzero.tracking.csv_file import CsvTracker
 from rzero.tracking.fanout import Fanout, NullTracker

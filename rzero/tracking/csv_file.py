@@ -50,7 +50,7 @@ def _line(row: Sequence[str]) -> str:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """What the file holds, without its head and without half a line at its end."""
+    """Returns the rows of the file, without its head and without half a line at its end."""
     if not path.exists():
         return []
     with open(path, encoding="utf-8", newline="") as file:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rzero.interfaces import Tracker
+from rzero.runs.ledger import Position
 from rzero.types import Artifact, LabelledQuestion
 
 
 class NullTracker:
-    """Nothing besides the JSONL record."""
+    """Nothing besides the JSONL record, and not even that in processes that do not write."""
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None: ...
 
     def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None: ...
 
     def artifact(self, made: Artifact) -> None: ...
+
+    def position(self) -> Position:
+        return Position()
 
     def close(self) -> None: ...
 

@@ -9,18 +9,17 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rzero.durable import write_all
 from rzero.runs.ledger import Position
-from rzero.types import Artifact, LabelledQuestion
+from rzero.types import Artifact, Json, LabelledQuestion
 
 TIME_PREFIXES = ("time/", "timing_s/", "perf/")
 """Metrics with these prefixes (after the stage) measure the machine; all others are the same for the same seed."""
 
 
 def is_timing(name: str) -> bool:
-    """Whether a metric measures the machine and not the method: `solver/timing_s/rollout`, `perf/peak_rss_gib`."""
+    """Returns whether a metric measures the machine, as `solver/timing_s/rollout` and `perf/peak_rss_gib` do."""
     return name.startswith(TIME_PREFIXES) or f"/{name}".find("/timing_s/") >= 0 or "/perf/" in f"/{name}"
 
 
@@ -38,8 +37,8 @@ class JsonlTracker:
         self._size, self._digest = len(written), hashlib.sha256(written)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        row = {"step": step, "time/unix_s": round(time.time(), 3)}
-        row.update({name: value if math.isfinite(value) else None for name, value in metrics.items()})  # type: ignore[misc]
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        row = {"step": step, "time/unix_s": round(time.time(), 3), **finite}
         line = json.dumps(row).encode() + b"\n"
         try:
             write_all(self._file.fileno(), line)
@@ -49,7 +48,7 @@ class JsonlTracker:
         self._digest.update(line)
 
     def position(self) -> Position:
-        """What is safely on disk now: what a resumed run keeps. Raises OSError when the disk does not take it."""
+        """Returns what is safely on disk now and a resumed run keeps. Raises OSError when the disk does not take it."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -57,7 +56,7 @@ class JsonlTracker:
         return Position(size=self._size, sha256=self._digest.hexdigest())
 
     def rewind(self, size: int) -> None:
-        """Forget everything after the first `size` bytes: the metrics of work that is about to be repeated."""
+        """Forgets everything after the first `size` bytes: the metrics of work that is about to be repeated."""
         self._file.close()
         os.truncate(self.path, size)
         self._open()
@@ -70,6 +69,6 @@ class JsonlTracker:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All rows of a metrics file, in order."""
+def read_metrics(path: Path) -> list[Json]:
+    """Returns all rows of a metrics file, in order."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]

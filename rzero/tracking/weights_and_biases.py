@@ -7,11 +7,14 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rzero.durable import write_atomically
 from rzero.escaping import slug, wandb_cell
-from rzero.types import Artifact, LabelledQuestion
+from rzero.types import Artifact, Json, LabelledQuestion
+
+if TYPE_CHECKING:  # slow to import, and only this tracker needs it
+    import wandb
 
 KEY = "WANDB_API_KEY"
 BY_ITERATION = ("evaluation/*", "curriculum/*", "audit/*", "questions")
@@ -32,7 +35,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Which W&B run a directory belongs to (`wandb_run.json`), and the last step that was sent there.
+    """The W&B run that a directory belongs to (`wandb_run.json`), and the last step that was sent there.
 
     All but `step` is settled when the run begins. mode: online, offline or disabled; kept, so that the parts of a
     resumed run reach W&B in order. entity: the account of an online run, else empty. step: a resumed run repeats steps
@@ -49,7 +52,7 @@ class Identity:
 
     @classmethod
     def read(cls, directory: Path) -> Identity | None:
-        """None when the run was never tracked. Raises ValueError when the file is damaged."""
+        """Returns None when the run was never tracked. Raises ValueError when the file is damaged."""
         path = directory / "wandb_run.json"
         if not path.exists():
             return None
@@ -80,7 +83,7 @@ class WandbTracker:
         name: str | None = None,
         group: str | None = None,
         artifacts: Collection[str] = (),
-        config: Mapping[str, Any] | None = None,
+        config: Json | None = None,
     ) -> None:
         import wandb
 
@@ -108,7 +111,7 @@ class WandbTracker:
         )
         self._identity.write(self._directory)
         self._repeated = False
-        self._logged: dict[str, Any] = {}
+        self._logged: dict[str, wandb.Artifact] = {}
         self._run.define_metric("iteration")
         for pattern in BY_ITERATION:
             self._run.define_metric(pattern, step_metric="iteration")
@@ -128,7 +131,7 @@ class WandbTracker:
             self._run.log({"questions": table}, step=step)
 
     def artifact(self, made: Artifact) -> None:
-        """Upload what a stage made. The same content again is no new version at W&B."""
+        """Uploads what a stage made. The same content again is no new version at W&B."""
         if made.kind not in self._kinds:
             return
         import wandb
@@ -173,8 +176,8 @@ def _settle(mode: str, known: Identity | None, directory: str) -> str:
     return mode
 
 
-def table_row(question: LabelledQuestion) -> list[Any]:
-    """A question with its votes as W&B shows it, in the order of `COLUMNS`; all model text is escaped."""
+def table_row(question: LabelledQuestion) -> list[str | float | None]:
+    """Returns a question with its votes as W&B shows it, in the order of `COLUMNS`; all model text is escaped."""
     vote = question.vote
     counts = sorted(vote.counts, key=lambda cluster: -cluster[1]) if vote else []
     return [

@@ -8,11 +8,11 @@ from evaluation.analyses import difficulty, diversity, entropy, pass_curve
 from evaluation.contamination import grams, overlaps
 from evaluation.metrics import BenchmarkScore, Outcome, Scores, pass_at, standard_errors
 from evaluation.problems import Benchmark, BenchmarkItem
-from rzero.engines.scripted import ScriptedEngine
 from rzero.grading import ExactGrader
 from rzero.prompts import Prompts
 from rzero.types import Sampling
 from rzero.voting import PaperVote
+from tests.scripted import ScriptedEngine
 
 
 def sampled(*rates: float, k: int = 4) -> Scores:
@@ -89,6 +89,6 @@ def test_difficulty_of_questions_for_a_solver() -> None:
         vote_many=PaperVote(grader).vote_many,
         sampling=Sampling(n=4, max_tokens=50),
         references=["1", None],
-        equivalent=grader.equivalent,
+        accepts=grader.accepts,
     )
     assert (cell.agreement, cell.answered, cell.accuracy) == (0.375, 0.5, 0.75)

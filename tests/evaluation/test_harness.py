@@ -15,16 +15,16 @@ import torch
 from evaluation.engine_lm import EngineLM
 from evaluation.harness import HarnessSuite
 from evaluation.judging import NoFallback
-from evaluation.problems import Benchmark, BenchmarkItem, Json
+from evaluation.problems import Benchmark, BenchmarkItem
 from evaluation.protocol import Protocol
 from evaluation.remote_judge import NoRemoteJudge
 from evaluation.sources import Datasets, Generated
 from evaluation.store import TaskStore
-from rzero.engines.scripted import ScriptedEngine
 from rzero.grading import ExactGrader
 from rzero.prompts import Prompts
-from rzero.types import Group, Prompt, Sampling
+from rzero.types import Group, Json, Prompt, Sampling
 from rzero.voting import PaperVote
+from tests.scripted import ScriptedEngine
 
 GRADER = ExactGrader(max_chars=2000)
 PROMPTS = Prompts(challenger_system="", challenger_user="x", solver_system="S", solver_user="Q: {question}")
@@ -83,10 +83,10 @@ class DyingEngine(ScriptedEngine):
         super().__init__(reply)
         self.lives = lives
 
-    def generate(self, prompts: Any, sampling: Sampling, progress: Any = None) -> list[Group]:
+    def generate(self, prompts: Any, sampling: Sampling, *, progress: Any = None) -> list[Group]:
         if len(self.calls) == self.lives:
             raise Killed
-        return super().generate(prompts, sampling, progress)
+        return super().generate(prompts, sampling, progress=progress)
 
 
 def test_scores_by_hand_and_one_engine_call_per_group_of_samples() -> None:
@@ -194,12 +194,12 @@ def test_prompts_over_the_context_are_wrong_and_reported() -> None:
 class CuttingEngine(ScriptedEngine):
     """Samples of question 0, and no greedy answer, run into the token limit."""
 
-    def generate(self, prompts: Any, sampling: Sampling, progress: Any = None) -> list[Group]:
+    def generate(self, prompts: Any, sampling: Sampling, *, progress: Any = None) -> list[Group]:
         return [
             replace(g, completions=tuple(replace(c, finish_reason="length") for c in g.completions))
             if sampling.temperature and g.prompt.user.endswith(" 0")
             else g
-            for g in super().generate(prompts, sampling, progress)
+            for g in super().generate(prompts, sampling, progress=progress)
         ]
 
 

@@ -13,7 +13,7 @@ from evaluation.metrics import BenchmarkScore, Outcome, Scores
 from rzero.runs.bank import JsonlBank
 from rzero.runs.directory import RunDirectory
 from rzero.runs.ledger import Ledger
-from rzero.selfplay import curriculum_metrics
+from rzero.runs.questions import curriculum_metrics
 from rzero.tracking import JsonlTracker
 from rzero.types import LabelledQuestion, Vote
 

@@ -37,5 +37,5 @@ def small_run(directory: Path, *overrides: str) -> SelfPlay:
     """A shrunk run, built but not started."""
     directory.mkdir(exist_ok=True)
     selfplay = composition.build(config(*SHRUNK, *overrides), directory)
-    selfplay.narrator = Silent()
+    selfplay.stages.narrator = Silent()
     return selfplay

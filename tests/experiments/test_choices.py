@@ -16,6 +16,7 @@ from experiments import PROJECT, composition
 from rzero.collapse import Limit, roll_back, stop, warn
 from rzero.rewards import OfficialChallengerReward, PaperChallengerReward
 from rzero.selfplay import SelfPlay
+from rzero.types import Question
 from tests.experiments.covering import Cell, Row, covering
 from tests.experiments.small import config
 
@@ -127,7 +128,7 @@ def test_every_pair_of_choices_builds_and_only_named_controls_let_true_answers_r
         selfplay = composition.build(cfg, tmp_path / str(number))
         selfplay.make_engine().close()
         instantiate(cfg.trainer)
-        selfplay.tracker.close()
+        selfplay.close()
 
 
 def test_the_rows_hold_every_pair_that_is_not_refused() -> None:
@@ -149,14 +150,14 @@ def test_choices_that_cannot_go_together_are_refused_when_the_run_is_built(tmp_p
 @pytest.mark.parametrize("name", options("collapse"))
 def test_every_answer_to_collapse_builds_with_its_limits(name: str, tmp_path: Path) -> None:
     selfplay = built(tmp_path, f"collapse={name}")
-    assert selfplay.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
-    assert all(isinstance(limit, Limit) for limit in selfplay.collapse.limits.values())
+    assert selfplay.stages.collapse.act is {"warn": warn, "stop": stop, "rollback": roll_back}[name]
+    assert all(isinstance(limit, Limit) for limit in selfplay.stages.collapse.limits.values())
     said: list[str] = []
-    selfplay.collapse.act = warn
+    selfplay.stages.collapse.act = warn
     for _ in range(3):
-        selfplay.collapse.look({"solver/kl": 100.0}, say=said.append)
+        selfplay.stages.collapse.look({"solver/kl": 100.0}, say=said.append)
     assert len(said) == 1
-    selfplay.tracker.close()
+    selfplay.close()
 
 
 @pytest.mark.parametrize("sweep", sorted(path.stem for path in (PROJECT / "sweeps").glob("*.yaml")))
@@ -168,6 +169,19 @@ def test_every_sweep_names_keys_that_exist(sweep: str) -> None:
     for key, values in node.sweeper.params.items():
         for value in str(values).split(","):
             config(f"{key}={value}")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "any_language"), [("micro", False), ("paper", False), ("official", False), ("smollm2_135m", True)]
+)
+def test_what_was_published_charges_the_published_repetition(
+    experiment: str, any_language: bool, tmp_path: Path
+) -> None:
+    run = built(tmp_path, f"experiment={experiment}")
+    questions = [Question(text="2+2?", answer="4")] * 4
+    charged = [paid.parts["repetition"] for paid in run.challenger.reward(0)(questions, [None] * 4)]
+    assert charged == [1.0 if any_language else 0.25] * 4
+    run.close()
 
 
 def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
@@ -182,7 +196,7 @@ def test_the_paper_preset_holds_the_papers_numbers(tmp_path: Path) -> None:
     assert isinstance(paper.challenger.reward(0), PaperChallengerReward)
     assert (paper.solver.loss.clip_low, paper.solver.loss.clip_high, paper.solver.loss.dual_clip) == (0.2, 0.3, None)
     assert paper.solver.loss.kl_coefficient == 0.01
-    paper.tracker.close()
+    paper.close()
 
 
 def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
@@ -194,12 +208,13 @@ def test_the_official_preset_holds_the_authors_numbers(tmp_path: Path) -> None:
     assert official.solver.loss.dual_clip == 3.0
     assert official.challenger.loss.aggregation.size == 2
     assert official.challenger.settings.updates_per_rollout == 32
-    official.tracker.close()
+    for phase in (official.challenger, official.solver):
+        assert phase.settings.advantage.keywords["equal_within"] == 0.0, "as recorded: the very same number"
+    official.close()
 
 
-@pytest.mark.parametrize(
-    ("preset", "policy"), product(("paper", "official"), ("micro_small", "qwen3_8b_base", "/a/b/Own"))
-)
+@pytest.mark.parametrize("policy", ["micro_small", "qwen3_8b_base", "/a/b/Own"])
+@pytest.mark.parametrize("preset", ["paper", "official"])
 def test_a_preset_takes_any_policy_and_is_named_after_it(preset: str, policy: str) -> None:
     chosen = ["policy=hf", f"policy.path_or_id={policy}"] if "/" in policy else [f"policy={policy}"]
     own, default = config(f"experiment={preset}", *chosen), config(f"experiment={preset}")

@@ -24,7 +24,7 @@ STAGES = ["0/evaluation", "1/challenger", "1/questions", "1/solver", "1/evaluati
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_of_the_paper_runs_a_round(experiment: str, tmp_path: Path) -> None:
     selfplay = dry_run(experiment.split(), tmp_path)
-    assert list(selfplay.ledger.stages) == STAGES
+    assert list(selfplay.stages.ledger.stages) == STAGES
     model_type = AutoConfig.from_pretrained(tmp_path / "model").model_type
     assert model_type == ("llama" if "octothinker" in experiment else "qwen3")
     assert (tmp_path / "iteration_1" / "solver" / "adapter").is_dir() == ("lora" in experiment)

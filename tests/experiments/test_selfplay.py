@@ -17,7 +17,8 @@ from evaluation.micro.world import Problem
 from experiments.reporting import outline, panels
 from experiments.reporting.data import read_run
 from rzero.policy import load_policy
-from rzero.selfplay import NothingKept, SelfPlay
+from rzero.runs.questions import NothingKept
+from rzero.selfplay import SelfPlay
 from rzero.tracking import Fanout, NullTracker, is_timing, read_metrics
 from rzero.types import Artifact, LabelledQuestion
 from tests.experiments.small import SHRUNK, config, small_run
@@ -43,8 +44,8 @@ def questions(directory: Path) -> dict[str, str]:
 
 def execute(selfplay: SelfPlay) -> Path:
     selfplay.run()
-    selfplay.tracker.close()
-    return selfplay.directory
+    selfplay.close()
+    return selfplay.stages.directory.path
 
 
 class Recorder(NullTracker):
@@ -70,7 +71,7 @@ def recorder() -> Recorder:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, recorder: Recorder) -> Path:
     selfplay = small_run(tmp_path_factory.mktemp("run"))
-    selfplay.tracker = Fanout([selfplay.tracker, recorder])
+    selfplay.stages.tracker = Fanout([selfplay.stages.tracker, recorder])
     return execute(selfplay)
 
 
@@ -128,20 +129,20 @@ def test_a_run_that_broke_off_in_any_stage_ends_with_the_same_numbers(
 ) -> None:
     directory = tmp_path / "broken"
     first = small_run(directory)
-    complete = first.ledger.complete
+    complete = first.stages.ledger.complete
 
     def fail_before_commit(stage: str, *rest: Any, **kwargs: Any) -> None:
         if stage == broken:
             raise OSError("the power went out")
         complete(stage, *rest, **kwargs)
 
-    first.ledger = _Breaking(first.ledger, fail_before_commit)  # type: ignore[assignment]
+    first.stages.ledger = _Breaking(first.stages.ledger, fail_before_commit)  # type: ignore[assignment]
     with pytest.raises(OSError, match="power"):
         first.run()
-    first.tracker.close()
+    first.close()
 
     resumed = small_run(directory)
-    assert not resumed.ledger.done(broken)
+    assert not resumed.stages.ledger.done(broken)
     execute(resumed)
     assert without_times(directory) == without_times(finished)
     assert weights(directory) == weights(finished)
@@ -190,10 +191,10 @@ def test_an_empty_round_is_a_named_outcome_with_counts_and_can_be_resumed(tmp_pa
     selfplay = small_run(tmp_path / "empty", strict, "curriculum.votes=3")
     with pytest.raises(NothingKept, match=r"none of 32 candidate questions was kept \(.*\d+ .*Widen the band"):
         selfplay.run()
-    selfplay.tracker.close()
+    selfplay.close()
     assert len(selfplay.bank.get(1)) == 32
     assert not any(question.kept for question in selfplay.bank.get(1))
-    assert selfplay.ledger.done("1/challenger")
+    assert selfplay.stages.ledger.done("1/challenger")
 
 
 def test_an_untrained_challenger_poses_as_the_base_model_does(tmp_path: Path) -> None:

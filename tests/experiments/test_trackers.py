@@ -27,7 +27,7 @@ def test_a_resumed_run_tells_its_tracker_what_is_complete(tmp_path: Path) -> Non
     for step in (1, 2):
         before.log({"solver/reward": 0.5}, step=step)
     before.close()
-    composition.build(config("grader=exact", "tracker=csv"), tmp_path).tracker.close()
+    composition.build(config("grader=exact", "tracker=csv"), tmp_path).close()
     assert [line.split(",")[0] for line in (tmp_path / "metrics.csv").read_text().split("\n")[1:-1]] == ["1"]
 
 
@@ -46,7 +46,7 @@ def test_wandb_gets_the_configuration_without_secrets(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HOME", "/home/somebody")
     cfg = config("grader=exact", "tracker=wandb", "seed=4", "+hub.hf_token=hf_abc", "+hub.place=${oc.env:HOME}")
     cfg.tracker._target_ = f"{__name__}.Told"
-    tracker = composition.build(cfg, tmp_path).tracker
+    tracker = composition.build(cfg, tmp_path).stages.tracker
     told = tracker.trackers[1]
     tracker.close()
     assert told.place == ("micro_seed4", "micro", str(tmp_path))

@@ -36,14 +36,14 @@ def run_with(directory: Path, *overrides: str) -> SelfPlay:
 
 
 def posed(run: SelfPlay, *, temperature: float) -> list[Question | None]:
-    run.learning.sync(run.load(run.base))
+    run.learning.sync(run.weights.load("solver", 0))
     sampling = Sampling(n=QUESTIONS, temperature=temperature, max_tokens=48, seed=3)
     [group] = run.learning.generate([run.prompts.challenger()], sampling)
     return [run.curriculum.parse(completion.text) for completion in group.completions]
 
 
 def labelled(run: SelfPlay, questions: list[Question | None]) -> list[LabelledQuestion]:
-    run.frozen.sync(run.load(run.base))
+    run.frozen.sync(run.weights.load("solver", 0))
     votes = run.poll(run.curriculum.polling, questions, seed=5)
     return run.curriculum.rule.select(questions, votes, iteration=1)
 
@@ -62,14 +62,14 @@ def test_greedy_decoding_keeps_the_same_questions_as_the_embedded_engine(tmp_pat
     for run in runs:
         run.learning.close()
         run.frozen.close()
-        run.tracker.close()
+        run.close()
 
 
 @pytest.mark.vllm
 def test_a_run_on_vllm_trains_and_samples_from_what_it_trains(tmp_path: Path) -> None:
     run = small_run(tmp_path / "run", *SMALL_VLLM, "iterations=1")
     run.run()
-    run.tracker.close()
+    run.close()
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert sum("evaluation/overall" in row for row in rows) == 2
     differences = [value for row in rows for name, value in row.items() if name.endswith("logp_difference/max")]
@@ -97,7 +97,7 @@ def test_two_processes_that_share_weights_out_learn_from_two_servers_what_one_pr
     for name, more in (("one", ()), ("two", ("trainer=fsdp_cpu", "engine.host.replicas=2"))):
         run = small_run(tmp_path / name, *SERVED, *more)
         run.run()
-        run.tracker.close()
+        run.close()
         rows[name] = read_metrics(tmp_path / name / "metrics.jsonl")
     assert "Connection pool is full" not in caplog.text, "every request opened a connection of its own"
     questions = [(tmp_path / name / "questions" / "questions_1.jsonl").read_text() for name in rows]
@@ -112,4 +112,4 @@ def test_vllm_in_the_training_process_is_refused_to_several_processes(tmp_path: 
     run = small_run(tmp_path / "run", *SMALL_VLLM, "trainer=ddp_cpu")
     with pytest.raises(ValueError, match="VllmEngine with these settings serves runs of one process"):
         run.run()
-    run.tracker.close()
+    run.close()

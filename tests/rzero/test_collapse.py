@@ -14,11 +14,13 @@ import torch
 from rzero.collapse import Collapsed, CollapseMonitor, Limit, roll_back, stop, warn
 from rzero.grpo import LossOutput, PolicyLoss, SequenceMean
 from rzero.policy import load_policy
-from rzero.selfplay import NothingKept, NothingLearned, SolverPhase
+from rzero.runs.questions import NothingKept
+from rzero.runs.training import NothingLearned
+from rzero.selfplay import SolverPhase
 from rzero.tracking import read_metrics
 from rzero.types import Prompt, RewardBreakdown
 from tests.rzero.processes.two_processes import make_loss, settings
-from tests.rzero.tiny_run import ADAMW, execute, reply, tiny_run
+from tests.rzero.tiny_run import ADAMW, execute, reply, said, tiny_run
 
 pytestmark = pytest.mark.usefixtures("quiet_lightning")
 
@@ -26,6 +28,17 @@ pytestmark = pytest.mark.usefixtures("quiet_lightning")
 def solver(reward: Any, **changes: Any) -> SolverPhase:
     parts = {"settings": settings(updates_per_rollout=1), "loss": make_loss(), "optimizer": ADAMW, **changes}
     return SolverPhase(reward=lambda seed: reward, **parts)
+
+
+def paying(total: Callable[[str, int], float]) -> Any:
+    """A reward for the Solver: `total` of each response and its place in its group."""
+    return lambda groups, labels: [
+        [RewardBreakdown(total=total(text, sample)) for sample, text in enumerate(group)] for group in groups
+    ]
+
+
+def by_length(text: str, sample: int) -> float:
+    return float(len(text) % 3)
 
 
 def all_finite(directory: Path) -> bool:
@@ -51,8 +64,8 @@ def test_nothing_to_pose_is_a_named_end(tmp_path: Path, base: Path) -> None:
 def test_one_question_is_said_and_trained_on(tmp_path: Path, base: Path) -> None:
     run = tiny_run(tmp_path / "run", base, script=posing("7", " ", " ", " "))
     execute(run)
-    assert "kept 1 of 4" in run.narrator.lines
-    assert any("only 1 questions kept" in line for line in run.narrator.lines)
+    assert "kept 1 of 4" in said(run)
+    assert any("only 1 questions kept" in line for line in said(run))
     assert all_finite(tmp_path / "run" / "iteration_1" / "solver")
 
 
@@ -63,23 +76,20 @@ def test_one_question_is_said_and_trained_on(tmp_path: Path, base: Path) -> None
 def test_rewards_that_tell_nothing_apart_are_said_and_counted(
     tmp_path: Path, base: Path, reward: float, counted: str
 ) -> None:
-    run = tiny_run(
-        tmp_path / "run", base, solver=solver(lambda texts, labels: [RewardBreakdown(total=reward) for _ in texts])
-    )
+    run = tiny_run(tmp_path / "run", base, solver=solver(paying(lambda text, sample: reward)))
     execute(run)
-    assert any("no group of the solver had different rewards" in line for line in run.narrator.lines)
-    assert all(row[f"solver/{counted}"] > 0 for row in rows(run.directory, "solver"))
-    assert all_finite(run.directory / "iteration_1" / "solver")
+    assert any("no group of the solver had different rewards" in line for line in said(run))
+    assert all(row[f"solver/{counted}"] > 0 for row in rows(run.stages.directory.path, "solver"))
+    assert all_finite(run.stages.directory.path / "iteration_1" / "solver")
 
 
 def test_a_group_with_one_survivor_stays_finite(tmp_path: Path, base: Path) -> None:
     """All but one of each group of three are paid NaN."""
     totals = (math.nan, 1.0, math.nan)
-    pay = lambda texts, labels: [RewardBreakdown(total=totals[i % 3]) for i, _ in enumerate(texts)]  # noqa: E731
-    run = tiny_run(tmp_path / "run", base, solver=solver(pay))
+    run = tiny_run(tmp_path / "run", base, solver=solver(paying(lambda text, sample: totals[sample])))
     execute(run)
-    assert [row["solver/non_finite_rewards"] for row in rows(run.directory, "solver")] == [6.0, 6.0]
-    assert all_finite(run.directory / "iteration_1" / "solver")
+    assert [row["solver/non_finite_rewards"] for row in rows(run.stages.directory.path, "solver")] == [6.0, 6.0]
+    assert all_finite(run.stages.directory.path / "iteration_1" / "solver")
 
 
 @pytest.mark.parametrize("kept", ["keep", "mask"])
@@ -90,14 +100,10 @@ def test_all_truncated_or_empty_responses_stay_finite_and_are_counted(tmp_path: 
 
     loss = make_loss(truncated=kept)
     short = settings(updates_per_rollout=1, sampling={"temperature": 1.0, "max_tokens": 1})
-    run = tiny_run(tmp_path / "run", base, script=script, solver=solver(pay_length, loss=loss, settings=short))
+    run = tiny_run(tmp_path / "run", base, script=script, solver=solver(paying(by_length), loss=loss, settings=short))
     execute(run)
-    assert all(row["solver/completions/clipped_ratio"] > 0 for row in rows(run.directory, "solver"))
-    assert all_finite(run.directory / "iteration_1" / "solver")
-
-
-def pay_length(texts: Any, labels: Any) -> list[RewardBreakdown]:
-    return [RewardBreakdown(total=float(len(text) % 3)) for text in texts]
+    assert all(row["solver/completions/clipped_ratio"] > 0 for row in rows(run.stages.directory.path, "solver"))
+    assert all_finite(run.stages.directory.path / "iteration_1" / "solver")
 
 
 def test_an_exploding_loss_leaves_the_weights_alone_and_ends_the_run_by_name(tmp_path: Path, base: Path) -> None:
@@ -109,12 +115,12 @@ def test_an_exploding_loss_leaves_the_weights_alone_and_ends_the_run_by_name(tmp
             return replace(out, loss=out.loss * math.inf)
 
     loss = Exploding(clip_low=0.2, clip_high=0.3, aggregation=SequenceMean(), kl_coefficient=0.1)
-    run = tiny_run(tmp_path / "run", base, solver=solver(pay_length, loss=loss))
+    run = tiny_run(tmp_path / "run", base, solver=solver(paying(by_length), loss=loss))
     with pytest.raises(NothingLearned, match=r"no update of the solver had a finite gradient.*Lower solver\.optimizer"):
         execute(run)
-    assert [row["solver/skipped_steps"] for row in rows(run.directory, "solver")] == [1.0] * 2
-    assert not run.ledger.done("1/solver")
-    assert not (run.directory / "iteration_1" / "solver").exists()
+    assert [row["solver/skipped_steps"] for row in rows(run.stages.directory.path, "solver")] == [1.0] * 2
+    assert not run.stages.ledger.done("1/solver")
+    assert not (run.stages.directory.path / "iteration_1" / "solver").exists()
 
 
 def test_log_probs_that_are_infinite_are_skipped(tmp_path: Path, base: Path, make_policy: Callable[..., Any]) -> None:
@@ -134,7 +140,7 @@ def test_a_sign_is_said_once_and_changes_nothing_by_default(tmp_path: Path, base
     plain = execute(tiny_run(tmp_path / "plain", base, role={"steps": 3}))
     run = tiny_run(tmp_path / "run", base, role={"steps": 3}, collapse=CollapseMonitor(limits=LENGTHS, act=warn))
     assert execute(run) == plain
-    signs = [line for line in run.narrator.lines if "sign of collapse" in line]
+    signs = [line for line in said(run) if "sign of collapse" in line]
     assert len(signs) == 2, "one for each role"
     assert "solver/completions/mean_length is" in signs[1]
     assert "outside [1000, None], 2 rows in a row" in signs[1]
@@ -149,9 +155,9 @@ def test_a_run_can_stop_at_a_sign_and_go_on_with_another_answer(tmp_path: Path, 
 def test_a_phase_that_rolls_back_keeps_the_weights_it_started_from(tmp_path: Path, base: Path) -> None:
     run = tiny_run(tmp_path / "run", base, collapse=CollapseMonitor(limits=LENGTHS, act=roll_back))
     execute(run)
-    assert not (run.directory / "iteration_1" / "solver").exists()
-    assert sum("rolled back to the weights before this phase" in line for line in run.narrator.lines) == 2
-    assert list(run.ledger.stages)[-1] == "1/evaluation"
+    assert not (run.stages.directory.path / "iteration_1" / "solver").exists()
+    assert sum("rolled back to the weights before this phase" in line for line in said(run)) == 2
+    assert list(run.stages.ledger.stages)[-1] == "1/evaluation"
 
 
 def test_a_streak_survives_a_stop(tmp_path: Path) -> None:

@@ -40,14 +40,14 @@ def untouched(tmp_path_factory: pytest.TempPathFactory, base: Path) -> dict[str,
 def stopped(directory: Path, base: Path, *, after: int, **changes: Any) -> None:
     """A run whose process ends just after row `after` of its metrics was logged."""
     run = tiny_run(directory, base, role=ROLE, **changes)
-    log = run.tracker.log
+    log = run.stages.tracker.log
 
     def broken(metrics: Any, *, step: int) -> None:
         log(metrics, step=step)
         if step == after:
             raise KeyboardInterrupt
 
-    run.tracker.log = broken
+    run.stages.tracker.log = broken
     with pytest.raises(KeyboardInterrupt):
         execute(run)
 
@@ -70,9 +70,11 @@ def test_a_phase_goes_on_from_its_checkpoint_and_ends_the_same(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("tuning", ["adapters", "dropout"])
-def test_adapters_and_dropout_go_on_exactly_too(tmp_path: Path, make_policy: Callable[..., Any], tuning: str) -> None:
-    lora = {"rank": 2, "alpha": 8, "dropout": 0.1, "target_modules": ["c_attn"]} if tuning == "adapters" else None
+@pytest.mark.parametrize("tuning", ["adapters", "full"])
+def test_adapters_and_models_with_dropout_go_on_exactly_too(
+    tmp_path: Path, make_policy: Callable[..., Any], tuning: str
+) -> None:
+    lora = {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": ["c_attn"]} if tuning == "adapters" else None
     make_policy("gpt2").save(tmp_path / "base")  # it has dropout of its own
     load = functools.partial(load_policy, dtype="float32", attn_implementation="sdpa", lora=lora)
     expected = execute(tiny_run(tmp_path / "whole", tmp_path / "base", role=ROLE, load=load))
@@ -189,6 +191,6 @@ def test_a_damaged_run_goes_back_says_so_and_ends_the_same(
     path = directory / DAMAGED[kind]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     run: SelfPlay = tiny_run(directory, base, role=ROLE)
-    assert str(path) in run.ledger.notes[0]
+    assert str(path) in run.stages.ledger.notes[0]
     assert execute(run) == untouched
     assert end_state(directory) == untouched

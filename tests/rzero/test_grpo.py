@@ -20,9 +20,9 @@ from rzero.grpo import (
     group_advantages,
     kl_divergence,
     kl_penalised_rewards,
+    mini_batch_totals,
     reward_statistics,
     soft_overlong_penalty,
-    window_totals,
 )
 from rzero.types import Sampling
 
@@ -67,6 +67,44 @@ def test_equal_rewards_give_exactly_zero(dtype, scaling, baseline, size):
         rewards_B = torch.full((size,), reward, dtype=dtype)
         got = group_advantages(rewards_B, torch.zeros(size, dtype=torch.long), scaling=scaling, baseline=baseline)
         assert torch.equal(got, torch.zeros(size))
+
+
+@pytest.mark.parametrize("scaling", ["group", "batch", "none"])
+@pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
+@pytest.mark.parametrize(
+    "rewards",
+    [
+        [0.1] * 3,
+        [1.0] * 7 + [1 - 1e-7],
+        [0.6, 0.6 + 9e-7],
+        [1e6, 1e6 + 0.5],
+        [0.0, 1e-7],
+        [1.0, NAN],
+        [1.0, INF],
+        [NAN],
+    ],
+)
+def test_rewards_that_differ_by_rounding_are_an_equal_group(rewards, scaling, baseline):
+    """Over a standard deviation of 1e-7 rounding was an advantage of -0.085 (compare NeMo-RL#4161, atropos#481)."""
+    rewards_B, group_B = vector(*rewards), torch.zeros(len(rewards), dtype=torch.long)
+    assert not group_advantages(rewards_B, group_B, scaling=scaling, baseline=baseline).any()
+    assert reward_statistics(rewards_B, group_B).equal_fraction == 1.0
+
+
+def test_rewards_that_differ_by_more_are_not_and_official_asks_for_the_same_number():
+    group_B = torch.zeros(2, dtype=torch.long)
+    for rewards_B in (vector(0.6, 0.6 + 1.1e-6), vector(-1e6, -1e6 + 1.1), vector(0.0, 1.0)):
+        assert group_advantages(rewards_B, group_B).all()
+    assert group_advantages(vector(1.0, 1 - 1e-7), group_B, equal_within=0.0).all()
+    assert not group_advantages(vector(1.0, 1.0), group_B, equal_within=0.0).any()
+    assert not group_advantages(vector(NAN, NAN), group_B, equal_within=0.0).any()
+    [*equal, best] = group_advantages(
+        vector(*[0.35] * 7, 0.95), torch.zeros(8, dtype=torch.long), baseline="leave_one_out"
+    ).tolist()
+    assert best == pytest.approx(8 / 7 * 0.525 / 0.2121320, abs=1e-4)  # mean 0.425, unbiased deviation 0.6 / sqrt(8)
+    assert equal == pytest.approx([-best / 7] * 7, abs=1e-5)
+    with pytest.raises(ValueError, match="equal_within must be 0 or positive, got -1"):
+        group_advantages(vector(1.0, 0.0), group_B, equal_within=-1)
 
 
 def test_batch_scaling_keeps_equal_groups_at_zero():
@@ -251,7 +289,7 @@ def test_gspo_by_hand():
         old_logp_BT=torch.zeros(1, 3, dtype=torch.float64),
         ref_logp_BT=None,
         advantages_B=vector(2.0),
-        weights_BT=SequenceMean().weights(mask_BT, totals=window_totals(mask_BT), dtype=torch.float64),
+        weights_BT=SequenceMean().weights(mask_BT, totals=mini_batch_totals(mask_BT), dtype=torch.float64),
         mask_BT=mask_BT,
     )
     output.loss.backward()
@@ -292,10 +330,8 @@ def test_mismatch_correction_refuses_truncated_sampling(change):
 
 
 def test_truncated_completions_can_be_masked():
-    mask_BT, truncated_B = torch.ones(2, 3, dtype=torch.bool), torch.tensor([True, False])
-    assert PLAIN.counted(mask_BT, truncated_B=truncated_B).all()
-    masked = replace(PLAIN, truncated="mask").counted(mask_BT, truncated_B=truncated_B)
-    assert masked.tolist() == [[False] * 3, [True] * 3]
+    assert [PLAIN.counts(reason) for reason in ("length", "stop")] == [True, True]
+    assert [replace(PLAIN, truncated="mask").counts(reason) for reason in ("length", "stop")] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -331,24 +367,24 @@ def test_missing_inputs_are_refused():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # lengths 1, 3, 0, 2: 6 tokens in 3 sequences that count
-        ("sequence_mean", [1 / 3, 1 / 9, 0, 1 / 6]),
+        # lengths 1, 3, 0, 2: 6 scored tokens; the masked row is one of the 4 sequences all the same
+        ("sequence_mean", [1 / 4, 1 / 12, 0, 1 / 8]),
         ("token_mean", [1 / 6, 1 / 6, 0, 1 / 6]),
-        ("constant", [1 / 27, 1 / 27, 0, 1 / 27]),
-        ("micro1", [1 / 3, 1 / 9, 0, 1 / 6]),
-        ("micro2", [2 / 3 / 4, 2 / 3 / 4, 0, 1 / 3 / 2]),  # runs of 4 tokens in 2 sequences, and of 2 tokens in 1
+        ("constant", [1 / 36, 1 / 36, 0, 1 / 36]),
+        ("micro1", [1 / 4, 1 / 12, 0, 1 / 8]),
+        ("micro2", [1 / 2 / 4, 1 / 2 / 4, 0, 1 / 2 / 2]),  # two runs, of 4 scored tokens and of 2
     ],
 )
 def test_weights_by_hand(name, expected):
     mask_NT = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0]])
-    got = AGGREGATIONS[name].weights(mask_NT, totals=window_totals(mask_NT), dtype=torch.float64)
+    got = AGGREGATIONS[name].weights(mask_NT, totals=mini_batch_totals(mask_NT), dtype=torch.float64)
     torch.testing.assert_close(got, vector(*expected).unsqueeze(1) * mask_NT)
 
 
 def test_all_masked_windows_weigh_nothing():
     mask_NT = torch.zeros(2, 3)
     for aggregation in AGGREGATIONS.values():
-        assert not aggregation.weights(mask_NT, totals=window_totals(mask_NT)).any()
+        assert not aggregation.weights(mask_NT, totals=mini_batch_totals(mask_NT)).any()
 
 
 @pytest.mark.parametrize("name", AGGREGATIONS)
@@ -365,12 +401,11 @@ def test_gradient_and_metrics_do_not_depend_on_the_split(name, ranks):
     def step(split, *, ranks):
         leaf_NT = logp_NT.clone().requires_grad_()
         shards = torch.arange(rows).chunk(ranks)
-        totals = window_totals(mask_NT)
+        totals = mini_batch_totals(mask_NT)
         metrics: dict[str, float] = {}
         for shard in shards:
-            mine = window_totals(mask_NT[shard]).reduce(lambda _: torch.stack([totals.tokens, totals.sequences]))
             weights_NT = torch.zeros(rows, width, dtype=torch.float64)
-            weights_NT[shard] = loss.aggregation.weights(mask_NT[shard], totals=mine, dtype=torch.float64)
+            weights_NT[shard] = loss.aggregation.weights(mask_NT, totals=totals, dtype=torch.float64)[shard]
             for part in shard.split(split):
                 output = loss(
                     logp_BT=leaf_NT[part],
@@ -391,9 +426,68 @@ def test_gradient_and_metrics_do_not_depend_on_the_split(name, ranks):
         torch.testing.assert_close(grad, expected_grad, atol=1e-15, rtol=1e-12)
         assert metrics == pytest.approx(expected_metrics)
     if name != "constant":
-        assert expected_metrics["ratio"] == pytest.approx(
-            (loss.aggregation.weights(mask_NT, totals=window_totals(mask_NT)) * (logp_NT - old_NT).exp()).sum().item()
-        )
+        weights_NT = loss.aggregation.weights(mask_NT, totals=mini_batch_totals(mask_NT))
+        assert expected_metrics["ratio"] == pytest.approx(float((weights_NT * (logp_NT - old_NT).exp()).sum()))
+
+
+def masked_step(aggregation, *, masked, kl=0.0):
+    """Loss and gradient of 4 rows of 3 tokens, of which `masked` are left out and hold NaN."""
+    torch.manual_seed(1)
+    mask_NT = torch.ones(4, 3, dtype=torch.bool)
+    mask_NT[list(masked)] = False
+    values_NT = -torch.rand(4, 3, dtype=torch.float64)
+    leaf_NT = torch.where(mask_NT, values_NT, NAN).requires_grad_()
+    output = replace(PLAIN, aggregation=aggregation, kl_coefficient=kl)(
+        logp_BT=leaf_NT,
+        old_logp_BT=leaf_NT.detach(),
+        ref_logp_BT=leaf_NT.detach() - 0.3,
+        advantages_B=vector(1.0, -2.0, 3.0, -1.0),
+        weights_BT=aggregation.weights(mask_NT, totals=mini_batch_totals(mask_NT), dtype=torch.float64),
+        mask_BT=mask_NT,
+    )
+    output.loss.backward()
+    return output.loss.item(), leaf_NT.grad
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("token_mean", 1 / 6), ("sequence_mean", 1 / 12), ("constant", 1 / 36), ("micro1", 1 / 12), ("micro2", 1 / 6)],
+)
+def test_masked_rows_stay_among_the_sequences_but_not_among_the_tokens(name, share):
+    """What masked truncation does to the denominator (trl#6369): a token of advantage A has the gradient -A x share."""
+    loss, grad_NT = masked_step(AGGREGATIONS[name], masked=(1, 2))
+    expected_N1 = vector(-1.0, 0.0, 0.0, 1.0).unsqueeze(1) * share
+    torch.testing.assert_close(grad_NT, expected_N1.expand(4, 3))
+    assert loss == pytest.approx(0.0, abs=1e-12)  # ratio 1 everywhere: advantages 1 and -1
+    loss, grad_NT = masked_step(AGGREGATIONS[name], masked=range(4))
+    assert loss == 0.0
+    assert not grad_NT.any()
+
+
+def test_equal_groups_dilute_the_mean_and_are_held_by_the_kl_like_all_others():
+    """One group that teaches beside three that do not (trl#7068): the paper's KL is over all completions."""
+
+    def gradient(rewards, *, kl):
+        groups = torch.arange(len(rewards)) // 2
+        mask_NT = torch.ones(len(rewards), 2)
+        leaf_NT = torch.full((len(rewards), 2), -1.0, dtype=torch.float64, requires_grad=True)
+        loss = replace(PLAIN, aggregation=SequenceMean(), kl_coefficient=kl)
+        loss(
+            logp_BT=leaf_NT,
+            old_logp_BT=leaf_NT.detach(),
+            ref_logp_BT=leaf_NT.detach() - 0.5,
+            advantages_B=group_advantages(vector(*rewards), groups),
+            weights_BT=loss.aggregation.weights(mask_NT, totals=mini_batch_totals(mask_NT), dtype=torch.float64),
+            mask_BT=mask_NT,
+        ).loss.backward()
+        return leaf_NT.grad
+
+    alone, among = gradient([1, 0], kl=0.0), gradient([1, 0, 1, 1, 0, 0, 1, 1], kl=0.0)
+    torch.testing.assert_close(among[:2], alone / 4)
+    assert not among[2:].any()
+    # k3 with d = ref - logp = -0.5: its derivative is 1 - e^-0.5, for each of 16 tokens
+    held = gradient([1, 0, 1, 1, 0, 0, 1, 1], kl=0.1)
+    torch.testing.assert_close(held - among, torch.full((8, 2), 0.1 * (1 - math.exp(-0.5)) / 16, dtype=torch.float64))
 
 
 def test_values_under_the_mask_are_never_read():
@@ -432,7 +526,7 @@ def test_gradient_is_that_of_the_value_where_smooth(objective, importance):
         old_logp_BT=leaf_BT.detach(),
         ref_logp_BT=None,
         advantages_B=vector(1.0, -3.0),
-        weights_BT=SequenceMean().weights(mask_BT, totals=window_totals(mask_BT), dtype=torch.float64),
+        weights_BT=SequenceMean().weights(mask_BT, totals=mini_batch_totals(mask_BT), dtype=torch.float64),
         mask_BT=mask_BT,
     )
     output.loss.backward()

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rzero.parsing import (
-    last_box,
     official_generation_parse,
     official_reward_parse,
     parse_question,
@@ -40,7 +39,9 @@ def test_last_block_and_last_box_behind_it() -> None:
         ("<question>q</question>\\boxed{final_answer}", None),
         ("<question>q</question>\\boxed{[your answer]}", None),
         ("<question>q</question>\\boxed{ {1, 2} }", "{1, 2}"),
-        ("<question>q</question>\\boxed{\\boxed{5}}", "5"),
+        ("<question>q</question>\\boxed{\\boxed{5}}", "\\boxed{5}"),
+        ("<question>q</question>\\fbox{5}", "5"),
+        ("<question>q</question>\\boxed{5}, as \\boxed asks", "5"),
     ],
 )
 def test_answers(response: str, answer: str | None) -> None:
@@ -82,9 +83,29 @@ def test_the_authors_two_parsers_disagree() -> None:
     assert tag_only_parse("<question>q</question>") == Question(text="q", answer=None)
 
 
-def test_last_box_starts_where_told() -> None:
-    assert last_box("\\boxed{1} x", start=3) is None
-    assert last_box("\\boxed{ {a} }") == "{a}"
+BLOCK = "<question>\n2 + 3?\n</question>\n\\boxed{5}"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "\nuser: Write a new problem.\nassistant: \n<question>\n1 + 1?\n</question>\n\\boxed{2}",
+        "\nassistant: \n<question>\n1 + 1?\n</question>\n\\boxed{2}",
+        "\n\nProblem: 1 + 1?\n<question>\n1 + 1?\n</question>\n\\boxed{2}",
+        "\nuser: What is \\boxed{2}?",
+    ],
+)
+def test_what_a_challenger_writes_after_its_turn_is_not_its_question(more: str) -> None:
+    """Base models run on into the turns their prompt has shown them (reported in sgl-project/sglang#29933)."""
+    assert parse_question(BLOCK + more) == Question(text="2 + 3?", answer="5")
+    assert official_reward_parse(BLOCK + more) != Question(text="2 + 3?", answer="5"), "the authors read it all"
+
+
+def test_a_challenger_may_head_its_thoughts() -> None:
+    assert parse_question(f"3 ideas.\n\nProblem: sums of 2 numbers.\n\n{BLOCK}") == Question(text="2 + 3?", answer="5")
+    assert parse_question(f"assistant: \n{BLOCK}") == Question(text="2 + 3?", answer="5")
+    inside = "<question>\nAnn has 3.\n\nProblem: how many are left?\n</question>\\boxed{1}"
+    assert parse_question(inside) == Question(text="Ann has 3.\n\nProblem: how many are left?", answer="1")
 
 
 def test_hostile_questions() -> None:
@@ -111,7 +132,7 @@ def test_time_grows_linearly(unit: str, parse: object) -> None:
     text = "<question>q</question>" + unit * 100_000
     start = time.process_time()
     parse(text)  # type: ignore[operator]
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 3.0  # 0.2 s on an idle core; quadratic would be minutes
 
 
 @given(st.text(alphabet="<>/question{}\\boxed \n1"))

@@ -64,6 +64,12 @@ def test_adapters_can_be_given_as_a_mapping(make_policy, tmp_path):
     assert all("lora_" in name for name in trained)
 
 
+def test_dropout_of_adapters_is_refused(make_policy, tmp_path):
+    make_policy("qwen3").save(tmp_path)
+    with pytest.raises(ValueError, match=r"policy\.lora\.dropout must be 0, got 0\.1"):
+        load(tmp_path, lora={"rank": 2, "alpha": 4, "dropout": 0.1, "target_modules": ["q_proj"]})
+
+
 def test_adapters_on_a_tied_head_are_refused(make_policy, tmp_path):
     make_policy("qwen3_tied").save(tmp_path)
     with pytest.raises(ValueError, match=r"lm_head.*ties together"):

@@ -8,7 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experiments.bench.repetition import naive_shares_of, sample_questions
-from rzero.repetition import bleu_distance, cluster_labels, cluster_shares, nearest_similarity
+from rzero.repetition import (
+    AnyLanguageRepetition,
+    bleu_distance,
+    cluster_labels,
+    cluster_shares,
+    nearest_similarity,
+)
+from rzero.repetition.any_language import fine_tokens
+
+ANY = AnyLanguageRepetition(words=8)
 
 
 def distance(hypothesis: str, reference: str) -> float:
@@ -95,3 +104,77 @@ def test_nearest_similarity() -> None:
     got = nearest_similarity(["a b c d e", "", "x y z"], past=past)
     assert got == pytest.approx([0.2**0.25, 0.0, 0.1**0.25])
     assert nearest_similarity(["a"], past=[]) == [0.0]
+
+
+# --- in any language ---
+
+APPLES, FROGS = "小明有三个苹果又买了五个一共有几个？", "一只青蛙四条腿两只几条腿？"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hello",
+        "2+2?",
+        "Find x.",
+        APPLES,
+        "กี่บาท",
+        "いくつですか",
+        "이것은 질문",
+        "Сколько?",
+        "\u200b",
+        TEN,
+        f"{TEN} {APPLES}",
+    ],
+)
+def test_exact_copies_always_cost(text: str) -> None:
+    """A text without blanks is one word, and copies of one word have BLEU 0 (minimind#832, ragas#2951)."""
+    assert ANY([text, FROGS, text, text]) == [0.75, 0.25, 0.75, 0.75]
+
+
+def test_copies_without_blanks_are_free_in_the_papers_penalty_only() -> None:
+    batch = [APPLES] * 4 + [FROGS]
+    assert ANY(batch) == [0.8] * 4 + [0.2]
+    assert cluster_shares(batch) == [0.2] * 5
+
+
+@pytest.mark.parametrize(
+    "template", ["Compute {} + {}.", "{}+{}=?", "计算{}加{}。", "Solve {}x = {}", "What is {} % of {}?"]
+)
+def test_short_templates_with_other_numbers_are_one_cluster(template: str) -> None:
+    """Without that a Challenger repeats itself with small changes (R-Zero#8)."""
+    texts = [template.format(a, b) for a, b in ((3, 4), (17, "2.5"), (100, 8), ("1,000", 9))]
+    assert ANY([*texts, "Name a prime."]) == [0.8] * 4 + [0.2]
+
+
+def test_different_short_questions_stay_apart() -> None:
+    texts = ["What is 3 + 4?", "What is 5 * 7?", "Find the area of a circle.", "Find x.", "求圆的面积", APPLES, FROGS]
+    assert ANY(texts) == [1 / 7] * 7
+    assert ANY(["", "", " \n"]) == [1 / 3] * 3, "no question is nobody's copy"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "b", "3", "4.", "D"]), min_size=8, max_size=14).map(" ".join), max_size=10),
+    st.sampled_from([0.2, 0.5, 0.8]),
+)
+def test_long_texts_have_the_papers_shares(questions: list[str], threshold: float) -> None:
+    assert ANY(questions, threshold=threshold) == cluster_shares(questions, threshold=threshold)
+
+
+def test_many_long_texts_have_the_papers_shares_also_beside_short_ones() -> None:
+    questions = sample_questions(200, seed=3)
+    assert ANY(questions) == cluster_shares(questions)
+    beside = ANY([*questions, *["2+2?"] * 50])
+    assert [share * 250 for share in beside[:200]] == pytest.approx(
+        [share * 200 for share in cluster_shares(questions)]
+    )
+    assert beside[200:] == [0.2] * 50
+
+
+def test_fine_tokens() -> None:
+    assert fine_tokens("Compute ３.5X² + 7.") == ["compute", "0", "x", "0", "+", "0", "."]
+    assert fine_tokens("两个 apples") == ["两", "个", "apples"]
+    assert fine_tokens("ab12") == ["a", "b", "0"]
+    with pytest.raises(ValueError, match="words must be at least 1, got 0"):
+        AnyLanguageRepetition(words=0)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from rzero.parsing import last_box
+from rzero.boxes import last_boxed
+from rzero.repetition import AnyLanguageRepetition
 from rzero.rewards import (
     FormatChallengerReward,
     FormatSolverReward,
@@ -33,13 +34,29 @@ class Floats:
     """Answers are equal as numbers; anything else as strings."""
 
     def extract(self, response: str) -> str | None:
-        return last_box(response)
+        return last_boxed(response, rule="mathruler")
 
-    def equivalent(self, left: str, right: str) -> bool:
+    def accepts(self, prediction: str, reference: str) -> bool:
+        return self.same(prediction, reference)
+
+    def accepts_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return self.same_many(pairs)
+
+    def same(self, left: str, right: str) -> bool:
+        return self._value(left) == self._value(right)
+
+    def same_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [self.same(*pair) for pair in pairs]
+
+    def classes(self, batch: Sequence[Sequence[str]]) -> list[list[int]]:
+        rows = [[self._value(answer) for answer in answers] for answers in batch]
+        return [[row.index(value) for value in row] for row in rows]
+
+    def _value(self, text: str) -> float | str:
         try:
-            return float(left) == float(right)
+            return float(text)
         except ValueError:
-            return left == right
+            return text
 
     def close(self) -> None: ...
 
@@ -71,6 +88,16 @@ def test_the_weight_of_the_repetition_penalty() -> None:
     free = PaperChallengerReward(repetition_weight=0.0, repetition_threshold=0.5)
     assert totals(free([question(), question()], [vote(5), vote(4)])) == pytest.approx([1.0, 0.8])
     assert totals(PAPER([question()], [vote(5)])) == [0.0]  # a batch of one is all repetition
+
+
+def test_which_repetition_is_charged_is_a_choice() -> None:
+    short, other = question("2+2?"), question("Name a prime.")
+    batch, votes = [short, short, short, other], [vote(5)] * 4
+    assert totals(PAPER(batch, votes)) == [0.75] * 4, "as published a short copy costs what anything costs"
+    any_language = PaperChallengerReward(
+        repetition_weight=1.0, repetition_threshold=0.5, repetition=AnyLanguageRepetition(words=8)
+    )
+    assert totals(any_language(batch, votes)) == [0.25] * 3 + [0.75]
 
 
 def test_official_challenger() -> None:
@@ -163,6 +190,10 @@ def test_memory_penalty() -> None:
     paid = reward([question(), question("completely new words here, my friend"), None], [vote(5), vote(5), None])
     assert totals(paid) == pytest.approx([0.25, 1.0, 0.0])
     assert [breakdown.parts["memory"] for breakdown in paid] == pytest.approx([0.75, 0.0, 0.0])
+    short = MemoryPenalty(
+        Bank(i1=["几个苹果？"]), reward=FormatChallengerReward(), memory_weight=0.75, similar_above=0.5
+    )
+    assert totals(short([question("几个苹果？"), question("几只青蛙？")], [vote(5), vote(5)])) == [0.25, 1.0]
     heavy = MemoryPenalty(Bank(i1=[LONG]), reward=FormatChallengerReward(), memory_weight=5.0, similar_above=0.5)
     assert totals(heavy([question(), question(answer=None)], [None, None])) == [0.0, 0.0]
 

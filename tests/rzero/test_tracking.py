@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from rzero.interfaces import Tracker
 from rzero.runs.bank import JsonlBank
 from rzero.runs.directory import RunDirectory
-from rzero.tracking import CsvTracker, TensorBoardTracker, WandbTracker
+from rzero.tracking import CsvTracker, Fanout, JsonlTracker, NullTracker, TensorBoardTracker, WandbTracker
 from rzero.tracking.weights_and_biases import COLUMNS, KEY, Identity
 from rzero.types import Artifact, LabelledQuestion, Vote
 
+TRACKERS = (CsvTracker, Fanout, JsonlTracker, NullTracker, TensorBoardTracker, WandbTracker)
 EVIL = '=HYPERLINK("http://evil.example")\x1b[31m\u202e\ud800'
 
 
@@ -28,6 +31,14 @@ def labelled(text: str = EVIL) -> list[LabelledQuestion]:
         iteration=1, index=1, question="", challenger_answer=None, vote=None, drop_reason="no_question"
     )
     return [asked, dropped]
+
+
+@pytest.mark.parametrize("kind", TRACKERS)
+def test_a_tracker_is_what_the_protocol_says(kind: type[Tracker]) -> None:
+    assert issubclass(kind, Tracker)
+    for method in ("log", "questions", "artifact", "close"):
+        given, promised = (inspect.signature(getattr(owner, method)).parameters for owner in (kind, Tracker))
+        assert {name: each.kind for name, each in given.items()} == {name: each.kind for name, each in promised.items()}
 
 
 # ----------------------------------------------------------------------------------------------------------------- CSV

@@ -1,43 +1,55 @@
 """Votes worked out by hand with a scripted grader."""
 
 from collections.abc import Sequence
+from itertools import permutations
 
 import pytest
 
-from rzero.parsing import last_box
-from rzero.voting import GradingError, OfficialVote, PaperVote, distinct_verdicts, joined_clusters
+from rzero.boxes import last_boxed
+from rzero.voting import GradingError, OfficialVote, PaperVote, Verdict
 
 
 class Scripted:
-    """Equal are the pairs listed, in that direction only; raises what is listed. Counts what it is asked."""
+    """Accepted are the pairs listed, in that direction only; no verdict on what is listed. Notes what it is asked."""
 
-    def __init__(self, *equal: tuple[str, str], raises: dict[tuple[str, str], Exception] | None = None) -> None:
+    def __init__(self, *equal: tuple[str, str], fails: dict[tuple[str, str], Exception] | None = None) -> None:
         self.equal = set(equal)
-        self.raises = raises or {}
+        self.fails = fails or {}
         self.asked: list[tuple[str, str]] = []
 
     def extract(self, response: str) -> str | None:
-        return last_box(response)
+        return last_boxed(response, rule="mathruler")
 
-    def equivalent(self, left: str, right: str) -> bool:
-        self.asked.append((left, right))
-        if (left, right) in self.raises:
-            raise self.raises[left, right]
-        return (left, right) in self.equal
+    def accepts_many(self, pairs: Sequence[tuple[str, str]]) -> list[Verdict]:
+        self.asked += pairs
+        return [self.fails.get(pair, pair in self.equal) for pair in pairs]
+
+
+class Classed:
+    """The same are answers with equal first characters. Notes the ballots it is asked about."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Sequence[str]]] = []
+
+    def extract(self, response: str) -> str | None:
+        return last_boxed(response, rule="mathruler")
+
+    def accepts(self, prediction: str, reference: str) -> bool:
+        return prediction[0] == reference[0]
+
+    same = accepts
+
+    def accepts_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        return [self.accepts(*pair) for pair in pairs]
+
+    same_many = accepts_many
+
+    def classes(self, batch: Sequence[Sequence[str]]) -> list[list[int]]:
+        self.batches.append(list(batch))
+        rows = [[answer[0] for answer in answers] for answers in batch]
+        return [[row.index(first) for first in row] for row in rows]
 
     def close(self) -> None: ...
-
-
-class Batched(Scripted):
-    """The same, asked for many pairs at once."""
-
-    def __init__(self, *equal: tuple[str, str]) -> None:
-        super().__init__(*equal)
-        self.rounds: list[int] = []
-
-    def equivalent_many(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        self.rounds.append(len(pairs))
-        return [self.equivalent(*pair) for pair in pairs]
 
 
 def boxed(*answers: str | None) -> list[str]:
@@ -45,46 +57,48 @@ def boxed(*answers: str | None) -> list[str]:
 
 
 def test_paper_unboxed_answers_are_no_votes_and_the_divisor_is_m() -> None:
-    vote = PaperVote(Scripted(("1/2", "0.5")))(boxed("1/2", None, "3", "0.5", "3", "1/2", None, ""))
+    vote = PaperVote(Classed())(boxed("1/2", None, "3", "1.", "3", "1/2", None, ""))
     assert vote.counts == (("1/2", 3), ("3", 2))
     assert (vote.label, vote.count, vote.divisor) == ("1/2", 3, 8)
     assert vote.agreement == 0.375
-    assert vote.answers == ("1/2", None, "3", "0.5", "3", "1/2", None, None)
+    assert vote.answers == ("1/2", None, "3", "1.", "3", "1/2", None, None)
 
 
 def test_ties_go_to_the_answer_seen_first() -> None:
-    assert PaperVote(Scripted())(boxed("2", "1", "1", "2")).label == "2"
+    assert PaperVote(Classed())(boxed("2", "1", "1", "2")).label == "2"
     assert OfficialVote(Scripted(), rule="reward")(boxed("2", "1", "1", "2")).label == "2"
 
 
 def test_nobody_answers() -> None:
-    vote = PaperVote(Scripted())(boxed(None, None))
+    vote = PaperVote(Classed())(boxed(None, None))
     assert (vote.label, vote.count, vote.divisor, vote.agreement) == (None, 0, 2, 0.0)
-    assert PaperVote(Scripted())([]).agreement == 0.0
+    assert PaperVote(Classed())([]).agreement == 0.0
 
 
-def test_answers_are_compared_with_the_first_member_only() -> None:
+def test_the_label_is_the_most_frequent_spelling_then_the_shortest_whatever_the_order() -> None:
+    for order in permutations(("1.0", "1.0", "1", "2")):
+        assert PaperVote(Classed())(boxed(*order)).label == "1.0"
+    for order in permutations(("1.0", "1", "1.", "2")):
+        assert PaperVote(Classed())(boxed(*order)).label == "1"
+
+
+def test_a_batch_is_one_question_to_the_grader() -> None:
+    grader = Classed()
+    votes = PaperVote(grader).vote_many([boxed("1", "1.0", "3"), boxed(None), boxed("5")])
+    assert grader.batches == [[["1", "1.0", "3"], [], ["5"]]]
+    assert [vote.counts for vote in votes] == [(("1", 2), ("3", 1)), (), (("5", 1),)]
+
+
+def test_official_answers_are_compared_with_the_first_member_only() -> None:
     # b equals a and c equals b, but c does not equal a
-    vote = PaperVote(Scripted(("a", "b"), ("b", "c")))(boxed("a", "b", "c"))
+    vote = OfficialVote(Scripted(("a", "b"), ("b", "c")), rule="reward")(boxed("a", "b", "c"))
     assert vote.counts == (("a", 2), ("c", 1))
 
 
-def test_equal_strings_never_reach_the_grader() -> None:
+def test_official_equal_strings_never_reach_the_grader() -> None:
     grader = Scripted()
-    PaperVote(grader)(boxed("1", "1", "2", "1", "2"))
-    assert grader.asked == [("1", "2")]
-
-
-def test_a_batch_asks_for_each_distinct_pair_once_and_in_rounds() -> None:
-    grader = Batched(("1", "2"))
-    votes = PaperVote(grader).vote_many([boxed("1", "2", "3"), boxed("1", "2"), boxed("1", "4"), boxed("5")])
-    assert grader.rounds == [2, 1]  # (1, 2) and (1, 4); then (1, 3)
-    assert [vote.counts for vote in votes] == [
-        (("1", 2), ("3", 1)),
-        (("1", 2),),
-        (("1", 1), ("4", 1)),
-        (("5", 1),),
-    ]
+    OfficialVote(grader, rule="reward").vote_many([boxed("1", "1", "2"), boxed("2", "1")])
+    assert grader.asked == [("1", "2"), ("2", "1")]
 
 
 def test_official_missing_box_votes_none_and_no_merges() -> None:
@@ -106,7 +120,7 @@ def test_official_asks_both_directions() -> None:
 
 def test_official_timeouts_and_failures() -> None:
     def grader(error: Exception) -> Scripted:
-        return Scripted(("a", "b"), raises={("b", "a"): error})
+        return Scripted(("a", "b"), fails={("b", "a"): error})
 
     # the first direction (newer, older) times out: the reward rule tries the other one, the label rule does not
     assert OfficialVote(grader(TimeoutError()), rule="reward")(boxed("a", "b")).counts == (("a", 2),)
@@ -120,14 +134,3 @@ def test_official_timeouts_and_failures() -> None:
 def test_an_unknown_rule_is_refused() -> None:
     with pytest.raises(ValueError, match=r"vote\.rule must be one of reward, label.*'rewards'"):
         OfficialVote(Scripted(), rule="rewards")
-
-
-def test_distinct_verdicts_and_clusters() -> None:
-    grader = Scripted(("1", "2"))
-    assert distinct_verdicts([("1", "1"), ("1", "2"), ("2", "1"), ("1", "2")], grader=grader) == {
-        ("1", "1"): True,
-        ("1", "2"): True,
-        ("2", "1"): False,
-    }
-    assert grader.asked == [("1", "2"), ("2", "1")]
-    assert joined_clusters([["1", "2", "3"], []], grader=grader) == [{"1": "1", "2": "1", "3": "3"}, {}]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,25 @@ import torch
 from experiments.torture.attempts import end_state
 from rzero.collapse import CollapseMonitor
 from rzero.curriculum import BandCurriculum, CentredBand
-from rzero.durable import remove_leftovers, write_atomically
-from rzero.engines.scripted import ScriptedEngine
+from rzero.durable import remove_leftovers
+from rzero.grading.exact_grader import ExactGrader
 from rzero.interfaces import Responses
-from rzero.policy import load_policy
+from rzero.policy import Policy, load_policy
 from rzero.runs.bank import JsonlBank
 from rzero.runs.directory import RunDirectory
 from rzero.runs.health import GraderHealth
 from rzero.runs.ledger import Ledger
 from rzero.runs.progress import Silent
+from rzero.runs.stages import Stages
+from rzero.runs.weights import Weights
 from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
 from rzero.tracking import JsonlTracker
 from rzero.types import Prompt, Question, RewardBreakdown, Vote
 from tests.rzero.processes.two_processes import make_loss, make_trainer, pay_challenger, settings
+from tests.scripted import ScriptedEngine
 
 REPLIES = ("1", "22", "3 3", "4")
+LOAD = functools.partial(load_policy, dtype="float32", attn_implementation="sdpa")
 ADAMW = functools.partial(torch.optim.AdamW, lr=1e-2, eps=1e-3)
 
 
@@ -84,34 +87,50 @@ def pay_solver(groups: Responses, labels: Sequence[str]) -> list[list[RewardBrea
     ]
 
 
-def save_scores(path: Path, scores: Any) -> None:
-    write_atomically(path, json.dumps(scores.to_json()).encode())
-
-
-def tiny_run(directory: Path, base: Path, *, script: Any = reply, role: Any = None, **changes: Any) -> SelfPlay:
+def tiny_run(
+    directory: Path,
+    base: Path,
+    *,
+    script: Any = reply,
+    role: Any = None,
+    collapse: CollapseMonitor | None = None,
+    checkpoint_every: int = 1,
+    load: Callable[[str], Policy] = LOAD,
+    **changes: Any,
+) -> SelfPlay:
     """One iteration of two steps a phase from the model in `base`; `role` changes both phases' settings."""
     directory.mkdir(exist_ok=True)
     remove_leftovers(directory)
-    ledger = Ledger.open(directory / "state.json")
+    place = RunDirectory(directory)
+    ledger = Ledger.open(place.state)
     ledger.recover(directory)
-    record = JsonlTracker(directory / "metrics.jsonl")
+    record = JsonlTracker(place.metrics)
     record.rewind(ledger.last.metrics.size)
     polling = Polling(votes=2, sampling={"max_tokens": 8}, rule=lambda many: [vote(texts) for texts in many])
     grpo = {"settings": settings(updates_per_rollout=1, **(role or {})), "loss": make_loss(), "optimizer": ADAMW}
     challenger = ChallengerPhase(parse=parse, polling=polling, reward=lambda seed: pay_challenger, **grpo)
     rule = BandCurriculum(band=CentredBand(centre=0.5, half_width=0.25))
     curriculum = CurriculumPhase(candidates=4, sampling={"max_tokens": 8}, parse=parse, polling=polling, rule=rule)
+    stages = Stages(
+        directory=place, ledger=ledger, record=record, tracker=record, narrator=Said(),
+        health=GraderHealth(ExactGrader(max_chars=100), alarm_share=1.0), checkpoint_every=checkpoint_every,
+        collapse=collapse or CollapseMonitor(limits={}),
+    )  # fmt: skip
     parts: dict[str, Any] = {
-        "seed": 0, "iterations": 1, "base": str(base), "checkpoint_every": 1, "narrator": Said(),
-        "load": functools.partial(load_policy, dtype="float32", attn_implementation="sdpa"),
-        "make_engine": lambda: ScriptedEngine(script), "make_trainer": make_trainer, "prompts": Prompts(),
+        "seed": 0, "iterations": 1, "make_engine": lambda: ScriptedEngine(script), "make_trainer": make_trainer,
+        "prompts": Prompts(),
         "challenger": challenger, "curriculum": curriculum,
         "solver": SolverPhase(reward=lambda seed: pay_solver, **grpo), "suite": Suite(),
-        "audit": lambda labelled: {}, "bank": JsonlBank(RunDirectory(directory)), "ledger": ledger,
-        "tracker": record, "record": record, "save_scores": save_scores,
-        "health": GraderHealth(None, alarm_share=1.0), "collapse": CollapseMonitor(limits={}),
+        "audit": lambda labelled: {}, "bank": JsonlBank(place), "stages": stages,
+        "weights": Weights(base=str(base), make=load, directory=place),
     }  # fmt: skip
-    return SelfPlay(directory=directory, **{**parts, **changes})
+    return SelfPlay(**{**parts, **changes})
+
+
+def said(run: SelfPlay) -> list[str]:
+    """What the narrator of a run was told."""
+    assert isinstance(run.stages.narrator, Said)
+    return run.stages.narrator.lines
 
 
 def parse(text: str) -> Question | None:
@@ -123,5 +142,5 @@ def execute(run: SelfPlay) -> dict[str, str]:
     try:
         run.run()
     finally:
-        run.tracker.close()
-    return end_state(run.directory)
+        run.close()
+    return end_state(run.stages.directory.path)

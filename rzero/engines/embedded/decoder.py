@@ -1,9 +1,9 @@
-"""What the embedded engine asks of a decoder: prompts in once, then one token per row at a time."""
+"""Protocols of the embedded engine's decoders: prompts in once, then one token per row at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ class Session(Protocol):
         """Feeds one token to every row and returns the logits [B, V] behind it; the caller may overwrite them."""
         ...
 
-    def keep(self, kept_K: Tensor) -> None:
+    def keep(self, kept_Y: Tensor) -> None:
         """Goes on with these rows only (ascending indices into the current rows)."""
         ...
 
@@ -34,7 +34,7 @@ class Decoder(Protocol):
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int], max_new: int
-    ) -> tuple[Any, Tensor]:
+    ) -> tuple[Session, Tensor]:
         """Reads each prompt once. Returns a session with one row per entry of `prompt_of_row` (ascending) and the
         logits [B, V] behind the prompts; `max_new` bounds the number of tokens that will be drawn."""
         ...

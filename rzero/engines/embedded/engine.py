@@ -6,19 +6,21 @@
 Rows (one per completion) are sorted by prompt length and decoded in waves of at most `max_rows`. Finished rows are
 taken out of the wave whenever the share still alive falls below `compact_below`.
 
-Shapes: B rows still in the wave, T tokens of a response, V vocabulary.
+Shapes: B rows still in the wave, Y of them that end, C tokens of a response, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rzero.engines.across import ShardedEngine
 from rzero.engines.embedded.decoder import Decoder
 from rzero.engines.embedded.fused import FusedDecoder
 from rzero.engines.embedded.fused_weights import why_not_fused
@@ -27,16 +29,17 @@ from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, t
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
+from rzero.interfaces import Progress
 from rzero.policy import Policy, merged_weights, unwrap_adapters
+from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, Sampling
 
 DecoderName = Literal["auto", "fused", "generic"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(slots=True, kw_only=True)
 class _Drawn:
-    """What a wave drew, [rows, T], and how many tokens of each row count. `stopped`: ended by an eos token."""
+    """Tokens and log-probs of a wave, [rows, C], of which `lengths` count. `stopped`: ended by an eos token."""
 
     tokens: np.ndarray
     logprobs: np.ndarray
@@ -56,8 +59,6 @@ class EmbeddedEngine:
     sync. decoder: `auto` takes the fused decoder where it computes the architecture exactly, else the generic one.
     dtype: what weights are rounded to for rollouts, such as bfloat16; None: the policy's.
     """
-
-    drawn_by: Final = "each"  # of several processes, its share
 
     def __init__(
         self,
@@ -86,8 +87,8 @@ class EmbeddedEngine:
         self._decoder_name = decoder
         self._dtype = rollout_dtype(dtype)
         self._decoder: Decoder | None = None
-        self._model_of_decoder: Any = None
-        self._tokenizer: Any = None
+        self._model_of_decoder: PreTrainedModel | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._eos_ids: tuple[int, ...] = ()
         self._context: int | None = None
 
@@ -110,7 +111,7 @@ class EmbeddedEngine:
     @torch.no_grad()
     def verify(self, policy: Policy) -> None:
         """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
-        vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+        vocabulary = policy.vocabulary()
         probes, continuation = probe_prompts(policy), [vocabulary // 2, vocabulary // 3]
         dtype = coarser(policy.model.dtype, self._dtype or policy.model.dtype)
         for probe, own in zip(probes, self._probe(probes, continuation=continuation), strict=True):
@@ -121,7 +122,11 @@ class EmbeddedEngine:
         """Lets go of the weights; the engine can be synced again."""
         self._decoder = self._model_of_decoder = self._tokenizer = None
 
-    def _make_decoder(self, model: Any, dtype: torch.dtype) -> Decoder:
+    def across(self, ranks: Ranks) -> ShardedEngine:
+        """Returns the engine of which each of several processes draws a share."""
+        return ShardedEngine(self, ranks)
+
+    def _make_decoder(self, model: PreTrainedModel, dtype: torch.dtype) -> Decoder:
         reason = why_not_fused(model, dtype)
         if self._decoder_name == "fused" and reason is not None:
             raise ValueError(f"engine.decoder=fused cannot run this model: {reason}; use auto or generic")
@@ -145,8 +150,8 @@ class EmbeddedEngine:
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling,
-        progress: Progress | None = None,
         *,
+        progress: Progress | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> list[Group]:
         """`sampling.n` completions per prompt, in the order of the prompts. `progress(done, total)` counts completions.
@@ -156,7 +161,7 @@ class EmbeddedEngine:
         Raises RuntimeError before the first sync and ValueError for an empty prompt or one that leaves the model's
         context no room for a response.
         """
-        if self._decoder is None:
+        if self._decoder is None or self._tokenizer is None:
             raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
         prompt_ids = encode_all(self._tokenizer, prompts, context=self._context)
         mine = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
@@ -173,16 +178,15 @@ class EmbeddedEngine:
     def _run_wave(
         self, wave: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
     ) -> list[Completion]:
+        assert self._tokenizer is not None
         distinct: dict[tuple[int, ...], int] = {}
         slot_of_row = [distinct.setdefault(tuple(prompt_ids[row.prompt]), len(distinct)) for row in wave]
         # The decoder wants the rows of a prompt together; equal prompts may come from different places of the call.
         order = np.argsort(slot_of_row, kind="stable")
         ordered = [wave[i] for i in order]
         drawn = self._decode(list(distinct), sorted(slot_of_row), ordered, sampling)
-        completions: list[Completion] = [None] * len(wave)  # type: ignore[list-item]
-        for place, completion in zip(order, _to_completions(drawn, self._tokenizer), strict=True):
-            completions[place] = completion
-        return completions
+        completions = _to_completions(drawn, self._tokenizer)
+        return [completions[place] for place in np.argsort(order)]  # back in the order of the wave
 
     def _decode(
         self, prompts: list[tuple[int, ...]], slot_of_row: list[int], rows: Sequence[Row], sampling: Sampling
@@ -223,7 +227,7 @@ class EmbeddedEngine:
 
 
 class _Record:
-    """Collects tokens step by step without leaving torch; rows x steps, doubled in steps when full."""
+    """Collects tokens step by step without leaving torch; rows x steps."""
 
     def __init__(self, *, rows: int, steps: int) -> None:
         self._tokens = torch.zeros(rows, steps, dtype=torch.long)
@@ -235,9 +239,9 @@ class _Record:
         self._tokens[place_B, step] = token_B
         self._logprobs[place_B, step] = logprob_B
 
-    def end(self, place_E: Tensor, stopped_E: Tensor, *, length: int) -> None:
-        self._lengths[place_E] = length
-        self._stopped[place_E] = stopped_E
+    def end(self, place_Y: Tensor, stopped_Y: Tensor, *, length: int) -> None:
+        self._lengths[place_Y] = length
+        self._stopped[place_Y] = stopped_Y
 
     def drawn(self) -> _Drawn:
         return _Drawn(
@@ -248,7 +252,7 @@ class _Record:
         )
 
 
-def _to_completions(drawn: _Drawn, tokenizer: Any) -> list[Completion]:
+def _to_completions(drawn: _Drawn, tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
     return to_completions(
         [tokens[:length].tolist() for tokens, length in zip(drawn.tokens, drawn.lengths, strict=True)],
         [values[:length].tolist() for values, length in zip(drawn.logprobs, drawn.lengths, strict=True)],

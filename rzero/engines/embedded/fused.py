@@ -4,8 +4,9 @@ The prompt of a group is read once and its keys and values are kept once: attent
 prompt against the shared prefix in one matrix product, and each row's own tokens in a batched one; one softmax runs
 over both.
 
-Shapes: B rows, P prompts of the wave, N most samples of one prompt, L longest prompt, T own tokens so far, C capacity
-for own tokens, D model width, H query heads, J key heads, G = H / J, E head width, V vocabulary. R = B * J.
+Shapes: B rows of the wave, P its prompts, L longest prompt, C room for own tokens, E model
+width, H query heads, J key heads, A = H / J, D head width, V vocabulary, R = B * J, O = P * J, Y rows that are kept, W
+tokens of several rows side by side.
 """
 
 # ruff: noqa: N815 (fields carry their shape as a suffix, like every other tensor name)
@@ -14,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange
 
@@ -33,7 +34,7 @@ class FusedDecoder:
     """Decodes with fused weights. `prefill_tokens` bounds the padded tokens read at once, `first_capacity` is the
     number of own tokens room is made for at first (it doubles when used up)."""
 
-    def __init__(self, model: Any, *, prefill_tokens: int, first_capacity: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, prefill_tokens: int, first_capacity: int) -> None:
         self._model = model
         self._prefill_tokens = prefill_tokens
         self._first_capacity = first_capacity
@@ -58,10 +59,10 @@ class FusedDecoder:
 class _LayerCache:
     """Prefix keys and values per prompt and key head, own ones per row and key head."""
 
-    prefix_k_QEL: Tensor  # Q = P * J
-    prefix_v_QLE: Tensor
-    own_k_REC: Tensor
-    own_v_RCE: Tensor
+    prefix_k_ODL: Tensor  # O = P * J
+    prefix_v_OLD: Tensor
+    own_k_RDC: Tensor
+    own_v_RCD: Tensor
 
 
 class FusedSession:
@@ -72,7 +73,7 @@ class FusedSession:
         first_capacity: int,
     ) -> None:  # fmt: skip
         self._w = weights
-        self._device = weights.embedding_VD.device
+        self._device = weights.embedding_VE.device
         self._max_new = max_new
         self._time = 0
         self._capacity = min(max_new, first_capacity)
@@ -95,22 +96,22 @@ class FusedSession:
         for first in range(0, len(prompts), at_once):
             chunk = prompts[first : first + at_once]
             width = max(len(prompt) for prompt in chunk)
-            ids_NL = torch.tensor([[*p, *([0] * (width - len(p)))] for p in chunk], device=self._device)
-            hidden_NLD = self._read_chunk(ids_NL, first=first)
-            last_N = self._length_P[first : first + len(chunk)] - 1
-            logits.append(self._head(hidden_NLD[torch.arange(len(chunk)), last_N]))
+            ids_PL = torch.tensor([[*p, *([0] * (width - len(p)))] for p in chunk], device=self._device)
+            hidden_PLE = self._read_chunk(ids_PL, first=first)
+            last_P = self._length_P[first : first + len(chunk)] - 1
+            logits.append(self._head(hidden_PLE[torch.arange(len(chunk)), last_P]))
         return torch.cat(logits)
 
-    def _read_chunk(self, ids_NL: Tensor, *, first: int) -> Tensor:
+    def _read_chunk(self, ids_PL: Tensor, *, first: int) -> Tensor:
         w = self._w
-        n, length = ids_NL.shape
-        x = F.embedding(ids_NL, w.embedding_VD).view(n * length, -1)
+        n, length = ids_PL.shape
+        x = F.embedding(ids_PL, w.embedding_VE).view(n * length, -1)
         for layer, cache in zip(w.layers, self._caches, strict=True):
             turn = self._turns[layer.rope][:length].expand(n, length, -1).reshape(n * length, -1)
             q, k, v = (t.view(n, length, -1, w.head_width).transpose(1, 2) for t in self._project(x, layer, turn))
             slots = slice(first * w.key_heads, (first + n) * w.key_heads)
-            cache.prefix_k_QEL[slots, :, :length] = k.reshape(-1, length, w.head_width).transpose(1, 2)
-            cache.prefix_v_QLE[slots, :length] = v.reshape(-1, length, w.head_width)
+            cache.prefix_k_ODL[slots, :, :length] = k.reshape(-1, length, w.head_width).transpose(1, 2)
+            cache.prefix_v_OLD[slots, :length] = v.reshape(-1, length, w.head_width)
             mask = _band(length, layer.window, self._device) if layer.window and length > layer.window else None
             groups = w.query_heads // w.key_heads
             k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
@@ -124,38 +125,38 @@ class FusedSession:
         if self._time == self._capacity:
             self._grow()
         w = self._w
-        x = F.embedding(token_B, w.embedding_VD)
+        x = F.embedding(token_B, w.embedding_VE)
         position_B = self._length_P[self._prompt_B] + self._time
         turns = {name: turn[position_B] for name, turn in self._turns.items()}
         for layer, cache in zip(w.layers, self._caches, strict=True):
-            q_BHE, k_BJE, v_BJE = self._project(x, layer, turns[layer.rope])
-            cache.own_k_REC[:, :, self._time] = k_BJE.reshape(-1, w.head_width)
-            cache.own_v_RCE[:, self._time] = v_BJE.reshape(-1, w.head_width)
-            x = self._finish_layer(x, self._attend(q_BHE, cache, layer.window), layer)
+            q_BHD, k_BJD, v_BJD = self._project(x, layer, turns[layer.rope])
+            cache.own_k_RDC[:, :, self._time] = k_BJD.reshape(-1, w.head_width)
+            cache.own_v_RCD[:, self._time] = v_BJD.reshape(-1, w.head_width)
+            x = self._finish_layer(x, self._attend(q_BHD, cache, layer.window), layer)
         self._time += 1
         return self._head(x)
 
-    def _attend(self, q_BHE: Tensor, cache: _LayerCache, window: int | None) -> Tensor:
-        """Attention of one new token per row over prefix and own tokens; returns [B, H * E]."""
+    def _attend(self, q_BHD: Tensor, cache: _LayerCache, window: int | None) -> Tensor:
+        """Attention of one new token per row over prefix and own tokens; returns [B, H * D]."""
         w = self._w
-        rows, groups = q_BHE.shape[0] * w.key_heads, w.query_heads // w.key_heads
+        rows, groups = q_BHD.shape[0] * w.key_heads, w.query_heads // w.key_heads
         prompts, prefix = self._pad_bias_PL.shape
         first = 0 if window is None else max(0, self._time + 1 - window)
         own = slice(first, self._time + 1)
-        q_RGE = q_BHE.reshape(rows, groups, w.head_width)
-        q_grid = q_RGE.index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, w.head_width)
-        prefix_scores = torch.baddbmm(self._prefix_bias(window), q_grid, cache.prefix_k_QEL)
+        q_RAD = q_BHD.reshape(rows, groups, w.head_width)
+        q_grid = q_RAD.index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, w.head_width)
+        prefix_scores = torch.baddbmm(self._prefix_bias(window), q_grid, cache.prefix_k_ODL)
         prefix_scores = prefix_scores.view(-1, groups, prefix).index_select(0, self._grid_of_row)
-        own_scores = torch.bmm(q_RGE, cache.own_k_REC[:, :, own])
+        own_scores = torch.bmm(q_RAD, cache.own_k_RDC[:, :, own])
         shares = torch.cat([prefix_scores, own_scores], -1).softmax(-1)
-        mixed_RGE = torch.bmm(shares[..., prefix:], cache.own_v_RCE[:, own])
+        mixed_RAD = torch.bmm(shares[..., prefix:], cache.own_v_RCD[:, own])
         grid = shares[..., :prefix].index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, prefix)
-        prefix_mixed = torch.bmm(grid, cache.prefix_v_QLE).view(-1, groups, w.head_width)
-        mixed_RGE += prefix_mixed.index_select(0, self._grid_of_row)
-        return mixed_RGE.view(q_BHE.shape[0], -1)
+        prefix_mixed = torch.bmm(grid, cache.prefix_v_OLD).view(-1, groups, w.head_width)
+        mixed_RAD += prefix_mixed.index_select(0, self._grid_of_row)
+        return mixed_RAD.view(q_BHD.shape[0], -1)
 
     def _prefix_bias(self, window: int | None) -> Tensor:
-        """[Q, 1, L]: minus infinity at padding and at prompt tokens that have left the window."""
+        """[O, 1, L]: minus infinity at padding and at prompt tokens that have left the window."""
         bias_PL = self._pad_bias_PL
         prefix = bias_PL.shape[1]
         if window is not None and int(self._length_P.max()) + self._time >= window:
@@ -164,28 +165,28 @@ class FusedSession:
             bias_PL = bias_PL.masked_fill(left_PL, -torch.inf)
         return bias_PL[:, None].expand(-1, self._w.key_heads, -1).reshape(-1, 1, prefix)
 
-    def keep(self, kept_K: Tensor) -> None:
+    def keep(self, kept_Y: Tensor) -> None:
         w = self._w
-        self._prompt_B = self._prompt_B[kept_K]
-        kept_R = (kept_K[:, None] * w.key_heads + torch.arange(w.key_heads, device=self._device)).reshape(-1)
+        self._prompt_B = self._prompt_B[kept_Y]
+        kept_R = (kept_Y[:, None] * w.key_heads + torch.arange(w.key_heads, device=self._device)).reshape(-1)
         for cache in self._caches:
-            cache.own_k_REC[: len(kept_R), :, : self._time] = cache.own_k_REC[kept_R, :, : self._time]
-            cache.own_v_RCE[: len(kept_R), : self._time] = cache.own_v_RCE[kept_R, : self._time]
-            cache.own_k_REC = cache.own_k_REC[: len(kept_R)]
-            cache.own_v_RCE = cache.own_v_RCE[: len(kept_R)]
+            cache.own_k_RDC[: len(kept_R), :, : self._time] = cache.own_k_RDC[kept_R, :, : self._time]
+            cache.own_v_RCD[: len(kept_R), : self._time] = cache.own_v_RCD[kept_R, : self._time]
+            cache.own_k_RDC = cache.own_k_RDC[: len(kept_R)]
+            cache.own_v_RCD = cache.own_v_RCD[: len(kept_R)]
         self._index_rows()
 
     def _grow(self) -> None:
         capacity = min(self._max_new, 2 * self._capacity)
         for cache in self._caches:
-            rows, width, _ = cache.own_k_REC.shape
-            k_REC, v_RCE = (
-                cache.own_k_REC.new_empty(rows, width, capacity),
-                cache.own_v_RCE.new_empty(rows, capacity, width),
+            rows, width, _ = cache.own_k_RDC.shape
+            k_RDC, v_RCD = (
+                cache.own_k_RDC.new_empty(rows, width, capacity),
+                cache.own_v_RCD.new_empty(rows, capacity, width),
             )
-            k_REC[:, :, : self._time] = cache.own_k_REC[:, :, : self._time]
-            v_RCE[:, : self._time] = cache.own_v_RCE[:, : self._time]
-            cache.own_k_REC, cache.own_v_RCE = k_REC, v_RCE
+            k_RDC[:, :, : self._time] = cache.own_k_RDC[:, :, : self._time]
+            v_RCD[:, : self._time] = cache.own_v_RCD[:, : self._time]
+            cache.own_k_RDC, cache.own_v_RCD = k_RDC, v_RCD
         self._capacity = capacity
 
     def _index_rows(self) -> None:
@@ -202,33 +203,33 @@ class FusedSession:
 
     # ---- shared by both ------------------------------------------------------------------------------------------
 
-    def _project(self, x_XD: Tensor, layer: LayerWeights, turn_XE: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated queries, rotated keys and values, each [X, heads, E], for X tokens."""
+    def _project(self, x_WE: Tensor, layer: LayerWeights, turn_WD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries, rotated keys and values, each [W, heads, D], for W tokens."""
         w = self._w
-        qkv = _linear(_normalise(x_XD, w.norm_eps), layer.qkv_DX, layer.qkv_bias_X)
-        qkv_XHE = qkv.view(len(x_XD), -1, w.head_width)
+        qkv = _linear(_normalise(x_WE, w.norm_eps), layer.qkv_EX, layer.qkv_bias_X)
+        qkv_WHD = qkv.view(len(x_WE), -1, w.head_width)
         turned = w.query_heads + w.key_heads
-        qk_XHE = qkv_XHE[:, :turned]
-        if layer.qk_gain_HE is not None:
-            qk_XHE = _normalise(qk_XHE, w.norm_eps) * layer.qk_gain_HE
-        pairs = torch.view_as_complex(qk_XHE.reshape(len(x_XD), turned, -1, 2))
-        qk_XHE = torch.view_as_real(pairs * turn_XE[:, None]).flatten(-2)
-        return qk_XHE[:, : w.query_heads], qk_XHE[:, w.query_heads :], qkv_XHE[:, turned:]
+        qk_WHD = qkv_WHD[:, :turned]
+        if layer.qk_gain_HD is not None:
+            qk_WHD = _normalise(qk_WHD, w.norm_eps) * layer.qk_gain_HD
+        pairs = torch.view_as_complex(qk_WHD.reshape(len(x_WE), turned, -1, 2))
+        qk_WHD = torch.view_as_real(pairs * turn_WD[:, None]).flatten(-2)
+        return qk_WHD[:, : w.query_heads], qk_WHD[:, w.query_heads :], qkv_WHD[:, turned:]
 
-    def _finish_layer(self, x_XD: Tensor, mixed: Tensor, layer: LayerWeights) -> Tensor:
+    def _finish_layer(self, x_WE: Tensor, mixed: Tensor, layer: LayerWeights) -> Tensor:
         eps = self._w.norm_eps
-        update = _linear(mixed, layer.out_XD, layer.out_bias_D)
-        if layer.attention_gain_D is not None:
-            update = _normalise(update, eps) * layer.attention_gain_D
-        x_XD = x_XD + update
-        gate, up = _linear(_normalise(x_XD, eps), layer.gate_up_DI, layer.gate_up_bias_I).chunk(2, -1)
-        update = _linear(self._act(gate) * up, layer.down_ID, layer.down_bias_D)
-        if layer.feed_forward_gain_D is not None:
-            update = _normalise(update, eps) * layer.feed_forward_gain_D
-        return x_XD + update
+        update = _linear(mixed, layer.out_XE, layer.out_bias_E)
+        if layer.attention_gain_E is not None:
+            update = _normalise(update, eps) * layer.attention_gain_E
+        x_WE = x_WE + update
+        gate, up = _linear(_normalise(x_WE, eps), layer.gate_up_EF, layer.gate_up_bias_F).chunk(2, -1)
+        update = _linear(self._act(gate) * up, layer.down_FE, layer.down_bias_E)
+        if layer.feed_forward_gain_E is not None:
+            update = _normalise(update, eps) * layer.feed_forward_gain_E
+        return x_WE + update
 
-    def _head(self, x_BD: Tensor) -> Tensor:
-        logits_BV = _normalise(x_BD, self._w.norm_eps) @ self._w.head_DV
+    def _head(self, x_BE: Tensor) -> Tensor:
+        logits_BV = _normalise(x_BE, self._w.norm_eps) @ self._w.head_EV
         cap = self._w.logit_cap
         return logits_BV if cap is None else torch.tanh(logits_BV / cap) * cap
 
@@ -237,10 +238,10 @@ class FusedSession:
         rows, slots, width = len(self._prompt_B) * w.key_heads, prompts * w.key_heads, w.head_width
         # Padded prefix slots have weight zero; they must be finite all the same, since 0 * nan is nan.
         return _LayerCache(
-            prefix_k_QEL=w.embedding_VD.new_zeros(slots, width, prefix),
-            prefix_v_QLE=w.embedding_VD.new_zeros(slots, prefix, width),
-            own_k_REC=w.embedding_VD.new_empty(rows, width, self._capacity),
-            own_v_RCE=w.embedding_VD.new_empty(rows, self._capacity, width),
+            prefix_k_ODL=w.embedding_VE.new_zeros(slots, width, prefix),
+            prefix_v_OLD=w.embedding_VE.new_zeros(slots, prefix, width),
+            own_k_RDC=w.embedding_VE.new_empty(rows, width, self._capacity),
+            own_v_RCD=w.embedding_VE.new_empty(rows, self._capacity, width),
         )
 
 
@@ -256,7 +257,7 @@ def _normalise(x: Tensor, eps: float) -> Tensor:
 
 
 def _turns(weights: ModelWeights, *, length: int) -> dict[str, Tensor]:
-    """Rotations exp(i * position * frequency) * scale as complex numbers [length, E/2], per rope."""
+    """Rotations exp(i * position * frequency) * scale as complex numbers [length, D/2], per rope."""
     turns = {}
     for name, (frequency, scale) in weights.frequencies.items():
         angle = torch.outer(torch.arange(length, device=frequency.device, dtype=torch.float), frequency)

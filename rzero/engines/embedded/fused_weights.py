@@ -5,7 +5,8 @@ norm gains into the projection behind them, the attention scale into the queries
 Head dimensions of queries and keys are interleaved, which turns the rotary embedding into one complex product and
 leaves their dot products unchanged.
 
-Shapes: D model width, H query heads, J key/value heads, E head width, I feed-forward width, V vocabulary.
+Shapes: E model width, H query heads, and in gains key heads behind them, D head width, X heads
+side by side, F feed-forward width, V vocabulary.
 """
 
 # ruff: noqa: N815 (fields carry their shape as a suffix, like every other tensor name)
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 # Rotary types whose frequencies depend on the length of the sequence cannot be read off once.
@@ -28,27 +30,27 @@ _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 class LayerWeights:
     """Matrices are stored [in, out], gains are folded in where a projection follows. None: the family has no such."""
 
-    qkv_DX: Tensor
+    qkv_EX: Tensor
     qkv_bias_X: Tensor | None
-    qk_gain_HE: Tensor | None
-    out_XD: Tensor
-    out_bias_D: Tensor | None
-    attention_gain_D: Tensor | None
-    gate_up_DI: Tensor
-    gate_up_bias_I: Tensor | None
-    down_ID: Tensor
-    down_bias_D: Tensor | None
-    feed_forward_gain_D: Tensor | None
+    qk_gain_HD: Tensor | None
+    out_XE: Tensor
+    out_bias_E: Tensor | None
+    attention_gain_E: Tensor | None
+    gate_up_EF: Tensor
+    gate_up_bias_F: Tensor | None
+    down_FE: Tensor
+    down_bias_E: Tensor | None
+    feed_forward_gain_E: Tensor | None
     rope: str
     window: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelWeights:
-    """Everything a forward pass needs. `frequencies` maps a rope name to (frequencies [E/2], scale)."""
+    """Everything a forward pass needs. `frequencies` maps a rope name to (frequencies [D/2], scale)."""
 
-    embedding_VD: Tensor
-    head_DV: Tensor
+    embedding_VE: Tensor
+    head_EV: Tensor
     layers: tuple[LayerWeights, ...]
     frequencies: Mapping[str, tuple[Tensor, float]]
     query_heads: int
@@ -59,7 +61,7 @@ class ModelWeights:
     logit_cap: float | None
 
 
-def why_not_fused(model: Any, dtype: torch.dtype) -> str | None:
+def why_not_fused(model: PreTrainedModel, dtype: torch.dtype) -> str | None:
     """None when the fused decoder computes exactly this model in `dtype`, else the reason why it does not."""
     config = model.config
     if dtype != model.dtype or dtype in (torch.bfloat16, torch.float16):
@@ -80,16 +82,16 @@ def why_not_fused(model: Any, dtype: torch.dtype) -> str | None:
     return None
 
 
-def arrange(model: Any, weights: Mapping[str, Tensor]) -> ModelWeights:
+def arrange(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ModelWeights:
     """Copies `weights` (Hugging Face names) into the fused layout; `model` gives the configuration and frequencies."""
     config = model.config
     gemma = config.model_type == "gemma3_text"
-    embedding_VD = weights["model.embed_tokens.weight"]
-    head_VD = embedding_VD if config.tie_word_embeddings else weights["lm_head.weight"]
-    final_gain_D = _gain(weights["model.norm.weight"], gemma=gemma)
+    embedding_VE = weights["model.embed_tokens.weight"]
+    head_VE = embedding_VE if config.tie_word_embeddings else weights["lm_head.weight"]
+    final_gain_E = _gain(weights["model.norm.weight"], gemma=gemma)
     return ModelWeights(
-        embedding_VD=embedding_VD * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
-        head_DV=_transpose(head_VD * final_gain_D),
+        embedding_VE=embedding_VE * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
+        head_EV=_transpose(head_VE * final_gain_E),
         layers=tuple(_layer(config, weights, index, gemma=gemma) for index in range(config.num_hidden_layers)),
         frequencies=_frequencies(model),
         query_heads=config.num_attention_heads,
@@ -112,31 +114,31 @@ def _layer(config: Any, weights: Mapping[str, Tensor], index: int, *, gemma: boo
 
     heads, width = config.num_attention_heads, _head_width(config)
     scale = (config.query_pre_attn_scalar if gemma else width) ** -0.5
-    qk_gain_HE = None
+    qk_gain_HD = None
     if get("self_attn.q_norm.weight") is not None:
         order = _interleaved(1, width)
-        q_gain_E, k_gain_E = gain("self_attn.q_norm.weight")[order], gain("self_attn.k_norm.weight")[order]
-        qk_gain_HE = torch.stack([q_gain_E * scale] * heads + [k_gain_E] * config.num_key_value_heads)
-    query_scale = scale if qk_gain_HE is None else 1.0  # behind a norm the scale must go into its gain
-    projection_XD = _stack_qkv(config, weights, prefix, "weight", query_scale=query_scale)
-    gate_up_ID = torch.cat([weights[prefix + "mlp.gate_proj.weight"], weights[prefix + "mlp.up_proj.weight"]])
+        q_gain_D, k_gain_D = gain("self_attn.q_norm.weight")[order], gain("self_attn.k_norm.weight")[order]
+        qk_gain_HD = torch.stack([q_gain_D * scale] * heads + [k_gain_D] * config.num_key_value_heads)
+    query_scale = scale if qk_gain_HD is None else 1.0  # behind a norm the scale must go into its gain
+    projection_XE = _stack_qkv(config, weights, prefix, "weight", query_scale=query_scale)
+    gate_up_FE = torch.cat([weights[prefix + "mlp.gate_proj.weight"], weights[prefix + "mlp.up_proj.weight"]])
     before_mlp = "pre_feedforward_layernorm.weight" if gemma else "post_attention_layernorm.weight"
     has_qkv_bias, has_mlp_bias = get("self_attn.q_proj.bias") is not None, get("mlp.gate_proj.bias") is not None
     layer_type = config.layer_types[index] if getattr(config, "layer_types", None) else "full_attention"
     return LayerWeights(
-        qkv_DX=_transpose(projection_XD * gain("input_layernorm.weight")),
+        qkv_EX=_transpose(projection_XE * gain("input_layernorm.weight")),
         qkv_bias_X=_stack_qkv(config, weights, prefix, "bias", query_scale=query_scale) if has_qkv_bias else None,
-        qk_gain_HE=qk_gain_HE,
-        out_XD=_transpose(weights[prefix + "self_attn.o_proj.weight"]),
-        out_bias_D=_copy(get("self_attn.o_proj.bias")),
-        attention_gain_D=gain("post_attention_layernorm.weight") if gemma else None,
-        gate_up_DI=_transpose(gate_up_ID * gain(before_mlp)),
-        gate_up_bias_I=torch.cat([weights[prefix + f"mlp.{n}_proj.bias"] for n in ("gate", "up")])
+        qk_gain_HD=qk_gain_HD,
+        out_XE=_transpose(weights[prefix + "self_attn.o_proj.weight"]),
+        out_bias_E=_copy(get("self_attn.o_proj.bias")),
+        attention_gain_E=gain("post_attention_layernorm.weight") if gemma else None,
+        gate_up_EF=_transpose(gate_up_FE * gain(before_mlp)),
+        gate_up_bias_F=torch.cat([weights[prefix + f"mlp.{n}_proj.bias"] for n in ("gate", "up")])
         if has_mlp_bias
         else None,
-        down_ID=_transpose(weights[prefix + "mlp.down_proj.weight"]),
-        down_bias_D=_copy(get("mlp.down_proj.bias")),
-        feed_forward_gain_D=gain("post_feedforward_layernorm.weight") if gemma else None,
+        down_FE=_transpose(weights[prefix + "mlp.down_proj.weight"]),
+        down_bias_E=_copy(get("mlp.down_proj.bias")),
+        feed_forward_gain_E=gain("post_feedforward_layernorm.weight") if gemma else None,
         rope=layer_type if gemma else "default",
         window=config.sliding_window if layer_type == "sliding_attention" else None,
     )

@@ -2,7 +2,7 @@
 
 Slower than the fused decoder, and right for whatever architecture transformers knows. Prompts are padded on the left.
 
-Shapes: B rows, P prompts, L longest prompt, V vocabulary.
+Shapes: B rows, Y of them that are kept, P prompts, L longest prompt, T positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
 
 
 class GenericDecoder:
@@ -23,12 +22,14 @@ class GenericDecoder:
     dtype: of the private model; weights are rounded to it when they are loaded.
     """
 
-    def __init__(self, model: Any, *, dtype: torch.dtype) -> None:
+    def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype) -> None:
         # A fresh model, because the given one may have adapter layers in it. Its random weights are overwritten by
         # load(); they must not be paid for from the caller's random generator.
         with torch.random.fork_rng(devices=[]):
             fresh = type(model)(copy.deepcopy(model.config))
-        self._model = fresh.to(device=model.device, dtype=dtype).eval().requires_grad_(False)
+        # torch's own `to`: the one of transformers has no types
+        nn.Module.to(fresh, device=model.device, dtype=dtype)
+        self._model = fresh.eval().requires_grad_(False)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         own = self._model.state_dict()
@@ -46,7 +47,7 @@ class GenericDecoder:
 
 
 class GenericSession:
-    def __init__(self, model: Any, *, prompt_of_row: Tensor) -> None:
+    def __init__(self, model: PreTrainedModel, *, prompt_of_row: Tensor) -> None:
         self._model = model
         self._prompt_B = prompt_of_row
         self._cache = DynamicCache(config=model.config)
@@ -59,20 +60,20 @@ class GenericSession:
         mask_PL = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self._model.device)
         logits_PV = self._forward(ids_PL, mask_PL, (mask_PL.cumsum(-1) - 1).clamp_(min=0))
         self._cache.batch_select_indices(self._prompt_B)
-        self._mask_BL = mask_PL[self._prompt_B]
+        self._mask_BT = mask_PL[self._prompt_B]
         self._position_B = mask_PL.sum(-1)[self._prompt_B]
         return logits_PV[self._prompt_B]
 
     def step(self, token_B: Tensor) -> Tensor:
-        self._mask_BL = torch.cat([self._mask_BL, self._mask_BL.new_ones(len(token_B), 1)], -1)
-        logits_BV = self._forward(token_B[:, None], self._mask_BL, self._position_B[:, None])
+        self._mask_BT = torch.cat([self._mask_BT, self._mask_BT.new_ones(len(token_B), 1)], -1)
+        logits_BV = self._forward(token_B[:, None], self._mask_BT, self._position_B[:, None])
         self._position_B = self._position_B + 1
         return logits_BV
 
-    def keep(self, kept_K: Tensor) -> None:
-        self._cache.batch_select_indices(kept_K)
-        self._mask_BL = self._mask_BL[kept_K]
-        self._position_B = self._position_B[kept_K]
+    def keep(self, kept_Y: Tensor) -> None:
+        self._cache.batch_select_indices(kept_Y)
+        self._mask_BT = self._mask_BT[kept_Y]
+        self._position_B = self._position_B[kept_Y]
 
     def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         extra = {"position_ids": positions} if self._takes_positions else {}

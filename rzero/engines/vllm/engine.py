@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
+from rzero.engines.across import ServedEngine, one_process_only
 from rzero.engines.rows import encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
 from rzero.engines.vllm.hosts import Host, HostSettings, acquire, release
 from rzero.engines.vllm.requests import Drawn, RowRequest, probe_requests, row_requests
 from rzero.engines.vllm.retry import retry_when_dead
 from rzero.engines.vllm.snapshot import serving_weights
+from rzero.interfaces import Progress
 from rzero.policy import Policy
 from rzero.processes.ranks import Ranks
 from rzero.types import Group, Prompt, Sampling
 
-Progress = Callable[[int, int], None]
+S = TypeVar("S")
+
 _PROBE_TOKENS = 3
 _ALONE = Ranks()
 
 
-class VllmEngine:
+class VllmEngine(Generic[S]):
     """A `RolloutEngine` on vLLM.
 
     A completion depends on the seed of the call, the index of its prompt in the call, its sample index and the weights,
@@ -41,7 +45,7 @@ class VllmEngine:
     def __init__(
         self,
         *,
-        host: HostSettings,
+        host: HostSettings[S],
         max_rows: int,
         max_model_len: int | None,
         retries: int,
@@ -57,20 +61,13 @@ class VllmEngine:
         self._settings, self._max_rows, self._max_model_len = host, max_rows, max_model_len
         self._retries, self._tolerance = retries, tolerance
         self._dtype = rollout_dtype(dtype)
-        self._host: Host | None = None
-        self._snapshot: Any = None
-        self._tokenizer: Any = None
+        self._host: Host[S] | None = None
+        self._snapshot: S | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         self._eos_ids: tuple[int, ...] = ()
         self._context: int | None = None
-        self.version = 0
-        """How many times the engine has been synced."""
 
     # ---- weights -------------------------------------------------------------------------------------------------
-
-    @property
-    def drawn_by(self) -> str:
-        """Which of several processes can draw: see `HostSettings`."""
-        return self._settings.drawn_by
 
     @torch.no_grad()
     def sync(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
@@ -91,7 +88,6 @@ class VllmEngine:
         if before is not None:
             self._host.forget(before)
         self._tokenizer, self._eos_ids, self._context = policy.tokenizer, policy.eos_ids(), policy.context()
-        self.version += 1
 
     @torch.no_grad()
     def verify(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
@@ -114,14 +110,23 @@ class VllmEngine:
             release(self._host, owner=self)
         self._host = self._snapshot = self._tokenizer = None
 
+    def across(self, ranks: Ranks) -> ServedEngine:
+        """Returns the engine through which the first of several processes draws for all.
+
+        Raises ValueError for vLLM in this process.
+        """
+        if not self._settings.served:
+            raise ValueError(one_process_only(self))
+        return ServedEngine(self, ranks)
+
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
     def generate(
         self,
         prompts: Sequence[Prompt],
         sampling: Sampling,
-        progress: Progress | None = None,
         *,
+        progress: Progress | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> list[Group]:
         """`sampling.n` completions per prompt, in the order of the prompts. `progress(done, total)`: once, at the end.
@@ -131,7 +136,7 @@ class VllmEngine:
         Raises RuntimeError before the first sync and when vLLM keeps dying, and ValueError for an empty prompt or one
         that leaves the model's context no room for a response.
         """
-        if self._snapshot is None:
+        if self._snapshot is None or self._tokenizer is None:
             raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
         prompt_ids = encode_all(self._tokenizer, prompts, context=self._context)
         rows = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
@@ -147,13 +152,14 @@ class VllmEngine:
         return to_groups(prompts, prompt_ids, list(zip(rows, completions, strict=True)))
 
     def _draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
-        host = self._host
+        host, snapshot = self._host, self._snapshot
         assert host is not None
+        assert snapshot is not None
         if not requests:
             return []
 
         def work() -> list[Drawn]:
-            longest = host.load(self._snapshot)
+            longest = host.load(snapshot)
             self._context = min(longest, self._context or longest)
             return host.draw(requests)
 

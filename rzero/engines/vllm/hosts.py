@@ -1,14 +1,14 @@
 """Hosts: a running vLLM that several engines of this process share.
 
 A run has two engines, one for the policy that learns and one for the frozen Solver. Two copies of vLLM would need two
-KV caches, and in one process there can only be one. So engines with equal settings borrow the same host, and whoever
+KV caches, and in one process there can only be one. So engines with equal settings share one host, and whoever
 generates first loads its own weights, unless they are the ones that were used last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -16,14 +16,16 @@ import torch
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.policy import Policy
 
+S = TypeVar("S")
 
-class Host(Protocol):
-    """A running vLLM."""
 
-    def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Any:
-        """A snapshot of the policy's merged weights, to be served in `dtype` (None: the policy's)."""
+class Host(Protocol[S]):
+    """A running vLLM. S: the form in which it keeps a policy's weights that are to be served later."""
 
-    def load(self, snapshot: Any) -> int:
+    def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> S:
+        """Returns a snapshot of the policy's merged weights, to be served in `dtype` (None: the policy's)."""
+
+    def load(self, snapshot: S) -> int:
         """From here on `draw` samples from `snapshot`; returns the longest sequence (tokens) that it can hold."""
 
     def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
@@ -32,28 +34,28 @@ class Host(Protocol):
     def restart(self) -> None:
         """Replace what died; weights have to be loaded again afterwards."""
 
-    def forget(self, snapshot: Any) -> None:
+    def forget(self, snapshot: S) -> None:
         """Let go of a snapshot that is not needed any more."""
 
     def shut_down(self) -> None: ...
 
 
-class HostSettings(Protocol):
-    """How a host is started; hashable, so that equal settings share one.
+class HostSettings(Protocol[S]):
+    """Settings of a host; hashable, so that equal settings share one.
 
-    drawn_by: which of several processes can draw from it, `first` (for all of them) or `one` (there is no other).
+    served: whether it runs behind servers, so that the first of several processes can draw for all of them.
     """
 
-    drawn_by: ClassVar[Literal["first", "one"]]
+    served: ClassVar[bool]
 
-    def start(self, *, max_rows: int, max_tokens: int | None) -> Host: ...
-
-
-_OPEN: dict[Any, tuple[Host, WeakSet[Any]]] = {}
+    def start(self, *, max_rows: int, max_tokens: int | None) -> Host[S]: ...
 
 
-def acquire(settings: HostSettings, *, owner: object, max_rows: int, max_tokens: int | None) -> Host:
-    """The host with these settings, started when there is none. `owner` names who borrows it."""
+_OPEN: dict[object, tuple[Host[Any], WeakSet[object]]] = {}
+
+
+def acquire(settings: HostSettings[S], *, owner: object, max_rows: int, max_tokens: int | None) -> Host[S]:
+    """Returns the host with these settings, started when there is none. It runs until its last `owner` releases it."""
     key = (settings, max_rows, max_tokens)
     if key not in _OPEN:
         _OPEN[key] = (settings.start(max_rows=max_rows, max_tokens=max_tokens), WeakSet())
@@ -62,8 +64,8 @@ def acquire(settings: HostSettings, *, owner: object, max_rows: int, max_tokens:
     return host
 
 
-def release(host: Host, *, owner: object) -> None:
-    """The last owner shuts the host down."""
+def release(host: Host[S], *, owner: object) -> None:
+    """Gives a host back; the last owner's release shuts it down."""
     for key, (open_host, owners) in list(_OPEN.items()):
         if open_host is host:
             owners.discard(owner)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,10 @@ from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.snapshot import Architecture, architecture, copied, serving_weights
 from rzero.policy import Policy
+from rzero.types import Json
+
+if TYPE_CHECKING:  # not installed everywhere
+    from vllm import LLM, CompletionOutput
 
 T = TypeVar("T")
 
@@ -41,7 +45,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InProcessVllm:
-    """How vLLM is started in this process.
+    """Settings of vLLM in this process.
 
     threads: torch threads while drawing (CPU). kv_cache_gib: memory for the KV cache, GiB; null: what
     gpu_memory_utilization leaves. gpu_memory_utilization: share of the GPU's memory for weights and cache.
@@ -50,7 +54,7 @@ class InProcessVllm:
     (kept in host memory), 2 both discarded. Ignored on CPUs, where vLLM knows no sleep.
     """
 
-    drawn_by: ClassVar[Literal["one"]] = "one"
+    served: ClassVar[bool] = False
 
     threads: int
     kv_cache_gib: float | None
@@ -74,7 +78,7 @@ class InProcessVllm:
     def start(self, *, max_rows: int, max_tokens: int | None) -> ResidentVllm:
         """Nothing runs yet: vLLM is built for the architecture of the first weights."""
         sleeps = self.sleep_level > 0 and torch.cuda.is_available()
-        options: dict[str, Any] = {
+        options: Json = {
             "max_num_seqs": max_rows,
             "max_model_len": max_tokens,
             "max_num_batched_tokens": self.max_batched_tokens,
@@ -101,9 +105,9 @@ class Snapshot:
 class ResidentVllm:
     """A `Host`. `make(architecture)` builds a `vllm.LLM`, whose weights mean nothing yet."""
 
-    def __init__(self, *, make: Callable[[Architecture], Any], threads: int, sleep_level: int) -> None:
+    def __init__(self, *, make: Callable[[Architecture], LLM], threads: int, sleep_level: int) -> None:
         self._make, self._threads, self._sleep_level = make, threads, sleep_level
-        self._llm: Any = None
+        self._llm: LLM | None = None
         self._architecture: Architecture | None = None
         self._loaded: Snapshot | None = None
         self._asleep: tuple[str, ...] = ()
@@ -119,19 +123,19 @@ class ResidentVllm:
             self._architecture = snapshot.architecture
         self._wake("weights")
         if self._loaded is not snapshot:
-            _guarded(lambda: _reload(self._llm, snapshot.weights), threads=self._threads)
+            _guarded(lambda: _reload(self._running, snapshot.weights), threads=self._threads)
             self._loaded = snapshot
         self._wake("kv_cache")
-        return int(self._llm.model_config.max_model_len)
+        return int(self._running.model_config.max_model_len)
 
     def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
         try:
-            drawn = _guarded(lambda: _generate(self._llm, requests), threads=self._threads)
+            drawn = _guarded(lambda: _generate(self._running, requests), threads=self._threads)
         except RuntimeError as error:  # CUDA's, the allocators' and vLLM's own
             self.restart()
             raise EngineDied(f"vLLM in this process failed while drawing: {error}") from error
         if self._sleep_level:
-            self._llm.sleep(level=self._sleep_level)
+            self._running.sleep(level=self._sleep_level)
             self._asleep = ("weights", "kv_cache")
             if self._sleep_level == 2:  # weights are not kept
                 self._loaded = None
@@ -152,9 +156,14 @@ class ResidentVllm:
             self.restart()
             _leave_groups()
 
+    @property
+    def _running(self) -> LLM:
+        assert self._llm is not None, "load() comes before draw()"
+        return self._llm
+
     def _wake(self, part: str) -> None:
         if part in self._asleep:
-            self._llm.wake_up(tags=[part])
+            self._running.wake_up(tags=[part])
             self._asleep = tuple(other for other in self._asleep if other != part)
 
 
@@ -164,12 +173,12 @@ def _leave_groups() -> None:
     cleanup_dist_env_and_memory()
 
 
-def _reload(llm: Any, weights: dict[str, Tensor]) -> None:
+def _reload(llm: LLM, weights: dict[str, Tensor]) -> None:
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
     llm.reset_prefix_cache()  # it holds what the old weights made of the prompts
 
 
-def _generate(llm: Any, requests: Sequence[RowRequest]) -> list[Drawn]:
+def _generate(llm: LLM, requests: Sequence[RowRequest]) -> list[Drawn]:
     from vllm import SamplingParams
 
     prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
@@ -182,12 +191,12 @@ def _guarded(work: Callable[[], T], *, threads: int) -> T:
         return work()
 
 
-def _drawn(output: Any) -> Drawn:
+def _drawn(output: CompletionOutput) -> Drawn:
     logprobs = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
     return Drawn(token_ids=tuple(output.token_ids), logprobs=tuple(logprobs))
 
 
-def build(shape: Architecture, options: dict[str, Any]) -> Any:
+def build(shape: Architecture, options: Json) -> LLM:
     """A `vllm.LLM` of that architecture with dummy weights.
 
     Raises RuntimeError naming `make vllm` when vLLM is not installed.
@@ -217,7 +226,7 @@ def build(shape: Architecture, options: dict[str, Any]) -> Any:
         )
 
 
-def prompts_in_one_piece(shape: Architecture, batched_tokens: int, longest: int | None) -> dict[str, Any]:
+def prompts_in_one_piece(shape: Architecture, batched_tokens: int, longest: int | None) -> Json:
     """Options that keep vLLM on CPUs from reading a prompt in two passes.
 
     After the first of them vLLM 0.32 turns the request's random numbers back by one, which a CPU generator cannot do:
@@ -234,7 +243,7 @@ def left_as_it_was() -> Iterator[None]:
     """Global generators, environment, thread setter and warnings of this process after a call into vLLM."""
     environment, set_threads = dict(os.environ), torch.set_num_threads
     states = (random.getstate(), np.random.get_state(), torch.get_rng_state())
-    devices: AbstractContextManager[Any] = torch.random.fork_rng(enabled=torch.cuda.is_available())
+    devices: AbstractContextManager[None] = torch.random.fork_rng(enabled=torch.cuda.is_available())
     try:
         with devices, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # vLLM's own, on every import

@@ -1,4 +1,4 @@
-"""What vLLM is asked and what it answers, for vLLM in this process and behind a server alike.
+"""Requests to vLLM and its answers, for vLLM in this process and behind a server alike.
 
 Each completion is a request of its own with a seed of its own, derived from its place in the call. So it does not
 depend on what else is in the batch, and a share of the rows, or a repeated call, draws exactly the same tokens. The
@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from rzero.engines.rows import Row
 from rzero.engines.sampling import row_keys
-from rzero.types import Sampling
+from rzero.types import Json, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +22,7 @@ class RowRequest:
     """The prompt's token ids, and keyword arguments of vLLM's SamplingParams."""
 
     prompt_ids: tuple[int, ...]
-    params: dict[str, Any]
+    params: Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -15,13 +14,14 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.server_process import ServerProcess
+from rzero.types import Json
 
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timeouts:
-    """How long to wait for a server. start_s: until it is ready; answer_s: for one request; attempts: tries of a
+    """Time-outs of a server, in seconds. start_s: until it is ready; answer_s: for one request; attempts: tries of a
     request whose connection fails, with pauses that double from first_pause_s."""
 
     start_s: float
@@ -46,7 +46,7 @@ class Replica:
     def __init__(
         self, url: str, *, number: int, process: ServerProcess | None, timeouts: Timeouts, connections: int
     ) -> None:
-        self._url, self.process, self._patience = url.rstrip("/"), process, timeouts
+        self._url, self.process, self._timeouts = url.rstrip("/"), process, timeouts
         self.name = f"vLLM replica {number} ({self._url})"
         self._session = requests.Session()
         self._session.trust_env = False  # a proxy has no business between us
@@ -55,17 +55,17 @@ class Replica:
 
     def await_ready(self) -> None:
         """Returns when the server answers. Raises EngineDied when its process ends or the time is up."""
-        deadline = time.monotonic() + self._patience.start_s
+        deadline = time.monotonic() + self._timeouts.start_s
         while not self.answers():
             self._check_process("starting")
             if time.monotonic() > deadline:
                 raise EngineDied(
-                    f"{self.name} was not ready within {self._patience.start_s:g} s (engine.host.timeouts.start_s)"
+                    f"{self.name} was not ready within {self._timeouts.start_s:g} s (engine.host.timeouts.start_s)"
                 )
             time.sleep(_POLL_S)
 
     def answers(self) -> bool:
-        """Whether the server says that it is well, now."""
+        """Returns whether the server says that it is well, now."""
         try:
             return self._session.get(f"{self._url}/health", timeout=5).status_code == 200
         except requests.RequestException:
@@ -95,11 +95,11 @@ class Replica:
         if self.process is not None:
             self.process.end()
 
-    def _post(self, path: str, body: dict[str, Any], *, phase: str) -> dict[str, Any]:
-        url, limit = f"{self._url}{path}", self._patience.answer_s
+    def _post(self, path: str, body: Json, *, phase: str) -> Json:
+        url, limit = f"{self._url}{path}", self._timeouts.answer_s
         return self._ask(phase, lambda: self._session.post(url, json=body, timeout=limit))
 
-    def _ask(self, phase: str, call: Callable[[], requests.Response]) -> dict[str, Any]:
+    def _ask(self, phase: str, call: Callable[[], requests.Response]) -> Json:
         """The JSON answer. Requests are pure functions, so one whose connection broke can be made again."""
 
         def attempt() -> requests.Response:
@@ -108,14 +108,14 @@ class Replica:
 
         retrying = Retrying(
             retry=retry_if_exception_type(requests.ConnectionError),
-            stop=stop_after_attempt(self._patience.attempts),
-            wait=wait_exponential(multiplier=self._patience.first_pause_s),
+            stop=stop_after_attempt(self._timeouts.attempts),
+            wait=wait_exponential(multiplier=self._timeouts.first_pause_s),
             reraise=True,
         )
         try:
             response = retrying(attempt)
         except requests.Timeout as error:
-            limit = self._patience.answer_s
+            limit = self._timeouts.answer_s
             raise EngineDied(
                 f"{self.name} gave no answer within {limit:g} s while {phase} (engine.host.timeouts.answer_s)"
             ) from error
@@ -129,9 +129,9 @@ class Replica:
         if response.status_code >= 400:
             raise RuntimeError(
                 f"{self.name} refused a request while {phase} (status {response.status_code}): {response.text[:500]}; "
-                "a server of your own needs the options in rzero/engines/fleet.py"
+                "a server of your own needs the options in rzero/engines/vllm/servers.py"
             )
-        answer: dict[str, Any] = response.json()
+        answer: Json = response.json()
         return answer
 
     def _check_process(self, phase: str) -> None:

@@ -50,7 +50,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the server, which is also its process group."""
+        """The process id of the server, which is also that of its process group."""
         return self._process.pid
 
     def exit_code(self) -> int | None:

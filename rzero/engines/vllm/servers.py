@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 
@@ -32,7 +32,7 @@ from rzero.policy import Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VllmServers:
-    """How servers are reached or started.
+    """Settings of servers, which are reached or started.
 
     urls: servers that run already; empty: `replicas` are started. devices: CUDA_VISIBLE_DEVICES of each replica ("4" or
     "4,5"); empty: as it is. arguments: further ones of `vllm serve`, such as [--tensor-parallel-size, "2"]. exchange:
@@ -40,7 +40,7 @@ class VllmServers:
     `rzero.engines.vllm.in_process.InProcessVllm`, for servers of our own.
     """
 
-    drawn_by: ClassVar[Literal["first"]] = "first"
+    served: ClassVar[bool] = True
 
     urls: Sequence[str]
     replicas: int

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from rzero.policy import Policy, architecture_of, merged_weights, unwrap_adapters
 
@@ -19,7 +19,7 @@ _NOT_ARCHITECTURE = ("_name_or_path", "use_cache", "transformers_version")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """What must be equal for a running vLLM to change from one model's weights to another's."""
+    """A model's shape, which must be equal for a running vLLM to change from one model's weights to another's."""
 
     config: str
     """config.json as text."""
@@ -33,7 +33,7 @@ class Architecture:
 
 
 def architecture(policy: Policy, *, dtype: torch.dtype | None = None) -> Architecture:
-    """That of the policy's model without adapters, to be served in `dtype` (None: the model's)."""
+    """Returns that of the policy's model without adapters, to be served in `dtype` (None: the model's)."""
     base = unwrap_adapters(policy.model)
     config = {name: value for name, value in base.config.to_dict().items() if name not in _NOT_ARCHITECTURE}
     name = str(dtype or base.dtype).removeprefix("torch.")
@@ -41,7 +41,7 @@ def architecture(policy: Policy, *, dtype: torch.dtype | None = None) -> Archite
     return Architecture(config=json.dumps(config, sort_keys=True, indent=1), dtype=name, context=policy.context())
 
 
-def serving_weights(model: Any) -> dict[str, Tensor]:
+def serving_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """Merged weights under Hugging Face names, with the head under a name of its own also where it is tied.
 
     vLLM on CPUs packs the head into a buffer of its own. Weights that come without `lm_head.weight`, as in a directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.engines.vllm import VllmEngine
 from rzero.engines.vllm.in_process import InProcessVllm
+from rzero.interfaces import DistributedEngine, RolloutEngine, ShardableEngine
 from rzero.policy import Policy
 from rzero.types import Prompt, Sampling
 
@@ -53,6 +55,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Any]:
 def policy(make_policy: Callable[..., Policy]) -> Policy:
     """Tied embeddings, and heads of a width that vLLM's attention has kernels for."""
     return make_policy("qwen3_tied", hidden_size=64, head_dim=32)
+
+
+def test_it_is_what_the_protocols_say(engine):
+    for protocol in (RolloutEngine, ShardableEngine, DistributedEngine):
+        assert isinstance(engine, protocol)
+    given, promised = (inspect.signature(kind.generate).parameters for kind in (type(engine), ShardableEngine))
+    assert list(given) == list(promised)
+    assert {name: each.kind for name, each in given.items()} == {name: each.kind for name, each in promised.items()}
 
 
 def tokens(groups):

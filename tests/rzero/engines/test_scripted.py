@@ -1,7 +1,7 @@
 import pytest
 
-from rzero.engines.scripted import ScriptedEngine
 from rzero.types import Prompt, Sampling
+from tests.scripted import ScriptedEngine
 
 
 def test_replies_from_a_mapping_go_round():

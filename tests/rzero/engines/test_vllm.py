@@ -212,7 +212,6 @@ def test_two_engines_on_one_vllm_keep_their_weights(policy, make_policy):
     assert tokens(learning.generate(PROMPTS, GREEDY)) == mine
     learning.close()
     assert tokens(frozen.generate(PROMPTS, GREEDY)) == theirs
-    assert (learning.version, frozen.version) == (1, 1)
     frozen.close()
     assert not torch.distributed.is_initialized(), "the process is free for another run"
 

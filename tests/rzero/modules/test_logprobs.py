@@ -105,7 +105,6 @@ def test_equals_dense_forward_and_backward(name, chunk_tokens, keep, monkeypatch
     got = completion_logprobs(
         model,
         input_ids_BT=input_ids_BT,
-        attention_mask_BT=attention_mask_BT,
         completion_mask_BT=completion_mask_BT,
         temperature=0.7,
         chunk_tokens=chunk_tokens,
@@ -129,29 +128,28 @@ def test_gradient_of_head_by_finite_differences(shape, keep, monkeypatch):
     if not keep:
         monkeypatch.setattr(logprobs, "KEEP_LOGITS_BELOW", 0)
     torch.manual_seed(1)
-    hidden_SH = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
-    weight_VH = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
+    hidden_SE = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    weight_VE = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
 
-    def both(hidden_SH, weight_VH):
+    def both(hidden_SE, weight_VE):
         return head_logprobs(
-            hidden_SH,
-            weight_VH=weight_VH,
+            hidden_SE,
+            weight_VE=weight_VE,
             targets_S=torch.tensor([0, 6, 3, 3, 1]),
             shape=shape,
             chunk_tokens=2,
             entropy=True,
         )
 
-    assert torch.autograd.gradcheck(both, (hidden_SH, weight_VH))
+    assert torch.autograd.gradcheck(both, (hidden_SE, weight_VE))
 
 
 def test_without_entropy_there_is_none_and_values_stay():
     torch.manual_seed(0)
     model = qwen3().eval()
-    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
+    input_ids_BT, _, completion_mask_BT = batch()
     arguments = {
         "input_ids_BT": input_ids_BT,
-        "attention_mask_BT": attention_mask_BT,
         "completion_mask_BT": completion_mask_BT,
         "temperature": 1.0,
         "chunk_tokens": 4,
@@ -162,40 +160,12 @@ def test_without_entropy_there_is_none_and_values_stay():
         assert torch.equal(logp_BT, completion_logprobs(model, **arguments, entropy=True)[0])
 
 
-def test_padding_on_the_left_is_respected():
-    """Only padding on the right may drop the attention mask."""
-    torch.manual_seed(0)
-    model = qwen3().eval()
-    input_ids_BT, attention_mask_BT, completion_mask_BT = (value[:1] for value in batch())
-    padded = [torch.nn.functional.pad(value, (3, 0)) for value in (input_ids_BT, attention_mask_BT, completion_mask_BT)]
-    position_ids_BT = (padded[1].cumsum(1) - 1).clamp(min=0)
-    plain, _ = completion_logprobs(
-        model,
-        input_ids_BT=input_ids_BT,
-        attention_mask_BT=attention_mask_BT,
-        completion_mask_BT=completion_mask_BT,
-        temperature=1.0,
-        chunk_tokens=64,
-    )
-    left, _ = completion_logprobs(
-        model,
-        input_ids_BT=padded[0],
-        attention_mask_BT=padded[1],
-        completion_mask_BT=padded[2],
-        position_ids_BT=position_ids_BT,
-        temperature=1.0,
-        chunk_tokens=64,
-    )
-    torch.testing.assert_close(left[:, 3:], plain)
-
-
 def test_empty_mask_gives_a_differentiable_zero():
     model = qwen3().eval()
-    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
+    input_ids_BT, _, completion_mask_BT = batch()
     logp_BT, _ = completion_logprobs(
         model,
         input_ids_BT=input_ids_BT,
-        attention_mask_BT=attention_mask_BT,
         completion_mask_BT=torch.zeros_like(completion_mask_BT),
         temperature=1.0,
         chunk_tokens=8,
@@ -208,10 +178,9 @@ def test_empty_mask_gives_a_differentiable_zero():
 def test_autocast_and_low_precision_stay_close():
     torch.manual_seed(0)
     model = qwen3().eval()
-    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
+    input_ids_BT, _, completion_mask_BT = batch()
     arguments = {
         "input_ids_BT": input_ids_BT,
-        "attention_mask_BT": attention_mask_BT,
         "completion_mask_BT": completion_mask_BT,
         "temperature": 1.0,
         "chunk_tokens": 4,
@@ -228,8 +197,8 @@ def test_autocast_and_low_precision_stay_close():
 
 def test_refusals():
     model = qwen3()
-    input_ids_BT, attention_mask_BT, completion_mask_BT = batch()
-    arguments = {"input_ids_BT": input_ids_BT, "attention_mask_BT": attention_mask_BT, "chunk_tokens": 8}
+    input_ids_BT, _, completion_mask_BT = batch()
+    arguments = {"input_ids_BT": input_ids_BT, "chunk_tokens": 8}
     with pytest.raises(ValueError, match="prompt is empty"):
         completion_logprobs(model, **arguments, completion_mask_BT=torch.ones_like(completion_mask_BT), temperature=1.0)
     with pytest.raises(ValueError, match="positive temperature"):
@@ -244,7 +213,7 @@ def rank_of_two(rank, rendezvous):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     mesh = init_device_mesh("cpu", (2,))
-    input_ids_BT, attention_mask_BT, completion_mask_BT = (value[:2] for value in batch())
+    input_ids_BT, _, completion_mask_BT = (value[:2] for value in batch())
     for name in ("tied", "untied", "lora"):
         torch.manual_seed(0)
         model = MODELS[name]().eval()
@@ -253,7 +222,6 @@ def rank_of_two(rank, rendezvous):
             logp_BT, _ = completion_logprobs(
                 model,
                 input_ids_BT[rows],
-                attention_mask_BT[rows],
                 completion_mask_BT[rows],
                 temperature=0.7,
                 chunk_tokens=4,

@@ -13,9 +13,18 @@ from rzero.modules import OverlongPenalty, Refill
 from rzero.modules.batching import Row
 from rzero.modules.fit import fit
 from rzero.modules.reference import AdaptersOff, FrozenCopy, reference_of
+from rzero.modules.update import Update
 from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, RewardBreakdown
-from tests.rzero.processes.two_processes import load, make_loss, make_module, make_trainer, pay_solver, settings
+from tests.rzero.processes.two_processes import (
+    load,
+    make_loss,
+    make_module,
+    make_trainer,
+    pay_solver,
+    question,
+    settings,
+)
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
 ids = torch.arange(12)[None]
@@ -53,9 +62,15 @@ def test_metrics_have_the_names_of_the_field(make_policy, tmp_path):
     assert 0 < first["sampling/sampling_logp_difference/mean"] <= first["sampling/sampling_logp_difference/max"] < 1e-4
 
 
-def test_the_first_step_is_on_policy_and_without_learning_the_mismatch_stays_flat(make_policy, tmp_path):
+@pytest.mark.parametrize(("family", "temperature"), [("qwen3", 0.9), ("qwen3", 0.5), ("gpt2", 0.9)])
+def test_the_first_step_is_on_policy_and_without_learning_the_mismatch_stays_flat(
+    make_policy, tmp_path, family, temperature
+):
+    """Engine, trainer and reference agree at any temperature (trl#3029), and of a model with dropout (trl#3234)."""
     frozen = functools.partial(torch.optim.SGD, lr=0.0)
-    for step in train(make(make_policy("qwen3"), optimizer=frozen), tmp_path):  # temperature 0.9
+    sampling = {"temperature": temperature, "max_tokens": 12}
+    module = make(make_policy(family), optimizer=frozen, settings=settings(sampling=sampling))
+    for step in train(module, tmp_path):
         assert step["ratio"] == pytest.approx(1.0, abs=1e-5)
         assert step["kl"] == pytest.approx(0.0, abs=1e-8)
         assert step["clip_ratio/region_mean"] == 0
@@ -114,14 +129,24 @@ def test_truncated_completions_can_be_left_out(make_policy, tmp_path):
     assert masked.weights_hash() == before
 
 
-def test_kl_in_the_reward_lowers_it_by_the_summed_estimate(make_policy):
+@pytest.mark.parametrize("budget", [9, 70])
+def test_kl_in_the_reward_lowers_it_by_the_summed_estimate(make_policy, budget):
     """Per completion coefficient x sum of k1 under the old policy; the loss itself then has no KL term."""
     policy, other = make_policy("qwen3"), make_policy("qwen3", seed=1)
     loss = make_loss(kl_placement="reward", kl_estimator="k1", kl_coefficient=0.3)
-    module = make(policy, loss=loss, reference=FrozenCopy(model=other.model))
-    rows = [Row(prompt_ids=(5, 6), completion_ids=tuple(range(9, 9 + n)), group=n, counted=n != 3) for n in (3, 7, 4)]
-    parts = module._prepare(rows, [0, 1, 2], old=True)
-    penalty_N = module._kl_penalty(parts, rows=3)
+    rows = [
+        Row(
+            index=index, group=index, prompt_ids=(5, 6), completion_ids=tuple(range(9, 9 + length)),
+            engine_logp=torch.zeros(length), counted=length != 3,
+        )
+        for index, length in enumerate((3, 7, 4))
+    ]  # fmt: skip
+    update = Update(
+        model=policy.model, reference=FrozenCopy(model=other.model), wrapper=None, optimizer=None, backward=None,
+        settings=settings(max_tokens_per_microbatch=budget), loss=loss, ranks=Ranks(), pad_id=0,
+        device=torch.device("cpu"),
+    )  # fmt: skip
+    penalty_N = update.kl_penalty(update.score(update.cut(rows), old=True), rows=3)
     for row, penalty in zip(rows, penalty_N.tolist(), strict=True):
         sequence = torch.tensor([[*row.prompt_ids, *row.completion_ids]])
         with torch.no_grad():
@@ -167,6 +192,30 @@ def test_groups_that_teach_nothing_are_replaced_within_the_bound(make_policy, tm
     assert len({seed for _, seed in calls}) == len(calls), "every extra rollout has random numbers of its own"
     assert all(prompts <= 3 for prompts, _ in calls)
     assert len(calls) <= 2 * (1 + refill.max_rounds)
+
+
+def test_no_question_is_asked_twice_in_a_step(make_policy, tmp_path):
+    """Not in the second extra rollout either, after the first one has replaced some of the groups."""
+
+    def high_only(groups, labels):
+        equal = RewardBreakdown(total=1.0)
+        return [
+            paid if int(label) > 4 else [equal] * len(paid)
+            for paid, label in zip(pay_solver(groups, labels), labels, strict=True)
+        ]
+
+    batches = [[question(3 * step + item) for item in range(3)] for step in range(3)]
+    refill = Refill(tolerance=1e-9, max_rounds=3)
+    module = make(make_policy("qwen3"), reward=high_only, settings=settings(refill=refill), batches=batches)
+    asked = []
+    prompts = module.prompts
+    module.prompts = lambda batch: asked[-1].extend(item.index for item in batch) or prompts(batch)
+    training_step = module.training_step
+    module.training_step = lambda *step: asked.append([]) or training_step(*step)
+    steps = train(module, tmp_path)
+    assert steps[0]["refill/replaced_groups"] == 3, "questions 5 to 8 do teach"
+    assert max(map(len, asked)) > 6, "more than one extra rollout was needed"
+    assert all(len(set(questions)) == len(questions) for questions in asked)
 
 
 def test_the_challenger_asks_its_request_again_to_refill(make_policy, tmp_path):
@@ -224,6 +273,24 @@ def test_the_reference_of_adapters_is_the_start_and_no_second_model(make_policy,
     assert all("lora_" in name for name in trainable)
     with pytest.raises(ValueError, match="have been trained"):
         reference_of(policy)
+
+
+def test_the_reference_of_a_second_round_is_where_the_first_one_ended(make_policy, tmp_path):
+    """Not the base that the adapters were first put on (trl#3194)."""
+    make_policy("qwen3").save(tmp_path / "base")
+    first = load(tmp_path / "base", tuning="lora")
+    train(make(first, reference=reference_of(first)), tmp_path)
+    first.save(tmp_path / "first")
+    second = load(tmp_path / "first", tuning="lora")
+    step, after = train(
+        make(second, reference=reference_of(second), settings=settings(updates_per_rollout=1)), tmp_path
+    )
+    assert step["kl"] == pytest.approx(0.0, abs=1e-8)
+    assert after["kl"] > 1e-6
+    with torch.no_grad():
+        start = load(tmp_path / "base", tuning="full").model.eval()(input_ids=ids).logits
+        ended = load(tmp_path / "first", tuning="full").model.eval()(input_ids=ids).logits
+    assert float((ended - start).abs().max()) > 1e-4, "the first round has moved the weights"
 
 
 def test_the_reference_of_all_weights_is_a_frozen_copy(make_policy, tmp_path):

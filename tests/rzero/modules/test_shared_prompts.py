@@ -34,7 +34,7 @@ def score(model, input_ids_BT, completion_mask_BT, *, prompts=None):
     """Log-probs, entropies, and the gradient of a random mixture of both."""
     model.zero_grad()
     logp_BT, entropy_BT = completion_logprobs(
-        model, input_ids_BT, None, completion_mask_BT, temperature=0.7, chunk_tokens=50, entropy=True, prompts=prompts
+        model, input_ids_BT, completion_mask_BT, temperature=0.7, chunk_tokens=50, entropy=True, prompts=prompts
     )
     weights = torch.randn(2, *logp_BT.shape, generator=torch.Generator().manual_seed(0))
     (logp_BT * weights[0] + entropy_BT * weights[1]).sum().backward()

@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 from rzero.engines.across import across
 from rzero.engines.embedded import EmbeddedEngine
-from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
+from rzero.grpo import ConstantLength, MicroBatchMean, PolicyLoss, SequenceMean, TokenMean, group_advantages
 from rzero.interfaces import Responses
 from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver, checkpoint
 from rzero.modules.fit import fit
@@ -26,7 +27,7 @@ from rzero.modules.reference import reference_of
 from rzero.policy import Policy, load_policy
 from rzero.processes.launch import RankConfig
 from rzero.processes.ranks import Ranks
-from rzero.types import LabelledQuestion, Prompt, Question, RewardBreakdown, Vote
+from rzero.types import Completion, Group, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
 
 LORA = {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"]}
 SIZE = 2
@@ -44,7 +45,7 @@ CASES = (
 def settings(**changes: Any) -> GRPOSettings:
     values: dict[str, Any] = {
         "steps": 2,
-        "prompts_per_step": 3,  # x 3 samples in 2 windows: uneven windows, and hands of unequal size
+        "prompts_per_step": 3,  # x 3 samples in 2 mini-batches of unequal size, and unequal shares of ranks
         "samples_per_prompt": 3,
         "updates_per_rollout": 2,
         "max_tokens_per_microbatch": 70,
@@ -70,6 +71,45 @@ def make_engine(ranks: Ranks) -> Any:
         decoder="auto",
     )  # fmt: skip
     return across(engine, ranks)
+
+
+AGGREGATIONS = {
+    "solver_full": TokenMean(),
+    "challenger_lora": ConstantLength(max_tokens=12),
+    "challenger_full": MicroBatchMean(size=2),
+    "solver_lora": TokenMean(),
+}
+"""Every way of averaging, over the cases: ranks with fewer tokens must not weigh more (prime-rl#2358, miles#3231)."""
+
+
+class Ragged:
+    """An engine whose completions end after 1 to 12 tokens; the first of each group counts as truncated."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.sync, self.close = engine, engine.sync, engine.close
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
+        groups = self.engine.generate(prompts, sampling)
+        return [
+            replace(group, completions=tuple(cut(c, place=(i, j)) for j, c in enumerate(group.completions)))
+            for i, group in enumerate(groups)
+        ]
+
+
+def cut(completion: Completion, *, place: tuple[int, int]) -> Completion:
+    tokens = 1 + (5 * place[0] + 7 * place[1]) % 12
+    return replace(
+        completion,
+        token_ids=completion.token_ids[:tokens],
+        logprobs=completion.logprobs[:tokens],
+        finish_reason="length" if place[1] == 0 else "stop",
+    )
+
+
+def uneven(role: str, tuning: str, ranks: Ranks) -> dict[str, Any]:
+    """What makes rows, and so ranks, count differently."""
+    loss = make_loss(aggregation=AGGREGATIONS[f"{role}_{tuning}"], truncated="mask")
+    return {"engine": Ragged(make_engine(ranks)), "loss": loss}
 
 
 def question(index: int) -> LabelledQuestion:
@@ -151,7 +191,9 @@ def shared_in_two(role: str, ranks: Ranks) -> GRPOSettings:
 def train(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ranks: Ranks) -> None:
     """Trains a phase and leaves the weights (`target`) and the metrics of its steps (`target.json`)."""
     policy = load(base, tuning=tuning)
-    module = make_module(policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks))
+    module = make_module(
+        policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks), **uneven(role, tuning, ranks)
+    )
     steps: list[dict[str, float]] = []
     paused = target.with_name(f"{target.name}_paused")
 
@@ -172,7 +214,9 @@ def go_on(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ra
     """Trains what is left after the checkpoint that `train` made, and leaves the weights (`target`_resumed)."""
     paused = target.with_name(f"{target.name}_paused")
     policy = load(base, tuning=tuning)
-    module = make_module(policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks))
+    module = make_module(
+        policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks), **uneven(role, tuning, ranks)
+    )
     checkpoint.load_weights(paused, policy.model)
     module.rollouts_done, module.restore_optimizer = 1, functools.partial(checkpoint.load_optimizer, paused)
     trainer = functools.partial(make_trainer, **strategy_of(strategy, size=ranks.size))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from rzero.interfaces import Progress
 from rzero.policy import Policy
 from rzero.prompts import encode_prompt
 from rzero.types import Completion, FinishReason, Group, Prompt, Sampling
@@ -28,7 +28,9 @@ class ScriptedEngine:
         self.calls: list[tuple[tuple[Prompt, ...], Sampling]] = []
         self.synced: list[Policy] = []
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, progress: Any = None) -> list[Group]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[Group]:
         """Raises KeyError when the script has no reply for a prompt."""
         self.calls.append((tuple(prompts), sampling))
         groups = []

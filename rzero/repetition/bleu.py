@@ -1,16 +1,12 @@
-"""How much of a batch each question repeats: clusters of similar texts under BLEU (docs/method.md#repetition).
+"""Sentence BLEU of all pairs of many texts at once, equal to nltk's to the last bits.
 
-The distance of two questions is 1 - BLEU (sentence BLEU up to 4-grams, equal weights, whitespace tokens, method-1
-smoothing: a clipped match count of 0 counts as 0.1). BLEU is not symmetric; as in the authors' code the question with
-the lower index is the hypothesis. Agglomerative clustering with average linkage joins clusters closer than the
-threshold (strictly), and question k is charged |C_k| / B.
+The distance of two texts is 1 - BLEU (up to 4-grams, equal weights, method-1 smoothing: a clipped match count of 0
+counts as 0.1). BLEU is not symmetric; as in the authors' code the text with the lower index is the hypothesis.
 
-Three facts make this cheap without changing one result:
+Two facts make this cheap without changing one result:
 1. min(count_i, count_j) summed over n-grams is a dot product of 0/1 rows, once the second, third, ... occurrence of an
    n-gram in a text has a column of its own. So matches of all pairs are one matrix product.
 2. BLEU <= brevity * p_4^(1/4): whoever shares too few 4-grams with everybody is alone, and no more is asked about it.
-3. Two clusters whose members are all at least the threshold apart have an average at or above it. So the linkage runs
-   inside each connected component of the pairs below the threshold.
 
 Names: N texts, T tokens of all texts together.
 """
@@ -24,10 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial.distance import squareform
 
 ORDERS = 4  # BLEU counts 1-grams to 4-grams
 EPSILON = 0.1  # method 1 of Chen and Cherry (2014), "A Systematic Comparison of Smoothing Techniques", table 1
@@ -37,38 +30,10 @@ BLOCK = 128  # texts compared with all others at once
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Tokens = Sequence[str]
 
 
-def cluster_shares(questions: Sequence[str], *, threshold: float = 0.5) -> list[float]:
-    """|C_k| / B for each question k, in (0, 1]; a question without a word is a cluster of its own.
-
-    `threshold` in (0, 1] is the BLEU distance below which average linkage joins two clusters. A batch of one gets 1.0
-    (the authors' function raises there: docs/authors_code.md, D5), an empty batch an empty list. The result depends on
-    the order of the questions, as the authors' does (R7 there).
-    """
-    labels_N = cluster_labels(questions, threshold=threshold)
-    sizes = np.bincount(labels_N, minlength=1)
-    return [float(share) for share in sizes[labels_N] / max(1, len(questions))]
-
-
-def cluster_labels(questions: Sequence[str], *, threshold: float = 0.5) -> Ints:
-    """The cluster of each question (N,), named by the index of one of its members."""
-    if not 0 < threshold <= 1:
-        raise ValueError(f"repetition threshold must lie in (0, 1], got {threshold}; the paper uses 0.5")
-    labels_N = np.arange(len(questions))
-    texts = _Texts.of(questions)
-    members = _with_possible_neighbours(texts, threshold=threshold)
-    if not len(members):
-        return labels_N
-    distances = _distances(texts[members])
-    _settle_close_calls(distances, [questions[i] for i in members], threshold=threshold)
-    for component in _components(distances < threshold):
-        local = _average_linkage(distances[np.ix_(component, component)], threshold=threshold)
-        labels_N[members[component]] = members[component][local]
-    return labels_N
-
-
-def bleu_distance(hypothesis: Sequence[str], reference: Sequence[str]) -> float:
+def bleu_distance(hypothesis: Tokens, reference: Tokens) -> float:
     """1 - sentence BLEU of two token lists, bit for bit as nltk 3.9 computes it; 1.0 without a common token."""
     logs = []
     for order in range(1, ORDERS + 1):
@@ -86,7 +51,7 @@ def nearest_similarity(questions: Sequence[str], *, past: Sequence[str]) -> list
     """The highest BLEU in [0, 1] of each question, as hypothesis, against the past ones; 0 where there are none."""
     if not questions or not past:
         return [0.0] * len(questions)
-    texts = _Texts.of([*questions, *past])
+    texts = Texts.of([text.split() for text in (*questions, *past)])
     posed, earlier = texts[: len(questions)], texts[len(questions) :]
     return [float(best) for rows in _blocks(len(questions)) for best in _bleu(posed[rows], earlier).max(axis=1)]
 
@@ -122,29 +87,29 @@ class _Grams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Texts:
+class Texts:
     """Token counts (N,) and the n-grams for n = 1..4 of N texts."""
 
     lengths: Ints
     grams: tuple[_Grams, ...]
 
     @classmethod
-    def of(cls, questions: Sequence[str]) -> _Texts:
+    def of(cls, tokens: Sequence[Tokens]) -> Texts:
         vocabulary: dict[str, int] = {}
-        tokens = [[vocabulary.setdefault(word, len(vocabulary)) for word in text.split()] for text in questions]
-        lengths_N = np.array([len(row) for row in tokens], dtype=np.int64)
-        words_T = np.array([word for row in tokens for word in row], dtype=np.int64)
-        owner_T = np.repeat(np.arange(len(questions)), lengths_N)
+        numbers = [[vocabulary.setdefault(word, len(vocabulary)) for word in row] for row in tokens]
+        lengths_N = np.array([len(row) for row in numbers], dtype=np.int64)
+        words_T = np.array([word for row in numbers for word in row], dtype=np.int64)
+        owner_T = np.repeat(np.arange(len(tokens)), lengths_N)
         ids, grams = words_T, []
         for order in range(1, ORDERS + 1):
             if order > 1:  # an n-gram is an (n-1)-gram and a word; renumbering keeps the product within 64 bits
                 ids = np.unique(ids[:-1] * len(vocabulary) + words_T[order - 1 :], return_inverse=True)[1]
             inside = owner_T[: len(ids)] == owner_T[order - 1 :]
-            grams.append(_Grams.of(ids[inside], owner_T[: len(ids)][inside], rows=len(questions)))
+            grams.append(_Grams.of(ids[inside], owner_T[: len(ids)][inside], rows=len(tokens)))
         return cls(lengths=lengths_N, grams=tuple(grams))
 
-    def __getitem__(self, rows: Ints | slice) -> _Texts:
-        return _Texts(lengths=self.lengths[rows], grams=tuple(gram[rows] for gram in self.grams))
+    def __getitem__(self, rows: Ints | slice) -> Texts:
+        return Texts(lengths=self.lengths[rows], grams=tuple(gram[rows] for gram in self.grams))
 
 
 def _occurrences(ids: Ints, owners: Ints) -> tuple[Ints, Ints]:
@@ -160,7 +125,7 @@ def _occurrences(ids: Ints, owners: Ints) -> tuple[Ints, Ints]:
     return columns, in_texts
 
 
-def _with_possible_neighbours(texts: _Texts, *, threshold: float) -> Ints:
+def with_possible_neighbours(texts: Texts, *, threshold: float) -> Ints:
     """The texts that share enough 4-grams with another one for their BLEU to exceed 1 - threshold."""
     lengths, kind_N = np.unique(texts.lengths, return_inverse=True)
     # p_4 must exceed ((1 - threshold) / brevity)^4; both sides are multiplied by the 4-grams of the hypothesis
@@ -178,18 +143,23 @@ def _with_possible_neighbours(texts: _Texts, *, threshold: float) -> Ints:
     return np.flatnonzero(found)
 
 
-def _distances(texts: _Texts) -> Floats:
-    """1 - BLEU of all pairs (N, N), symmetric, the lower index being the hypothesis; 0 on the diagonal."""
-    distances = np.zeros((len(texts.lengths), len(texts.lengths)))
+def distances(texts: Texts, tokens: Sequence[Tokens], *, threshold: float) -> Floats:
+    """1 - BLEU of all pairs (N, N), symmetric, the lower index being the hypothesis; 0 on the diagonal.
+
+    Those that rounding could put on the wrong side of `threshold` are the ones of `bleu_distance`.
+    """
+    distances = np.zeros((len(tokens), len(tokens)))
     for rows in _blocks(len(distances)):
         rest = slice(rows.start, None)
         upper = np.triu(1 - _bleu(texts[rows], texts[rest]), k=1)
         distances[rows, rest] += upper
         distances[rest, rows] += upper.T
+    for row, column in np.argwhere(np.triu(np.abs(distances - threshold) < SLACK, k=1)):
+        distances[row, column] = distances[column, row] = bleu_distance(tokens[row], tokens[column])
     return distances
 
 
-def _bleu(hypotheses: _Texts, references: _Texts) -> Floats:
+def _bleu(hypotheses: Texts, references: Texts) -> Floats:
     """Sentence BLEU of all pairs (hypotheses, references), to the last few bits."""
     lengths, others = hypotheses.lengths.astype(np.float64)[:, None], references.lengths.astype(np.float64)[None, :]
     power = np.ones((lengths.size, others.size))  # BLEU^4, so that the geometric mean is two square roots
@@ -207,31 +177,3 @@ def _bleu(hypotheses: _Texts, references: _Texts) -> Floats:
 def _blocks(rows: int) -> Iterator[slice]:
     """Consecutive rows: what is computed for all pairs of a block fits a processor's cache."""
     return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
-
-
-def _settle_close_calls(distances: Floats, questions: Sequence[str], *, threshold: float) -> None:
-    """Recompute in place the distances that rounding could put on the wrong side of the threshold."""
-    for row, column in np.argwhere(np.triu(np.abs(distances - threshold) < SLACK, k=1)):
-        exact = bleu_distance(questions[row].split(), questions[column].split())
-        distances[row, column] = distances[column, row] = exact
-
-
-def _components(near: NDArray[np.bool_]) -> Iterator[Ints]:
-    """The members of each connected component of two or more."""
-    near = near & ~np.eye(len(near), dtype=bool)
-    count, label_N = connected_components(csr_array(near), directed=False)
-    order = np.argsort(label_N, kind="stable")
-    for members in np.split(order, np.cumsum(np.bincount(label_N, minlength=count))[:-1]):
-        if len(members) > 1:
-            yield members
-
-
-def _average_linkage(distances: Floats, *, threshold: float) -> Ints:
-    """For each member of a component the position of the first member of its cluster."""
-    if len(distances) == 2:
-        return np.zeros(2, dtype=np.int64)  # a component of two is a pair below the threshold
-    merges = linkage(squareform(distances, checks=False), method="average")
-    # fcluster cuts at "<="; the authors' library cuts at "<"
-    labels = fcluster(merges, t=np.nextafter(threshold, 0.0), criterion="distance")
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return first[inverse]

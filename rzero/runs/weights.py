@@ -1,0 +1,47 @@
+"""Whose weights a role has: those of the base model, or those that a phase left on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rzero.policy import Policy
+from rzero.roles import TWO_MODELS, Role, Roles
+from rzero.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """The weights of Q_i and S_i, found by role and iteration (0: the base model).
+
+    base: where Q_0 and S_0 come from. make: a policy from a path or hub id. roles: which weights a phase starts from.
+    """
+
+    base: str
+    make: Callable[[str], Policy]
+    directory: RunDirectory
+    roles: Roles = TWO_MODELS
+
+    def load(self, role: Role, iteration: int) -> Policy:
+        """Returns the role's policy after `iteration`. A role that was not trained has the weights it started from."""
+        trained = self._trained(role, iteration)
+        return self.make(str(self.directory.weights(*trained)) if trained else self.base)
+
+    def load_start(self, role: Role, iteration: int) -> Policy:
+        """Returns the policy from which the role's training of `iteration` starts."""
+        return self.load(*self.roles.predecessor(role, iteration))
+
+    def name(self, role: Role, iteration: int) -> str:
+        """Returns the artifact that holds what `load` loads, such as `solver_2`; `base` for the base model."""
+        trained = self._trained(role, iteration)
+        return f"{trained[0]}_{trained[1]}" if trained else "base"
+
+    def start_name(self, role: Role, iteration: int) -> str:
+        """Returns the artifact that holds what `load_start` loads."""
+        return self.name(*self.roles.predecessor(role, iteration))
+
+    def _trained(self, role: Role, iteration: int) -> tuple[Role, int] | None:
+        """The role and iteration of the training that the weights come from; None: the base model."""
+        while iteration > 0 and not self.directory.weights(role, iteration).is_dir():
+            role, iteration = self.roles.predecessor(role, iteration)
+        return (role, iteration) if iteration > 0 else None
