@@ -107,8 +107,8 @@ def _record(cfg: DictConfig, directory: Path, ledger: Ledger) -> tuple[JsonlTrac
     """The run's own metrics file, rewound to the last complete stage, and everything that metrics are sent to."""
     record = JsonlTracker(directory / "metrics.jsonl")
     record.rewind(ledger.last.metrics.size)
-    offered = {"config": public_config(cfg), "committed_step": ledger.step}
-    return record, Fanout([record, made(cfg, "tracker", **offered)])
+    tracker = made(cfg, "tracker", config=public_config(cfg), committed_step=ledger.step)
+    return record, Fanout([record, tracker])
 
 
 def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextManager[Ranks]]:

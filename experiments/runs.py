@@ -104,7 +104,8 @@ class Store:
 
     def config(self, arm: Arm, seed: int) -> DictConfig:
         """Return today's configuration of a run: that of its arm with this seed."""
-        config = copy.deepcopy(_composed((*arm.overrides, *self.extra), self.config_dir))
+        config = copy.deepcopy(composed((*arm.overrides, *self.extra), config_dir=self.config_dir))
+        OmegaConf.set_readonly(config, False)
         if not any(text.startswith("seed=") for text in self.extra):
             config.seed = seed
         if arm.after:
@@ -138,17 +139,26 @@ class Store:
         return str(directory)
 
 
+def composed(overrides: Sequence[str], *, config_dir: Path | None = None) -> DictConfig:
+    """Return the configuration of these overrides, only to be read: it is kept for the next who asks.
+
+    Composing takes most of a second, and every seed of an arm asks.
+    """
+    return _composed(tuple(overrides), config_dir)
+
+
 @functools.cache
 def _composed(overrides: tuple[str, ...], config_dir: Path | None) -> DictConfig:
-    """Return the configuration of an arm; composing takes most of a second, and every seed asks."""
-    return compose(*overrides, config_dir=config_dir)
+    config = compose(*overrides, config_dir=config_dir)
+    OmegaConf.set_readonly(config, True)
+    return config
 
 
 def same_recipe(saved: Path, now: DictConfig) -> bool:
     """Return whether a saved configuration is today's, apart from where it was run."""
     then = OmegaConf.load(saved)
     assert isinstance(then, DictConfig)
-    return agrees(then, now, default=_composed((), None))
+    return agrees(then, now, default=composed(()))
 
 
 def digest(directory: Path) -> Json:

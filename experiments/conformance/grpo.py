@@ -31,7 +31,7 @@ from rzero.grpo import (
     TokenMean,
     group_advantages,
     kl_divergence,
-    window_totals,
+    mini_batch_totals,
 )
 
 EXACT, FLOAT32 = 1e-9, 2e-6
@@ -190,7 +190,7 @@ def _loss(
         aggregation=aggregation,
     )
     leaf_BT = inputs.logp_BT.clone().requires_grad_()
-    totals = window_totals(inputs.mask_BT)
+    totals = mini_batch_totals(inputs.mask_BT)
     output = loss(
         logp_BT=leaf_BT,
         old_logp_BT=inputs.old_logp_BT,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -94,12 +94,17 @@ def answer(request: list[str], enter: Callable[[int], None]) -> tuple[Any, str |
         if rule == "official":
             enter(3)
             return difference_is_zero(*texts), None
+        if rule == "key":
+            enter(1)
+            parsed = _parsed(texts[0])
+            enter(3)
+            return key(parsed), None
         answers = []
         for stage, text in enumerate(texts, start=1):
             enter(stage)
             answers.append(_answer(text))
         enter(3)
-        return (key(answers[0].parsed) if rule == "key" else equal(*answers)), None
+        return equal(*answers), None
     except Exception as error:
         # Broad on purpose: the input is untrusted text and math-verify, sympy and ANTLR raise
         # whatever they like on it. It is a verdict ("not equivalent"), it is counted, and only its type is reported.
@@ -119,6 +124,12 @@ class Answer:
 
 @lru_cache(maxsize=_ANSWERS_KEPT)
 def _answer(text: str) -> Answer:
+    parsed = _parsed(text)
+    return Answer(parsed, _value(parsed, 0) if _is_scalar(parsed) else None)
+
+
+def _parsed(text: str) -> Any:
+    """The object that math-verify reads in a text; None if it reads nothing."""
     clear_cache()  # what earlier texts left behind must not change the cost of this one
     text = _SUBSCRIPT.sub(r"_{\1}", text)
     text = _DEGREES.sub(
@@ -133,8 +144,7 @@ def _answer(text: str) -> Answer:
         extraction_mode="first_match",
         parsing_timeout=None,
     )
-    parsed = found[0] if found else None
-    return Answer(parsed, _value(parsed, 0) if _is_scalar(parsed) else None)
+    return found[0] if found else None
 
 
 def equal(left: Answer, right: Answer) -> bool:
@@ -176,10 +186,11 @@ def same_values(left: Answer, right: Answer) -> bool | None:
     if not symbols:
         return _close(left.sample, right.sample, tolerance) if left.sample is not None is not right.sample else None
     verdicts = {True: list[bool](), False: list[bool]()}  # where both are real, and elsewhere
+    parts = _real_parts(first) + _real_parts(second)
     for point in range(_POINTS):
         pair = (_value(first, point), _value(second, point)) if point else (left.sample, right.sample)
         if pair[0] is not None and pair[1] is not None:
-            real = _is_real(first, pair[0], point) and _is_real(second, pair[1], point)
+            real = _is_real(pair[0], parts, point) and _is_real(pair[1], (), point)
             verdicts[real].append(_close(*pair, tolerance))
     decisive = verdicts[True] if len(verdicts[True]) >= _AGREEING else verdicts[True] + verdicts[False]
     if not all(decisive):
@@ -221,7 +232,8 @@ def _of_formula(expression: Expr) -> list[Any] | None:
         value = _value(expression, 0)
         return None if value is None else _of_number(value)
     values = [_value(expression, point) for point in range(_POINTS)]
-    real = [value if _is_real(expression, value, point) else None for point, value in enumerate(values)]
+    parts = _real_parts(expression)
+    real = [value if _is_real(value, parts, point) else None for point, value in enumerate(values)]
     if len(real) - real.count(None) >= _AGREEING:
         written = ["-" if value is None else _decimal(value) for value in real]
         if len(set(written)) == 1:
@@ -288,17 +300,18 @@ def _value(expression: Expr, point: int) -> Any:
     return real if imaginary == 0 else real + I * imaginary
 
 
-def _is_real(expression: Expr, value: Any, point: int) -> bool:
-    """Whether an expression is real at a point as it is written: even roots and logarithms in it are real as well."""
+def _real_parts(expression: Expr) -> list[Expr]:
+    """What stands under even roots and in logarithms: an expression is real as written where none of it is negative."""
+    parts = [power.base for power in expression.atoms(Pow) if power.exp.is_Rational and power.exp.q % 2 == 0]
+    parts += [logarithm.args[0] for logarithm in expression.atoms(log)]
+    return [part for part in parts if part.free_symbols]
+
+
+def _is_real(value: Any, parts: Sequence[Expr], point: int) -> bool:
+    """Whether a value is real, and every part is real and not negative at the point."""
     if value is None or not value.is_real:
         return False
-    inner = [power.base for power in expression.atoms(Pow) if power.exp.is_Rational and power.exp.q % 2 == 0]
-    inner += [logarithm.args[0] for logarithm in expression.atoms(log)]
-    return all(
-        (found := _value(part, point)) is not None and found.is_real and found >= 0
-        for part in inner
-        if part.free_symbols
-    )
+    return all((found := _value(part, point)) is not None and found.is_real and found >= 0 for part in parts)
 
 
 def _coordinate(name: str, point: int) -> Rational:

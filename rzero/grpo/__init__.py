@@ -3,7 +3,7 @@
 Read in this order: `advantage` (rewards to advantages), `aggregation` (what one token weighs), `kl`, `mismatch` (engine
 against trainer), `loss` (the objective that puts them together).
 
-Shapes: B sequences, T positions, N sequences of a whole optimiser step.
+Shapes: N rows of a rollout, M of a mini-batch, B of a micro-batch, T positions.
 """
 
 from rzero.grpo.advantage import RewardStatistics, group_advantages, reward_statistics, soft_overlong_penalty
@@ -11,10 +11,10 @@ from rzero.grpo.aggregation import (
     Aggregation,
     ConstantLength,
     MicroBatchMean,
+    MiniBatchTotals,
     SequenceMean,
     TokenMean,
-    WindowTotals,
-    window_totals,
+    mini_batch_totals,
 )
 from rzero.grpo.kl import kl_divergence, kl_penalised_rewards
 from rzero.grpo.loss import LossOutput, PolicyLoss
@@ -26,17 +26,17 @@ __all__ = [
     "LossOutput",
     "MaskedImportanceSampling",
     "MicroBatchMean",
+    "MiniBatchTotals",
     "MismatchCorrection",
     "PolicyLoss",
     "RewardStatistics",
     "SequenceMean",
     "TokenMean",
     "TruncatedImportanceSampling",
-    "WindowTotals",
     "group_advantages",
     "kl_divergence",
     "kl_penalised_rewards",
+    "mini_batch_totals",
     "reward_statistics",
     "soft_overlong_penalty",
-    "window_totals",
 ]

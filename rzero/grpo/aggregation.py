@@ -1,18 +1,18 @@
 """What one token weighs in the loss of one optimiser step.
 
 The averaging of GRPO's loss is a choice of the method; micro-batches are a matter of memory. So each choice below turns
-the mask of a whole window (all micro-batches and all ranks of one optimiser step) into a weight per token, and the loss
-is the plain sum of weight x token loss. Any split of the window into micro-batches then gives the same gradient.
+the mask of a whole mini-batch (all micro-batches and all ranks of one optimiser step) into a weight per token, and the
+loss is the plain sum of weight x token loss. Any split of it into micro-batches then gives the same gradient.
 
 A completion that is left out (masked truncation) is a row without scored tokens. It stays in the denominator wherever
 sequences are counted, as in TRL's `grpo` and `dr_grpo` and in the authors' actor: a step in which half of the
 completions were cut is half a step. Where tokens are counted (TRL's `bnpo` and `dapo`) only scored ones are. What pads
-a rank's micro-batches is no row of the window and never counts.
+a rank's micro-batches is no row of the mini-batch and never counts.
 
-Every rank makes the weights of the whole window and keeps those of its rows. DDP and FSDP *average* gradients over
+Every rank makes the weights of the whole mini-batch and keeps those of its rows. DDP and FSDP *average* gradients over
 ranks, so the caller multiplies the loss by their number.
 
-Shapes: N sequences of the whole window in rollout order, T positions, M micro-batches of a fixed size.
+Shapes: M rows of the whole mini-batch in rollout order, C completion positions, Z runs of a fixed size.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WindowTotals:
+class MiniBatchTotals:
     """Size of one optimiser step: scored tokens, and all sequences, masked ones included (0-dimensional int64)."""
 
     tokens: Tensor
     sequences: Tensor
 
 
-def window_totals(mask_NT: Tensor) -> WindowTotals:
-    """Counts of a window's mask (N, T), in which non-zero means that the token is scored."""
-    tokens = (mask_NT != 0).sum()
-    return WindowTotals(tokens=tokens, sequences=torch.full_like(tokens, mask_NT.shape[0]))
+def mini_batch_totals(mask_MC: Tensor) -> MiniBatchTotals:
+    """Counts of a mini-batch's mask (M, C), in which non-zero means that the token is scored."""
+    tokens = (mask_MC != 0).sum()
+    return MiniBatchTotals(tokens=tokens, sequences=torch.full_like(tokens, mask_MC.shape[0]))
 
 
 class Aggregation(Protocol):
     """One way of averaging. The loss calls nothing; the trainer calls `weights` once per optimiser step:
 
-    >>> weights_NT = loss.aggregation.weights(mask_NT, totals=window_totals(mask_NT))
-    >>> for part in microbatches(rows, weights_NT=weights_NT, ...):
+    >>> weights_MC = loss.aggregation.weights(mask_MC, totals=mini_batch_totals(mask_MC))
+    >>> for part in micro_batches(plan(rows, ...), weights_of=..., ...):
     ...     loss(..., weights_BT=part.weights_BT).loss.backward()
     """
 
-    def weights(self, mask_NT: Tensor, *, totals: WindowTotals, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Weight of each token (N, T); 0 where masked. `mask_NT` is the whole window in rollout order."""
+    def weights(self, mask_MC: Tensor, *, totals: MiniBatchTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Weight of each token (M, C); 0 where masked. `mask_MC` is the whole mini-batch in rollout order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TokenMean:
-    """Every scored token of the window weighs the same (DAPO, arXiv 2503.14476 equation 8)."""
+    """Every scored token of the mini-batch weighs the same (DAPO, arXiv 2503.14476 equation 8)."""
 
-    def weights(self, mask_NT: Tensor, *, totals: WindowTotals, dtype: torch.dtype = torch.float32) -> Tensor:
-        return (mask_NT != 0).to(dtype) / totals.tokens.clamp(min=1)
+    def weights(self, mask_MC: Tensor, *, totals: MiniBatchTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        return (mask_MC != 0).to(dtype) / totals.tokens.clamp(min=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,10 @@ class SequenceMean:
     was trained.
     """
 
-    def weights(self, mask_NT: Tensor, *, totals: WindowTotals, dtype: torch.dtype = torch.float32) -> Tensor:
-        counted_NT = (mask_NT != 0).to(dtype)
-        length_N1 = counted_NT.sum(dim=1, keepdim=True).clamp(min=1)
-        return counted_NT / (length_N1 * totals.sequences.clamp(min=1))
+    def weights(self, mask_MC: Tensor, *, totals: MiniBatchTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        counted_MC = (mask_MC != 0).to(dtype)
+        length_M1 = counted_MC.sum(dim=1, keepdim=True).clamp(min=1)
+        return counted_MC / (length_M1 * totals.sequences.clamp(min=1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +86,8 @@ class ConstantLength:
         if self.max_tokens < 1:
             raise ValueError(f"aggregation.max_tokens must be at least 1, got {self.max_tokens}")
 
-    def weights(self, mask_NT: Tensor, *, totals: WindowTotals, dtype: torch.dtype = torch.float32) -> Tensor:
-        return (mask_NT != 0).to(dtype) / (totals.sequences.clamp(min=1) * self.max_tokens)
+    def weights(self, mask_MC: Tensor, *, totals: MiniBatchTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        return (mask_MC != 0).to(dtype) / (totals.sequences.clamp(min=1) * self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,12 +105,12 @@ class MicroBatchMean:
         if self.size < 1:
             raise ValueError(f"aggregation.size must be at least 1, got {self.size}")
 
-    def weights(self, mask_NT: Tensor, *, totals: WindowTotals, dtype: torch.dtype = torch.float32) -> Tensor:
-        counted_NT = (mask_NT != 0).to(dtype)
-        length_N = counted_NT.sum(dim=1)
-        run_N = torch.arange(mask_NT.shape[0], device=mask_NT.device) // self.size
-        zeros_M = length_N.new_zeros(-(-mask_NT.shape[0] // self.size))
-        tokens_M = zeros_M.index_add(0, run_N, length_N)
-        sequences_M = zeros_M.index_add(0, run_N, torch.ones_like(length_N))
-        weight_M = sequences_M / (tokens_M.clamp(min=1) * totals.sequences.clamp(min=1))
-        return counted_NT * weight_M[run_N].unsqueeze(1)
+    def weights(self, mask_MC: Tensor, *, totals: MiniBatchTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        counted_MC = (mask_MC != 0).to(dtype)
+        length_M = counted_MC.sum(dim=1)
+        run_M = torch.arange(mask_MC.shape[0], device=mask_MC.device) // self.size
+        zeros_Z = length_M.new_zeros(-(-mask_MC.shape[0] // self.size))
+        tokens_Z = zeros_Z.index_add(0, run_M, length_M)
+        sequences_Z = zeros_Z.index_add(0, run_M, torch.ones_like(length_M))
+        weight_Z = sequences_Z / (tokens_Z.clamp(min=1) * totals.sequences.clamp(min=1))
+        return counted_MC * weight_Z[run_M].unsqueeze(1)

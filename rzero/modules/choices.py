@@ -74,8 +74,8 @@ class OverlongPenalty:
         ]
 
     def _penalties(self, group: Group, *, max_tokens: int) -> list[float]:
-        lengths_B = torch.tensor([len(completion.token_ids) for completion in group.completions])
+        lengths_N = torch.tensor([len(completion.token_ids) for completion in group.completions])
         penalty_B = soft_overlong_penalty(
-            lengths_B, max_tokens=max_tokens, buffer_tokens=self.buffer_tokens(max_tokens)
+            lengths_N, max_tokens=max_tokens, buffer_tokens=self.buffer_tokens(max_tokens)
         )
         return (self.factor * penalty_B).tolist()

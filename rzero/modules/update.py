@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from rzero.grpo import PolicyLoss, kl_divergence, kl_penalised_rewards, window_totals
+from rzero.grpo import PolicyLoss, kl_divergence, kl_penalised_rewards, mini_batch_totals
 from rzero.modules.batching import (
     PADDING,
     MicroBatch,
@@ -104,7 +104,7 @@ class Update:
     def cut(self, mini_batch: Sequence[Row]) -> list[MicroBatch]:
         """This rank's micro-batches of one optimiser step, as many as any rank has. Weights are the mini-batch's."""
         mask_MC = completion_mask(mini_batch)
-        weights_MC = self.loss.aggregation.weights(mask_MC, totals=window_totals(mask_MC))
+        weights_MC = self.loss.aggregation.weights(mask_MC, totals=mini_batch_totals(mask_MC))
         share_prompts = self.settings.share_prompts
         plans = [
             plan(rows, max_tokens=self.settings.max_tokens_per_microbatch, share_prompts=share_prompts)

@@ -14,6 +14,7 @@ from evaluation import reasoning
 from evaluation.harness import HarnessSuite
 from evaluation.sources import ReasoningGym
 from experiments import PROJECT, analyse, compare, evaluate
+from experiments.command_line import WRONG
 from experiments.resolvers import register_resolvers
 from rzero.grading import ExactGrader
 from rzero.prompts import Prompts
@@ -177,7 +178,7 @@ def test_checkpoints_are_evaluated_into_one_table_and_never_twice(
 def test_what_is_wrong_is_said_in_one_message(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate.main([*arguments, f"directory={tmp_path}"]) == evaluate.WRONG
+    assert evaluate.main([*arguments, f"directory={tmp_path}"]) == WRONG
     assert message in capsys.readouterr().err.replace("\n", " ")
 
 

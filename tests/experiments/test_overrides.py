@@ -8,8 +8,8 @@ import pytest
 from hydra.errors import HydraException
 
 from experiments import composition
+from experiments.compose import compose
 from experiments.overrides import ELSEWHERE, GONE, MOVED, one_line, refuse_old
-from experiments.runs import composed
 from rzero.curriculum import Deduplicated, Quantile, Replay, Stratified
 from rzero.rewards import MemoryPenalty
 from rzero.selfplay import SelfPlay
@@ -38,7 +38,7 @@ def test_an_old_spelling_is_refused_with_one_that_composes(old: str) -> None:
         else tuple(text.replace("*", example(new).removeprefix(new[:-1])) for text in (old, new))
     )
     with pytest.raises(ValueError, match="is now") as refusal:
-        composed([pair[0]])
+        compose(pair[0])
     assert str(refusal.value) == f"{pair[0]} is now {pair[1]}"
     config(*pair[1].split(), *(["engine=vllm_server"] if "host" in new else []))
 

@@ -20,9 +20,9 @@ from rzero.grpo import (
     group_advantages,
     kl_divergence,
     kl_penalised_rewards,
+    mini_batch_totals,
     reward_statistics,
     soft_overlong_penalty,
-    window_totals,
 )
 from rzero.types import Sampling
 
@@ -289,7 +289,7 @@ def test_gspo_by_hand():
         old_logp_BT=torch.zeros(1, 3, dtype=torch.float64),
         ref_logp_BT=None,
         advantages_B=vector(2.0),
-        weights_BT=SequenceMean().weights(mask_BT, totals=window_totals(mask_BT), dtype=torch.float64),
+        weights_BT=SequenceMean().weights(mask_BT, totals=mini_batch_totals(mask_BT), dtype=torch.float64),
         mask_BT=mask_BT,
     )
     output.loss.backward()
@@ -377,14 +377,14 @@ def test_missing_inputs_are_refused():
 )
 def test_weights_by_hand(name, expected):
     mask_NT = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0]])
-    got = AGGREGATIONS[name].weights(mask_NT, totals=window_totals(mask_NT), dtype=torch.float64)
+    got = AGGREGATIONS[name].weights(mask_NT, totals=mini_batch_totals(mask_NT), dtype=torch.float64)
     torch.testing.assert_close(got, vector(*expected).unsqueeze(1) * mask_NT)
 
 
 def test_all_masked_windows_weigh_nothing():
     mask_NT = torch.zeros(2, 3)
     for aggregation in AGGREGATIONS.values():
-        assert not aggregation.weights(mask_NT, totals=window_totals(mask_NT)).any()
+        assert not aggregation.weights(mask_NT, totals=mini_batch_totals(mask_NT)).any()
 
 
 @pytest.mark.parametrize("name", AGGREGATIONS)
@@ -401,7 +401,7 @@ def test_gradient_and_metrics_do_not_depend_on_the_split(name, ranks):
     def step(split, *, ranks):
         leaf_NT = logp_NT.clone().requires_grad_()
         shards = torch.arange(rows).chunk(ranks)
-        totals = window_totals(mask_NT)
+        totals = mini_batch_totals(mask_NT)
         metrics: dict[str, float] = {}
         for shard in shards:
             weights_NT = torch.zeros(rows, width, dtype=torch.float64)
@@ -426,9 +426,8 @@ def test_gradient_and_metrics_do_not_depend_on_the_split(name, ranks):
         torch.testing.assert_close(grad, expected_grad, atol=1e-15, rtol=1e-12)
         assert metrics == pytest.approx(expected_metrics)
     if name != "constant":
-        assert expected_metrics["ratio"] == pytest.approx(
-            (loss.aggregation.weights(mask_NT, totals=window_totals(mask_NT)) * (logp_NT - old_NT).exp()).sum().item()
-        )
+        weights_NT = loss.aggregation.weights(mask_NT, totals=mini_batch_totals(mask_NT))
+        assert expected_metrics["ratio"] == pytest.approx(float((weights_NT * (logp_NT - old_NT).exp()).sum()))
 
 
 def masked_step(aggregation, *, masked, kl=0.0):
@@ -443,7 +442,7 @@ def masked_step(aggregation, *, masked, kl=0.0):
         old_logp_BT=leaf_NT.detach(),
         ref_logp_BT=leaf_NT.detach() - 0.3,
         advantages_B=vector(1.0, -2.0, 3.0, -1.0),
-        weights_BT=aggregation.weights(mask_NT, totals=window_totals(mask_NT), dtype=torch.float64),
+        weights_BT=aggregation.weights(mask_NT, totals=mini_batch_totals(mask_NT), dtype=torch.float64),
         mask_BT=mask_NT,
     )
     output.loss.backward()
@@ -478,7 +477,7 @@ def test_equal_groups_dilute_the_mean_and_are_held_by_the_kl_like_all_others():
             old_logp_BT=leaf_NT.detach(),
             ref_logp_BT=leaf_NT.detach() - 0.5,
             advantages_B=group_advantages(vector(*rewards), groups),
-            weights_BT=loss.aggregation.weights(mask_NT, totals=window_totals(mask_NT), dtype=torch.float64),
+            weights_BT=loss.aggregation.weights(mask_NT, totals=mini_batch_totals(mask_NT), dtype=torch.float64),
             mask_BT=mask_NT,
         ).loss.backward()
         return leaf_NT.grad
@@ -527,7 +526,7 @@ def test_gradient_is_that_of_the_value_where_smooth(objective, importance):
         old_logp_BT=leaf_BT.detach(),
         ref_logp_BT=None,
         advantages_B=vector(1.0, -3.0),
-        weights_BT=SequenceMean().weights(mask_BT, totals=window_totals(mask_BT), dtype=torch.float64),
+        weights_BT=SequenceMean().weights(mask_BT, totals=mini_batch_totals(mask_BT), dtype=torch.float64),
         mask_BT=mask_BT,
     )
     output.loss.backward()

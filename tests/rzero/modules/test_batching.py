@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from experiments import PROJECT
-from rzero.grpo import ConstantLength, MicroBatchMean, PolicyLoss, SequenceMean, TokenMean, window_totals
+from rzero.grpo import ConstantLength, MicroBatchMean, PolicyLoss, SequenceMean, TokenMean, mini_batch_totals
 from rzero.modules.batching import (
     PADDING,
     Row,
@@ -48,7 +48,7 @@ def make_rows(count=8, *, group_size=4, seed=0):
 
 def cut(rows, *, max_tokens, aggregation=None, share_prompts=False, count=0):
     mask_MC = completion_mask(rows)
-    weights_MC = (aggregation or TokenMean()).weights(mask_MC, totals=window_totals(mask_MC))
+    weights_MC = (aggregation or TokenMean()).weights(mask_MC, totals=mini_batch_totals(mask_MC))
     parts = plan(rows, max_tokens=max_tokens, share_prompts=share_prompts)
     return micro_batches(
         parts,
@@ -173,7 +173,7 @@ def test_sharing_loses_no_row_and_keeps_to_the_budget(seed):
 def test_rows_that_do_not_count_are_scored_but_not_learned_from():
     rows = make_rows(4)
     rows[2] = replace(rows[2], counted=False)
-    assert window_totals(completion_mask(rows)).sequences == 4, "masked truncation leaves it among the completions"
+    assert mini_batch_totals(completion_mask(rows)).sequences == 4, "masked truncation leaves it among the completions"
     assert completion_mask(rows).any(dim=1).tolist() == [True, True, False, True]
     for batch in cut(rows, max_tokens=60):
         for position, index in enumerate(batch.index_B):
