@@ -91,8 +91,8 @@ def in_help(text: str) -> Iterator[str]:
 
 
 def stripped(command: str) -> str:
-    """A command without its comment and without what only a shell reads."""
-    return re.split(r" #|   | > ", command)[0].strip()
+    """A command without its comment, without what only a shell reads, and with its options in brackets."""
+    return re.sub(r"\[(--[\w-]+)\]", r"\1", re.split(r" #|   | > ", command)[0]).strip()
 
 
 def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
