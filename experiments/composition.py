@@ -118,7 +118,7 @@ def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextMan
     if devices == 1:
         return alone
     started = functools.partial(worker, OmegaConf.to_yaml(cfg), str(directory))
-    return functools.partial(launch, size=devices, worker=started)
+    return functools.partial(launch, size=devices, cuda=cfg.trainer.accelerator in ("gpu", "cuda"), worker=started)
 
 
 def worker(config: str, directory: str, rank_config: RankConfig) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,15 +28,13 @@ def shard(model: nn.Module, mesh: DeviceMesh) -> None:
 
 
 @contextmanager
-def exchange(model: nn.Module, *, wrapper: nn.Module | None, now: bool) -> Iterator[None]:
-    """Backward passes inside average gradients over ranks (`now`) or only add to this rank's own.
+def exchange(wrapper: nn.Module | None, *, now: bool) -> Iterator[None]:
+    """Backward passes inside average gradients over ranks (`now`) or may only add to this rank's own.
 
-    `wrapper` is what the strategy made of the module (DDP's wrapper has the switch; under FSDP2 the model has).
+    wrapper: what the strategy made of the module. DDP waits for the last micro-batch. FSDP2 exchanges after each: to
+    wait, every rank would have to keep the gradient of all weights, unsplit and in float32, between micro-batches.
     """
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(now)
-        yield
-    elif isinstance(wrapper, DistributedDataParallel) and not now:
+    if isinstance(wrapper, DistributedDataParallel) and not now:
         with wrapper.no_sync():
             yield
     else:

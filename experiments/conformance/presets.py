@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 
 def preset(name: str, **runtime: object) -> Any:
     """Build `conf/<name>.yaml`; call it with `runtime` where it is `_partial_`. Repetition is the published one."""
-    with initialize_config_dir(str(CONF), version_base=None):
-        composed = compose(name, overrides=["+repetition=paper"])
-    built = instantiate(OmegaConf.select(composed, name.rpartition("/")[0].replace("/", ".")), _convert_="all")
+    built = instantiate(_composed(name), _convert_="all")
     return built(**runtime) if runtime else built
+
+
+@cache
+def _composed(name: str) -> Any:
+    """The file with what its own defaults list adds; composed once, as rows ask for the same few presets."""
+    group, _, option = name.rpartition("/")
+    with initialize_config_dir(str(CONF), version_base=None):
+        composed = compose(overrides=[f"+{group}={option}", "+repetition=paper"])
+    return OmegaConf.select(composed, group.replace("/", "."))

@@ -65,7 +65,7 @@ def require_agreement(
     """
     nats, share = TOLERANCES[dtype]
     allowed = max(nats if tolerance is None else tolerance, share * largest)
-    difference = float((own - expected).abs().max())
+    difference = float((own.cpu() - expected.cpu()).abs().max())
     if not difference <= allowed:
         raise RuntimeError(
             f"the engine's log-probs differ from the policy's by {difference:.3g} nats "

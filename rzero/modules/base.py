@@ -120,13 +120,10 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         torch.manual_seed(derive(self.seed, "dropout", self.rollouts_done, self.ranks.rank))
         metrics: dict[str, float] = {}
         with timed(metrics, "step"):
-            with timed(metrics, "rollout"):
-                self.engine.sync(self.policy)
-                groups = self._draw(self.prompts(batch), "rollout", self.rollouts_done)
-            with timed(metrics, "reward"):
-                rewards = self._paid(groups, batch)
-            if self.settings.refill is not None:
-                groups, rewards = self._refilled(groups, rewards, batch, refill=self.settings.refill, metrics=metrics)
+            # Lightning runs all of this under the autocast of the trainer's precision, which is meant for the update:
+            # tokens would be drawn from probabilities added up in bf16. Engines have a dtype of their own.
+            with torch.autocast(self.device.type, enabled=False):
+                groups, rewards = self._rollout(batch, metrics)
             metrics.update(rollout_metrics(groups, rewards))
             with timed(metrics, "update"):
                 metrics.update(self.learn(groups, rewards))
@@ -135,6 +132,17 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         self.step_metrics = {f"{self.stage}/{name}": value for name, value in metrics.items()}
 
     # ------------------------------------------------------------------------------------------------------ rollout
+
+    def _rollout(self, batch: Batch, metrics: dict[str, float]) -> tuple[list[Group], Rewards]:
+        """Groups drawn from the weights of this step, and their rewards; says in `metrics` how long both took."""
+        with timed(metrics, "rollout"):
+            self.engine.sync(self.policy)
+            groups = self._draw(self.prompts(batch), "rollout", self.rollouts_done)
+        with timed(metrics, "reward"):
+            rewards = self._paid(groups, batch)
+        if self.settings.refill is None:
+            return groups, rewards
+        return self._refilled(groups, rewards, batch, refill=self.settings.refill, metrics=metrics)
 
     def _draw(self, prompts: Sequence[Prompt], *names: str | int) -> list[Group]:
         return self.engine.generate(prompts, self.settings.rollout_sampling(seed=derive(self.seed, *names)))

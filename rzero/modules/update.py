@@ -156,7 +156,7 @@ class Update:
         """One optimiser step over the micro-batches of a mini-batch, of all ranks, and its metrics."""
         shares = []
         for number, scored in enumerate(parts, start=1):
-            with exchange(self.model, wrapper=self.wrapper, now=number == len(parts)):
+            with exchange(self.wrapper, now=number == len(parts)):
                 shares.append(self.accumulate(scored, advantages_N))
         total = Share.total(self.ranks.gather(Share.total(shares)))
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)))

@@ -35,17 +35,22 @@ _COLLECTIVE_TIMEOUT = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankConfig:
-    """The place of a process: its rank, how many there are, and the file through which they meet."""
+    """The place of a process: its rank, how many there are, and the file through which they meet.
+
+    cuda: whether each trains on the GPU of its rank. A trainer of the CPU must not ask for one: a machine may have
+    fewer.
+    """
 
     rank: int
     size: int
     rendezvous: str
+    cuda: bool
 
     @contextmanager
     def join(self) -> Iterator[Ranks]:
         """The process group, for as long as the context lasts. Waits until all ranks have joined."""
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        if torch.cuda.is_available():
+        backend = "cpu:gloo,cuda:nccl" if self.cuda else "gloo"
+        if self.cuda:
             torch.cuda.set_device(self.rank)
         os.environ["LOCAL_RANK"] = str(self.rank)  # tells Lightning that the processes are there already
         Path(f"{self.rendezvous}.{self.rank}").touch()
@@ -60,8 +65,8 @@ class RankConfig:
 
 
 @contextmanager
-def launch(*, size: int, worker: Callable[[RankConfig], None]) -> Iterator[Ranks]:
-    """Start `size - 1` processes that call `worker(rank_config)`, and be rank 0 among them.
+def launch(*, size: int, worker: Callable[[RankConfig], None], cuda: bool = False) -> Iterator[Ranks]:
+    """Start `size - 1` processes that call `worker(rank_config)`, and be rank 0 among them. `cuda`: each with its GPU.
 
     `worker` must be importable by a fresh interpreter and enter `rank_config.join()`. Leaving the context waits for the
     others; leaving it with an exception ends them. Raises RuntimeError with the reason when another process failed.
@@ -69,7 +74,7 @@ def launch(*, size: int, worker: Callable[[RankConfig], None]) -> Iterator[Ranks
     if size < 2:
         raise ValueError(f"a group of processes needs at least 2, got {size}")
     with tempfile.TemporaryDirectory(prefix="rzero-") as folder:
-        rank_config = RankConfig(rank=0, size=size, rendezvous=f"{folder}/rendezvous")
+        rank_config = RankConfig(rank=0, size=size, rendezvous=f"{folder}/rendezvous", cuda=cuda)
         others = mp.start_processes(
             _worker, args=(worker, rank_config), nprocs=size - 1, join=False, start_method="spawn"
         )

@@ -6,6 +6,7 @@ stage that the ledger names is skipped. Between two commits a phase may be pause
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import time
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
+
+import torch
 
 from rzero.collapse import CollapseMonitor
 from rzero.durable import fingerprints, write_atomically
@@ -74,6 +77,7 @@ class Stages:
             return
         started = time.monotonic()
         summary = work(iteration)
+        _free_memory()
         seconds = time.monotonic() - started
         self.ranks.shared(self._complete)(self.name, {"summary": summary, "seconds": round(seconds, 3)})
         self.narrator.end(summary)
@@ -153,3 +157,13 @@ class Stages:
         for other in path.parent.iterdir():
             if other != path:
                 shutil.rmtree(other)
+
+
+def _free_memory() -> None:
+    """Lets go of what a stage leaves behind: module, trainer and hooks hold one another in cycles.
+
+    Python would find them some day; until then a phase's weights and optimiser stay on the GPU beside the next one's.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

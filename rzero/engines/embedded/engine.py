@@ -57,7 +57,9 @@ class EmbeddedEngine:
     alive below which finished rows are taken out. prefill_tokens: padded prompt tokens read at once. first_capacity:
     response tokens that room is made for at first. verify_sync: compare with the policy's own forward pass after each
     sync. decoder: `auto` takes the fused decoder where it computes the architecture exactly, else the generic one.
-    dtype: what weights are rounded to for rollouts, such as bfloat16; None: the policy's.
+    dtype: what weights are rounded to for rollouts, such as bfloat16; None: the policy's. device: where rollouts are
+    computed, such as cuda; None: where the policy is. A frozen Solver lies in host memory and is still drawn from on
+    the GPU.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class EmbeddedEngine:
         verify_sync: bool,
         decoder: DecoderName,
         dtype: str | None = None,
+        device: str | None = None,
     ) -> None:
         if max_rows < 1 or threads < 1 or prefill_tokens < 1 or first_capacity < 1:
             raise ValueError("engine.max_rows, threads, prefill_tokens and first_capacity must be at least 1")
@@ -86,6 +89,7 @@ class EmbeddedEngine:
         self._verify_sync = verify_sync
         self._decoder_name = decoder
         self._dtype = rollout_dtype(dtype)
+        self._device = None if device is None else torch.device(device)
         self._decoder: Decoder | None = None
         self._model_of_decoder: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
@@ -98,10 +102,11 @@ class EmbeddedEngine:
     def sync(self, policy: Policy) -> None:
         """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ."""
         model = unwrap_adapters(policy.model)
+        device = self._device or model.device
         if self._decoder is None or self._model_of_decoder is not policy.model:
-            self._decoder = self._make_decoder(model, self._dtype or model.dtype)
+            self._decoder = self._make_decoder(model, self._dtype or model.dtype, device)
             self._model_of_decoder = policy.model
-        self._decoder.load(merged_weights(policy.model))
+        self._decoder.load({name: tensor.to(device) for name, tensor in merged_weights(policy.model).items()})
         self._tokenizer = policy.tokenizer
         self._eos_ids = policy.eos_ids()
         self._context = policy.context()
@@ -126,12 +131,12 @@ class EmbeddedEngine:
         """Returns the engine of which each of several processes draws a share."""
         return ShardedEngine(self, ranks)
 
-    def _make_decoder(self, model: PreTrainedModel, dtype: torch.dtype) -> Decoder:
+    def _make_decoder(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> Decoder:
         reason = why_not_fused(model, dtype)
         if self._decoder_name == "fused" and reason is not None:
             raise ValueError(f"engine.decoder=fused cannot run this model: {reason}; use auto or generic")
         if self._decoder_name == "generic" or reason is not None:
-            return GenericDecoder(model, dtype=dtype)
+            return GenericDecoder(model, dtype=dtype, device=device)
         return FusedDecoder(model, prefill_tokens=self._prefill_tokens, first_capacity=self._first_capacity)
 
     def _probe(self, probes: list[list[int]], *, continuation: list[int]) -> list[Tensor]:
@@ -192,8 +197,7 @@ class EmbeddedEngine:
         self, prompts: list[tuple[int, ...]], slot_of_row: list[int], rows: Sequence[Row], sampling: Sampling
     ) -> _Drawn:
         assert self._decoder is not None
-        limits = torch.tensor([row.limit for row in rows])
-        longest = int(limits.max())
+        longest = max(row.limit for row in rows)
         sampler = TokenSampler(
             sampling,
             keys=row_keys(
@@ -202,11 +206,13 @@ class EmbeddedEngine:
                 sample_index=np.array([row.sample for row in rows]),
             ),
         )
-        record = _Record(rows=len(rows), steps=longest)
-        eos = torch.tensor(self._eos_ids)
         session, logits_BV = self._decoder.start(prompts, prompt_of_row=slot_of_row, max_new=longest)
-        place_B = torch.arange(len(rows))  # which row of the wave each row of the batch is
-        alive_B = torch.ones(len(rows), dtype=torch.bool)
+        device = logits_BV.device
+        record = _Record(rows=len(rows), steps=longest, device=device)
+        limits = torch.tensor([row.limit for row in rows], device=device)
+        eos = torch.tensor(self._eos_ids, device=device)
+        place_B = torch.arange(len(rows), device=device)  # which row of the wave each row of the batch is
+        alive_B = torch.ones(len(rows), dtype=torch.bool, device=device)
         for step in range(longest):
             token_B, logprob_B = sampler.draw(logits_BV, step=step)
             stopped_B = torch.isin(token_B, eos)
@@ -220,7 +226,7 @@ class EmbeddedEngine:
             if count < self._compact_below * len(alive_B):
                 kept = alive_B.nonzero().squeeze(1)
                 session.keep(kept)
-                sampler.keep(kept.numpy())
+                sampler.keep(kept.cpu().numpy())
                 place_B, token_B, alive_B = place_B[kept], token_B[kept], alive_B[kept]
             logits_BV = session.step(token_B)
         return record.drawn()
@@ -229,11 +235,11 @@ class EmbeddedEngine:
 class _Record:
     """Collects tokens step by step without leaving torch; rows x steps."""
 
-    def __init__(self, *, rows: int, steps: int) -> None:
-        self._tokens = torch.zeros(rows, steps, dtype=torch.long)
-        self._logprobs = torch.zeros(rows, steps)
-        self._lengths = torch.zeros(rows, dtype=torch.long)
-        self._stopped = torch.zeros(rows, dtype=torch.bool)
+    def __init__(self, *, rows: int, steps: int, device: torch.device) -> None:
+        self._tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
+        self._logprobs = torch.zeros(rows, steps, device=device)
+        self._lengths = torch.zeros(rows, dtype=torch.long, device=device)
+        self._stopped = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def write(self, place_B: Tensor, token_B: Tensor, logprob_B: Tensor, *, step: int) -> None:
         self._tokens[place_B, step] = token_B
@@ -245,10 +251,10 @@ class _Record:
 
     def drawn(self) -> _Drawn:
         return _Drawn(
-            tokens=self._tokens.numpy(),
-            logprobs=self._logprobs.numpy(),
-            lengths=self._lengths.numpy(),
-            stopped=self._stopped.numpy(),
+            tokens=self._tokens.cpu().numpy(),
+            logprobs=self._logprobs.cpu().numpy(),
+            lengths=self._lengths.cpu().numpy(),
+            stopped=self._stopped.cpu().numpy(),
         )
 
 

@@ -76,7 +76,7 @@ def why_not_fused(model: PreTrainedModel, dtype: torch.dtype) -> str | None:
         return "attention scores are soft-capped"
     if getattr(config, "use_bidirectional_attention", False):
         return "attention is bidirectional"
-    frequencies = _frequencies(model)
+    frequencies = _frequencies(model, torch.device("cpu"))
     if any(2 * f.numel() != _head_width(config) for f, _ in frequencies.values()):
         return "the rotary embedding turns only a part of each head"
     return None
@@ -93,7 +93,7 @@ def arrange(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ModelWeigh
         embedding_VE=embedding_VE * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
         head_EV=_transpose(head_VE * final_gain_E),
         layers=tuple(_layer(config, weights, index, gemma=gemma) for index in range(config.num_hidden_layers)),
-        frequencies=_frequencies(model),
+        frequencies=_frequencies(model, embedding_VE.device),
         query_heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
         head_width=_head_width(config),
@@ -158,13 +158,13 @@ def _interleaved(heads: int, width: int) -> Tensor:
     return (torch.arange(heads)[:, None] * width + within).reshape(-1)
 
 
-def _frequencies(model: Any) -> dict[str, tuple[Tensor, float]]:
+def _frequencies(model: Any, device: torch.device) -> dict[str, tuple[Tensor, float]]:
     rotary = model.model.rotary_emb
     if hasattr(rotary, "inv_freq"):
-        return {"default": (rotary.inv_freq.detach().float(), float(rotary.attention_scaling))}
+        return {"default": (rotary.inv_freq.detach().to(device).float(), float(rotary.attention_scaling))}
     return {
         kind: (
-            getattr(rotary, f"{kind}_inv_freq").detach().float(),
+            getattr(rotary, f"{kind}_inv_freq").detach().to(device).float(),
             float(getattr(rotary, f"{kind}_attention_scaling")),
         )
         for kind in rotary.layer_types

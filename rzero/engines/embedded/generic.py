@@ -19,16 +19,16 @@ from transformers import DynamicCache, PreTrainedModel
 class GenericDecoder:
     """Decodes with a private model of the same architecture, so that training does not change a rollout halfway.
 
-    dtype: of the private model; weights are rounded to it when they are loaded.
+    dtype, device: of the private model; weights are rounded and moved to it when they are loaded.
     """
 
-    def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype) -> None:
+    def __init__(self, model: PreTrainedModel, *, dtype: torch.dtype, device: torch.device) -> None:
         # A fresh model, because the given one may have adapter layers in it. Its random weights are overwritten by
         # load(); they must not be paid for from the caller's random generator.
         with torch.random.fork_rng(devices=[]):
             fresh = type(model)(copy.deepcopy(model.config))
         # torch's own `to`: the one of transformers has no types
-        nn.Module.to(fresh, device=model.device, dtype=dtype)
+        nn.Module.to(fresh, device=device, dtype=dtype)
         self._model = fresh.eval().requires_grad_(False)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:

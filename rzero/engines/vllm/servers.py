@@ -28,6 +28,7 @@ from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess
 from rzero.engines.vllm.snapshot import Architecture, architecture, serving_weights, write_weights
 from rzero.policy import Policy
+from rzero.processes.open_files import connections_per_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,7 @@ class ServedVllm:
 
     def __init__(self, settings: VllmServers, *, max_rows: int, max_tokens: int | None) -> None:
         self._settings, self._max_rows, self._max_tokens = settings, max_rows, max_tokens
+        self._connections = connections_per_server(max_rows, servers=self._count)
         self._folder = tempfile.TemporaryDirectory(prefix="rzero-weights-", dir=settings.exchange)
         self._numbers = itertools.count()
         self._replicas: list[Replica] = []
@@ -145,10 +147,11 @@ class ServedVllm:
     def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
         """Neighbouring rows go to the same replica, because they share a prompt; each has a queue of its own.
 
+        Each row under way has a connection: `max_rows` of them, or fewer where the limit on open files is low.
         When a replica dies, rows that wait are dropped and those under way are waited for: a server that still draws
         cannot be given weights.
         """
-        queues = [ThreadPoolExecutor(max_workers=self._max_rows) for _ in self._replicas]
+        queues = [ThreadPoolExecutor(max_workers=self._connections) for _ in self._replicas]
         try:
             waiting = []
             for index, request in enumerate(requests):
@@ -194,7 +197,7 @@ class ServedVllm:
         return self._replica(f"http://127.0.0.1:{process.port}", number=number, process=process)
 
     def _replica(self, url: str, *, number: int, process: ServerProcess | None) -> Replica:
-        timeouts, connections = self._settings.timeouts, self._max_rows
+        timeouts, connections = self._settings.timeouts, self._connections
         return Replica(url, number=number, process=process, timeouts=timeouts, connections=connections)
 
     def _on_all(self, work: Callable[[Replica], None]) -> None:

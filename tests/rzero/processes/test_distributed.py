@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rzero.modules.batching import balance
-from rzero.processes.launch import launch
+from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks
 from rzero.selfplay import SelfPlay
 from rzero.tracking import is_timing, read_metrics
@@ -180,3 +180,13 @@ def test_one_process_calls_things_directly() -> None:
     assert ranks.first
     assert ranks.shared(sorted) is sorted
     assert ranks.gather(3) == [3]
+
+
+def test_a_trainer_of_the_cpu_asks_for_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a workstation with one GPU the second process of a CPU run used to ask for a second one."""
+    asked: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    with RankConfig(rank=0, size=1, rendezvous=str(tmp_path / "meet"), cuda=False).join() as ranks:
+        assert ranks.gather("here") == ["here"]
+    assert not asked

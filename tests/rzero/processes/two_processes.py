@@ -160,10 +160,10 @@ def make_module(policy: Policy, *, role: str, ranks: Ranks, **changes: Any) -> G
     )
 
 
-def make_trainer(*, devices: int = 1, strategy: Any = "auto", **options: Any) -> pl.Trainer:
+def make_trainer(*, devices: int = 1, strategy: Any = "auto", precision: Any = "32-true", **options: Any) -> pl.Trainer:
     """As conf/trainer/{cpu,ddp_cpu,fsdp_cpu}.yaml have it."""
     return pl.Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy, precision="32-true", max_epochs=1, logger=False,
+        accelerator="cpu", devices=devices, strategy=strategy, precision=precision, max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, plugins=[LightningEnvironment()], **options,
     )  # fmt: skip

@@ -1,0 +1,109 @@
+"""A step of training on a GPU, as far as that can be shown without one: on a pretend device, and in bf16 on the CPU."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rzero.engines.embedded import EmbeddedEngine
+from rzero.modules import GRPOModule
+from rzero.modules.fit import fit
+from rzero.modules.reference import reference_of
+from rzero.policy import Policy, load_policy
+from rzero.processes.ranks import Ranks
+from tests.pretend_cuda import CUDA, on_cuda, pretend_cuda
+from tests.rzero.processes.two_processes import LORA, make_loss, make_module, make_trainer, settings
+
+pytestmark = pytest.mark.usefixtures("quiet_lightning")
+
+
+def loaded(base: Path, *, tuning: str) -> Policy:
+    lora = LORA if tuning == "lora" else None
+    return load_policy(
+        base, dtype="float32", attn_implementation="sdpa", lora=lora, gradient_checkpointing=tuning == "checkpointing"
+    )
+
+
+class Optimizer:
+    """What Lightning's wrapper offers of an optimiser."""
+
+    def __init__(self, module: GRPOModule[Any]) -> None:
+        self._optimizer = module.configure_optimizers()
+        self.param_groups = self._optimizer.param_groups
+        self.step, self.zero_grad = self._optimizer.step, self._optimizer.zero_grad
+
+
+def metrics_of_a_step(
+    policy: Policy, *, role: str, monkeypatch: pytest.MonkeyPatch, **changes: Any
+) -> dict[str, float]:
+    """One `training_step` without a trainer, where the policy is. Times are left out."""
+    device = policy.model.device
+    adamw = functools.partial(torch.optim.AdamW, lr=1e-2, eps=1e-3, foreach=False)
+    module = make_module(policy, role=role, ranks=Ranks(), optimizer=adamw, **changes)
+    optimizer = Optimizer(module)
+    monkeypatch.setattr(type(module), "device", property(lambda self: device))
+    monkeypatch.setattr("rzero.modules.base.LightningOptimizer", Optimizer)
+    monkeypatch.setattr(module, "optimizers", lambda: optimizer)
+    monkeypatch.setattr(module, "manual_backward", lambda loss: loss.backward())
+    module._trainer = FakeTrainer(module.model)
+    module.on_fit_start()
+    policy.model.train()
+    module.training_step(0, 0)
+    return {name: value for name, value in module.step_metrics.items() if "timing" not in name and "perf" not in name}
+
+
+class FakeTrainer:
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.strategy = self
+        self.model = model
+
+
+CASES = [
+    ("solver", "full", {"share_prompts": False}, {}),
+    ("solver", "full", {"share_prompts": True}, {}),
+    ("solver", "lora", {"share_prompts": True}, {}),
+    ("solver", "checkpointing", {"share_prompts": True}, {"kl_placement": "reward"}),
+    ("challenger", "full", {"share_prompts": True}, {}),
+    ("challenger", "lora", {"share_prompts": False}, {"kl_placement": "reward"}),
+]
+
+
+@pytest.mark.parametrize(("role", "tuning", "options", "loss"), CASES)
+def test_a_step_mixes_no_devices_and_gives_the_numbers_of_the_cpu(
+    role: str, tuning: str, options: dict[str, Any], loss: dict[str, Any], base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"settings": settings(**options), "loss": make_loss(**loss)}
+    here = loaded(base, tuning=tuning)
+    expected = metrics_of_a_step(here, role=role, monkeypatch=monkeypatch, **changes)
+    there = loaded(base, tuning=tuning)
+    with pretend_cuda():
+        on_cuda(there.model)
+        assert there.model.device == CUDA
+        measured = metrics_of_a_step(there, role=role, monkeypatch=monkeypatch, **changes)
+    assert measured == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_rollouts_stay_out_of_the_autocast_of_the_update(base: Path, tmp_path: Path) -> None:
+    """In bf16 the engine's own check after a sync failed, or tokens were drawn from sums in bf16."""
+    policy = load_policy(base, dtype="float32", attn_implementation="sdpa")
+    seen: list[bool] = []
+
+    class Watched(EmbeddedEngine):
+        def generate(self, *args: Any, **kwargs: Any) -> Any:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().generate(*args, **kwargs)
+
+    engine = Watched(
+        max_rows=64, threads=1, compact_below=0.85, prefill_tokens=4096, first_capacity=16, verify_sync=True,
+        decoder="auto",
+    )  # fmt: skip
+    module = make_module(policy, role="solver", ranks=Ranks(), engine=engine, reference=reference_of(policy))
+    steps: list[dict[str, float]] = []
+    trainer = functools.partial(make_trainer, precision="bf16-mixed")
+    fit(module, make_trainer=trainer, after_step=lambda metrics: steps.append(dict(metrics)), directory=tmp_path)
+    assert seen == [False, False]
+    assert all(step["solver/grad_norm"] > 0 for step in steps)
