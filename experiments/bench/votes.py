@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from experiments.conformance.hostile import cpu_seconds
 from experiments.conformance.presets import CONF, preset
 from rzero.grading import MathGrader
+from rzero.types import Json
 
 VOTES = 10  # answers per question
 CHEAP_QUESTIONS, HARD_QUESTIONS = 2000, 60
@@ -26,7 +27,7 @@ CHEAP_FORMS = ("{a}", "{a}", "{a}", "\\frac{{{a}}}{{{b}}}", "{a}.5", "{a} \\text
 HARD_FORMS = ("{a}\\sqrt{{{b}}}", "\\frac{{{a}\\sqrt{{{b}}}}}{{{c}}}", "{a}x^2+{b}x", "\\frac{{{a}\\pi}}{{{b}}}")
 
 
-def bench_votes() -> dict[str, Any]:
+def bench_votes() -> Json:
     """Keys: {votes, accepts}_{cheap, hard}_per_s in answers per CPU second, the ratios to what was asked (1 is enough),
     and the counters of `accepts`. A vote compares the answers to one question, `accepts` each answer with the first.
     """

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,13 @@ from experiments.conformance.rows import Report, RowResult, differences, tracked
 from experiments.conformance.voting import OFFICIAL_REASONS
 from rzero.interfaces import Curriculum, Grader
 from rzero.parsing import official_generation_parse
-from rzero.types import LabelledQuestion, Question, Vote
+from rzero.types import Json, LabelledQuestion, Question, Vote
 from rzero.voting import OfficialVote
 
 WELL_FORMED = Question(text="-", answer="-")
 
 
-def check_curation(rows: list[dict[str, Any]], path: Path) -> Report:
+def check_curation(rows: list[Json], path: Path) -> Report:
     """Parse, label, reason and kept row of each candidate, and whether the paper's band keeps it."""
     grader = preset("grader/official")
     try:
@@ -40,7 +39,7 @@ def documented(question: Question | None) -> str | None:
     return None
 
 
-def _check(row: Mapping[str, Any], *, grader: Grader, paper: Curriculum) -> RowResult:
+def _check(row: Json, *, grader: Grader, paper: Curriculum) -> RowResult:
     question = official_generation_parse(row["generated"])
     if question is None or row["label_m9"] is None:
         why = differences([("parsed", question is not None, row["parse_ok"])])
@@ -67,7 +66,7 @@ def _check(row: Mapping[str, Any], *, grader: Grader, paper: Curriculum) -> RowR
     )
 
 
-def _m10(row: Mapping[str, Any]) -> Any:
+def _m10(row: Json) -> Any:
     return None if row["vote_m10"] is None else row["vote_m10"]["counts"]
 
 
@@ -75,7 +74,7 @@ def _vote_differences(name: str, vote: Vote, counts: Any) -> str:
     return differences([(f"{name} counts", [list(pair) for pair in vote.counts], counts)])
 
 
-def _official(row: Mapping[str, Any], ours: LabelledQuestion) -> str:
+def _official(row: Json, ours: LabelledQuestion) -> str:
     theirs = (row["official_drop_reason"] or "").split("+") if row["official_drop_reason"] else [None]
     reason = None if ours.drop_reason is None else OFFICIAL_REASONS[ours.drop_reason]
     compared: list[tuple[str, Any, Any]] = [

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from evaluation.judging import Judge, Judged, NoFallback
 from evaluation.phrases import same_phrase
 from experiments.conformance.presets import preset
 from experiments.conformance.rows import Report, RowResult, tracked
+from rzero.types import Json
 from rzero.voting import PaperVote
 
-Row = dict[str, Any]
+Row = Json
 
 OPTIONS = 10  # the authors always read A..J
 _PLAIN_NUMBER = re.compile(r"\s*[-+]?\d+(?:\.\d+)?\s*")

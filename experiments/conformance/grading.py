@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from experiments.conformance.hostile import check_hostile_answers, check_hostile_questions
 from experiments.conformance.presets import preset
@@ -19,10 +18,11 @@ from experiments.conformance.rows import Report, RowResult, tracked
 from rzero.grading import MathGrader
 from rzero.grading.choices import choice_answer, short_answer
 from rzero.grading.prose import prose_answer
+from rzero.types import Json
 
 __all__ = ["check_grader", "check_hostile_answers", "check_hostile_questions", "check_outputs", "check_pairs"]
 
-Row = dict[str, Any]
+Row = Json
 
 PAIRS_GOAL = 0.995
 OUTPUTS_GOAL = 0.988

@@ -33,6 +33,7 @@ from rzero.grpo import (
     kl_divergence,
     mini_batch_totals,
 )
+from rzero.types import Json
 
 EXACT, FLOAT32 = 1e-9, 2e-6
 EQUAL_GROUPS = "D6"
@@ -73,7 +74,7 @@ class Inputs(NamedTuple):
         return self.logp_BT.dtype == torch.float64
 
 
-def check_grpo(rows: list[dict[str, Any]], path: Path) -> Report:
+def check_grpo(rows: list[Json], path: Path) -> Report:
     """Compare every row of a golden `grpo` file, in both precisions."""
     worst: dict[str, float] = {}
     with np.load(path.with_suffix(".npz")) as arrays:
@@ -81,7 +82,7 @@ def check_grpo(rows: list[dict[str, Any]], path: Path) -> Report:
     return Report(results, note="largest differences: " + ", ".join(f"{k} {v:.1e}" for k, v in worst.items()))
 
 
-def _check(row: Mapping[str, Any], arrays: Mapping[str, np.ndarray], worst: dict[str, float]) -> RowResult:
+def _check(row: Json, arrays: Mapping[str, np.ndarray], worst: dict[str, float]) -> RowResult:
     wrong, noise = [], []
     for precision in ("f64", "f32"):
         inputs = _inputs(arrays, row["id"], precision)
@@ -135,9 +136,7 @@ def _advantages(inputs: Inputs, arrays: Mapping[str, np.ndarray], prefix: str) -
         yield Comparison(f"equal group {field}", ours_B[equal_B], theirs_B[equal_B], tolerance)
 
 
-def _official(
-    inputs: Inputs, recorded: Mapping[str, Any], arrays: Mapping[str, np.ndarray], prefix: str
-) -> Iterator[Comparison]:
+def _official(inputs: Inputs, recorded: Json, arrays: Mapping[str, np.ndarray], prefix: str) -> Iterator[Comparison]:
     """The authors' update with micro-batches of 1, of 2 and of everything; the fields are means over micro-batches."""
     kl_BT = kl_divergence(inputs.logp_BT.float(), inputs.ref_logp_BT.float(), estimator="k3", clamp=10.0)
     yield Comparison("kl_token", kl_BT, arrays[f"{prefix}_kl_token"], FLOAT32)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,18 @@ from experiments.conformance.rows import Report, RowResult, differences, tracked
 from rzero.interfaces import ChallengerReward
 from rzero.parsing import QuestionParser, official_reward_parse, tag_only_parse
 from rzero.repetition import bleu_distance, cluster_shares
-from rzero.types import Question, Vote
+from rzero.types import Json, Question, Vote
 
 TOLERANCE = 1e-9
 BATCH_OF_ONE = "D5: the authors' clustering raises on a batch of one; ours gives it the share 1"
 
 
-def check_repetition(rows: list[dict[str, Any]], path: Path) -> Report:
+def check_repetition(rows: list[Json], path: Path) -> Report:
     """Shares to 1e-9, distances where they were recorded, on rows at the very threshold too."""
     return Report([_check_repetition(row) for row in tracked(rows, title="repetition")])
 
 
-def _check_repetition(row: Mapping[str, Any]) -> RowResult:
+def _check_repetition(row: Json) -> RowResult:
     questions = row["questions"]
     shares = cluster_shares(questions, threshold=row["distance_threshold"])
     if row["error"] is not None:
@@ -37,12 +37,12 @@ def _check_repetition(row: Mapping[str, Any]) -> RowResult:
     return RowResult(row["id"], not why, why="; ".join(why))
 
 
-def check_challenger_reward(rows: list[dict[str, Any]], path: Path) -> Report:
+def check_challenger_reward(rows: list[Json], path: Path) -> Report:
     """The presets official, pre_2025_12 and paper (twice: two notions of format) on every recorded batch."""
     return Report([_check_challenger(row) for row in tracked(rows, title="challenger_reward")])
 
 
-def _check_challenger(row: Mapping[str, Any]) -> RowResult:
+def _check_challenger(row: Json) -> RowResult:
     if row["error"] is not None:
         alone = len(row["predictions"]) == 1
         return RowResult(row["id"], False, allowed=BATCH_OF_ONE if alone else None, why=row["error"])
@@ -63,7 +63,7 @@ def _check_challenger(row: Mapping[str, Any]) -> RowResult:
     return RowResult(row["id"], not found, why=found)
 
 
-def _column_differences(row: Mapping[str, Any], column: str, reward: ChallengerReward, parse: QuestionParser) -> str:
+def _column_differences(row: Json, column: str, reward: ChallengerReward, parse: QuestionParser) -> str:
     questions = [parse(prediction) for prediction in row["predictions"]]
     votes = [
         _vote(score, majority) for score, majority in zip(row["solver_scores"], row["solver_majorities"], strict=True)
@@ -94,7 +94,7 @@ def _as_sent(question: Question | None) -> dict[str, str]:
     return {"question": question.text, "answer": (question.answer or "")[-1:]}
 
 
-def check_solver_reward(rows: list[dict[str, Any]], path: Path) -> Report:
+def check_solver_reward(rows: list[Json], path: Path) -> Report:
     """Accuracy, format and total of the official Solver reward."""
     grader = preset("grader/official")
     try:
@@ -104,7 +104,7 @@ def check_solver_reward(rows: list[dict[str, Any]], path: Path) -> Report:
         grader.close()
 
 
-def _check_solver(row: Mapping[str, Any], reward: Callable[..., Any]) -> RowResult:
+def _check_solver(row: Json, reward: Callable[..., Any]) -> RowResult:
     [[breakdown]] = reward([[row["prediction"]]], [row["label"]])
     why = differences(
         [

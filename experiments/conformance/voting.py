@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.conformance.presets import preset
 from experiments.conformance.rows import Report, RowResult, differences, tracked
 from rzero.interfaces import Grader
-from rzero.types import Question, Vote
+from rzero.types import Json, Question, Vote
 from rzero.voting import GradingError, OfficialVote, Pair, Verdict
 
 # our drop reasons in the words of the golden files
@@ -48,7 +48,7 @@ class SimulatedGrader:
         return GradingError("simulated") if pair in self.raises else verdict
 
 
-def check_votes(rows: list[dict[str, Any]], path: Path) -> Report:
+def check_votes(rows: list[Json], path: Path) -> Report:
     """Extractions, clusters, majority and score of every recorded vote, and whether the label is kept."""
     grader = preset("grader/official")
     try:
@@ -57,7 +57,7 @@ def check_votes(rows: list[dict[str, Any]], path: Path) -> Report:
         grader.close()
 
 
-def _check(row: Mapping[str, Any], *, grader: Grader | SimulatedGrader) -> RowResult:
+def _check(row: Json, *, grader: Grader | SimulatedGrader) -> RowResult:
     simulated = row.get("simulate") or {}
     if simulated and not isinstance(grader, SimulatedGrader):
         grader = SimulatedGrader(grader, timeouts=simulated.get("timeouts", ()), raises=simulated.get("raises", ()))
@@ -78,7 +78,7 @@ def _counts(vote: Vote) -> list[list[Any]]:
     return [list(pair) for pair in vote.counts]
 
 
-def _reward_differences(recorded: Mapping[str, Any], vote: Vote) -> str:
+def _reward_differences(recorded: Json, vote: Vote) -> str:
     score = vote.agreement
     return differences(
         [
@@ -91,7 +91,7 @@ def _reward_differences(recorded: Mapping[str, Any], vote: Vote) -> str:
     )
 
 
-def _label_differences(name: str, recorded: Mapping[str, Any], vote: Vote, *, question: str) -> str:
+def _label_differences(name: str, recorded: Json, vote: Vote, *, question: str) -> str:
     votes = [answer for answer in vote.answers if answer]
     reason = _label_reason(question, vote)
     compared = [(f"{name} votes", votes, recorded["votes"]), (f"{name} kept", reason is None, recorded["kept"])]
@@ -117,7 +117,7 @@ def _label_reason(question: str, vote: Vote) -> str | None:
     return None if reason in ("band", "answer_empty_or_None") else reason
 
 
-def _earlier_differences(recorded: Mapping[str, Any], vote: Vote) -> str:
+def _earlier_differences(recorded: Json, vote: Vote) -> str:
     paid = vote.label == recorded["golden"] and vote.agreement > 0.1
     return differences(
         [
