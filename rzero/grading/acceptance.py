@@ -39,6 +39,7 @@ from rzero.grading.values import (
 )  # fmt: skip
 
 Item = TypeVar("Item")
+Kind = TypeVar("Kind")
 _ITEM_BUDGET = 400  # item pairs of two collections
 
 
@@ -112,9 +113,11 @@ def pair(left: str, right: str) -> Pair:
     return Pair(*sorted((left, right)))
 
 
-def _either(left: Value, right: Value, kind: type) -> tuple[Value, Value] | None:
+def _either(left: Value, right: Value, kind: type[Kind]) -> tuple[Kind, Value] | None:
     """(the one of `kind`, the other) where one of two values is of `kind`."""
-    return (left, right) if isinstance(left, kind) else (right, left) if isinstance(right, kind) else None
+    if isinstance(left, kind):
+        return left, right
+    return (right, left) if isinstance(right, kind) else None
 
 
 def _is_equation(value: Value) -> bool:
@@ -131,7 +134,6 @@ def _named(left: Value, right: Value) -> Claim | None:
     if found is None:
         return None
     named, other = found
-    assert isinstance(named, Named)
     if isinstance(other, Expression) and _is_equation(other):
         return pair(named.equation, other.tex)
     if isinstance(other, Region) and other.unknown not in (None, named.name):
@@ -147,7 +149,7 @@ def _assigned(left: Value, right: Value) -> Claim | None:
             return _same_items(left.pairs, right.pairs, _same_named)
         return _every([claim(first[name], second[name]) for name in first])
     found = _either(left, right, Assignment)
-    if found is None or not isinstance(found[0], Assignment):
+    if found is None:
         return None
     values, other = tuple(value for _, value in found[0].pairs), found[1]
     if isinstance(other, Named):
@@ -177,7 +179,7 @@ def _measured(left: Value, right: Value) -> Claim | None:
             return claim(left.value, right.value)
         return claim(converted(left), converted(right))
     found = _either(left, right, Quantity)
-    if found is None or not isinstance(found[0], Quantity):
+    if found is None:
         return None
     quantity, other = found
     if isinstance(other, Number) and other.percent:
@@ -259,7 +261,7 @@ def _listed(left: Value, right: Value) -> Claim | None:
     if isinstance(left, Listing) and isinstance(right, Listing):
         return _same_items(left.items, right.items, claim)
     found = _either(left, right, Listing)
-    if found is None or not isinstance(found[0], Listing):
+    if found is None:
         return None
     listing, other = found
     if isinstance(other, Row):
@@ -298,7 +300,7 @@ def _rows(left: Value, right: Value) -> Claim | None:
             [claim(a, b) for r, s in zip(left.rows, right.rows, strict=True) for a, b in zip(r, s, strict=True)]
         )
     found = _either(left, right, Matrix)
-    if found is None or not isinstance(found[0], Matrix):
+    if found is None:
         return None
     matrix, other = found
     entries = [entry for row in matrix.rows for entry in row]

@@ -209,8 +209,8 @@ def _list_of(parts: Parts, depth: int) -> Value:
             return Listing(tuple(Assignment(row) for row in rows))  # `p = 5, q = 2 and p = 7, q = 2`
         return Assignment(tuple(pairs))
     if len(pairs) == len(named) or (named[0] and len(pairs) == 1):  # one name for all: `n = 1, 3, 5`
-        items = [pair[1] if pair else item for pair, item in zip(named, parts.items, strict=True)]
-        listing = Listing(tuple(_read(item, depth) for item in items))
+        texts = [pair[1] if pair else item for pair, item in zip(named, parts.items, strict=True)]
+        listing = Listing(tuple(_read(text, depth) for text in texts))
         name = pairs[0][0]
         return Named(name, listing, ", ".join(parts.items)) if name else listing
     items = [_read(item, depth) for item in parts.items]

@@ -112,7 +112,7 @@ def _without(region: Region, points: str, read: Read) -> Region | None:
     values = [value for value in map(read, items or []) if isinstance(value, Number)]
     if not items or len(values) < len(items):
         return None
-    ends = [MINUS_INFINITY, *sorted(set(values), key=lambda number: number.value), INFINITY]
+    ends: list[Value] = [MINUS_INFINITY, *sorted(set(values), key=lambda number: number.value), INFINITY]
     return Region(tuple(Row((low, high), "()") for low, high in pairwise(ends)))
 
 
@@ -140,8 +140,8 @@ def _intersection(left: Region, right: Region) -> Region | None:
     bounds = _bounds(first), _bounds(second)
     if bounds[0] is None or bounds[1] is None:
         return None
-    low, high = max(bounds[0][0], bounds[1][0]), min(bounds[0][1], bounds[1][1])
-    return Region((_interval(low, high),) if low <= high else (), left.unknown)
+    start, end = max(bounds[0][0], bounds[1][0]), min(bounds[0][1], bounds[1][1])
+    return Region((_interval(start, end),) if start <= end else (), left.unknown)
 
 
 _FAR = Fraction(10) ** 500  # beyond every number that is read
@@ -157,7 +157,9 @@ def _bounds(interval: Row) -> tuple[End, End] | None:
 def _position(end: Value) -> Fraction | None:
     if isinstance(end, Number):
         return end.value
-    return {INFINITY: _FAR, Expression("+\\infty"): _FAR, MINUS_INFINITY: -_FAR}.get(end)  # type: ignore[call-overload, no-any-return]
+    if end in (INFINITY, Expression("+\\infty")):
+        return _FAR
+    return -_FAR if end == MINUS_INFINITY else None
 
 
 def _interval(low: End, high: End) -> Row:
