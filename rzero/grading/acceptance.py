@@ -39,7 +39,7 @@ from rzero.grading.values import (
 )  # fmt: skip
 
 Item = TypeVar("Item")
-V = TypeVar("V")
+Kind = TypeVar("Kind")
 _ITEM_BUDGET = 400  # item pairs of two collections
 
 
@@ -113,9 +113,11 @@ def pair(left: str, right: str) -> Pair:
     return Pair(*sorted((left, right)))
 
 
-def _either(left: Value, right: Value, kind: type[V]) -> tuple[V, Value] | None:
+def _either(left: Value, right: Value, kind: type[Kind]) -> tuple[Kind, Value] | None:
     """(the one of `kind`, the other) where one of two values is of `kind`."""
-    return (left, right) if isinstance(left, kind) else (right, left) if isinstance(right, kind) else None
+    if isinstance(left, kind):
+        return left, right
+    return (right, left) if isinstance(right, kind) else None
 
 
 def _is_equation(value: Value) -> bool:
@@ -132,7 +134,6 @@ def _named(left: Value, right: Value) -> Claim | None:
     if found is None:
         return None
     named, other = found
-    assert isinstance(named, Named)
     if isinstance(other, Expression) and _is_equation(other):
         return pair(named.equation, other.tex)
     if isinstance(other, Region) and other.unknown not in (None, named.name):

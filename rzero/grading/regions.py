@@ -137,11 +137,11 @@ def _intersection(left: Region, right: Region) -> Region | None:
     for low, high in ((first, second), (second, first)):
         if low.items[1] == INFINITY and high.items[0] == MINUS_INFINITY:
             return Region((Row((low.items[0], high.items[1]), low.brackets[0] + high.brackets[1]),), left.unknown)
-    one, other = _bounds(first), _bounds(second)
-    if one is None or other is None:
+    bounds = _bounds(first), _bounds(second)
+    if bounds[0] is None or bounds[1] is None:
         return None
-    lower, upper = max(one[0], other[0]), min(one[1], other[1])
-    return Region((_interval(lower, upper),) if lower <= upper else (), left.unknown)
+    start, end = max(bounds[0][0], bounds[1][0]), min(bounds[0][1], bounds[1][1])
+    return Region((_interval(start, end),) if start <= end else (), left.unknown)
 
 
 _FAR = Fraction(10) ** 500  # beyond every number that is read
@@ -157,9 +157,9 @@ def _bounds(interval: Row) -> tuple[End, End] | None:
 def _position(end: Value) -> Fraction | None:
     if isinstance(end, Number):
         return end.value
-    if end == MINUS_INFINITY:
-        return -_FAR
-    return _FAR if end in (INFINITY, Expression("+\\infty")) else None
+    if end in (INFINITY, Expression("+\\infty")):
+        return _FAR
+    return -_FAR if end == MINUS_INFINITY else None
 
 
 def _interval(low: End, high: End) -> Row:
