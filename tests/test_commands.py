@@ -101,7 +101,7 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert name.partition(".")[0] in ("", *NAMES), f"no such command: {command}"
     if name in HYDRA:
         compose_as_hydra(HYDRA[name], arguments)
-    elif {"--help", "-h"} & set(arguments) or not name:
+    elif {"--help", "-h"} & set(arguments) or not name or not arguments:  # a bare name is a mention
         assert help_of(name)
     else:
         parse(module, arguments, monkeypatch)

@@ -88,12 +88,6 @@ def test_the_splits_share_no_item() -> None:
             assert all(bucket(item.question) == SPLIT_BUCKET[split] != SPLIT_BUCKET[other] for item in benchmark.items)
 
 
-def test_the_pretraining_prompts_are_the_prompts_of_the_micro_experiment() -> None:
-    prompts = OmegaConf.to_container(OmegaConf.load(CONF / "prompts" / "micro.yaml"))
-    prompts.pop("_target_")
-    assert OmegaConf.to_container(OmegaConf.load(CONF / "pretrain.yaml").prompts) == prompts
-
-
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match=r"benchmarks\.split must be one of dev, test, got 'train'"):
         micro_benchmarks(split="train", items=1, levels=[2], seed=0)

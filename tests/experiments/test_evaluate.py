@@ -188,8 +188,8 @@ def test_runs_are_compared_with_the_paper(tmp_path: Path, capsys: pytest.Capture
     [data] = json.loads((run.path / "compare.json").read_text())
     assert data["paper"]["base"]["Overall AVG"] == 27.10
     assert data["paper"]["round 3"]["MATH AVG"] == 49.07
-    assert [turn["name"] for turn in data["rounds"]] == ["base", "round 1", "round 2"]
-    assert data["rounds"][1]["gain"]["low"] <= data["rounds"][1]["gain"]["points"]
+    assert [iteration["name"] for iteration in data["iterations"]] == ["base", "iteration 1", "iteration 2"]
+    assert data["iterations"][1]["gain"]["low"] <= data["iterations"][1]["gain"]["points"]
     assert (run.path / "compare.png").stat().st_size > 5000
     assert "+" in capsys.readouterr().out
     assert compare.main([str(tmp_path / "nothing")]) == 2
@@ -214,8 +214,8 @@ def test_analyses_of_a_run_without_generating_anything(tmp_path: Path) -> None:
     assert analyse.main([str(run.path), "--no-matrix", "--n", "4"]) == 0
     data = json.loads((run.path / "analyses.json").read_text())
     assert data["matrix"] == []
-    assert data["diversity"]["round 1"]["questions"] > 5
-    assert set(data["contamination"]) == {"round 1", "round 2"}
+    assert data["diversity"]["iteration 1"]["questions"] > 5
+    assert set(data["contamination"]) == {"iteration 1", "iteration 2"}
     assert (run.path / "pass_at_k.png").is_file()
 
 

@@ -24,9 +24,10 @@ def built(directory: Path, *overrides: str) -> SelfPlay:
 
 
 def example(override: str) -> str:
-    """An override of the table with an option or a value in place of `*`."""
+    """An override of the table with an option, a value or a key with its value in place of `*`."""
     group = override.partition("@")[0].partition("=")[0]
-    return override.replace("*", options(group)[0] if options(group) else "start_s=1")
+    keys = {"engine.host.timeouts.*": "start_s=1", "benchmarks.source.source.*": "items=1"}
+    return override.replace("*", options(group)[0] if options(group) else keys.get(override, "1"))
 
 
 @pytest.mark.parametrize("old", MOVED)

@@ -71,7 +71,7 @@ def test_a_run_that_was_begun_with_old_names_goes_on_or_is_refused_in_one_line(t
     saved.solver.reward.group_size = 8
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(saved))
     cfg, _ = resumed(OmegaConf.create({"resume": str(tmp_path)}), [])
-    composition.build(cfg, tmp_path).tracker.close()
+    composition.build(cfg, tmp_path).close()
     saved.solver.settings.overlong = {"_target_": "rzero.modules.OverlongPenalty", "buffer_tokens": 32}
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(saved))
     (tmp_path / "state.json").unlink(missing_ok=True)

@@ -203,7 +203,7 @@ def test_labelled_training_runs_after_r_zero_and_goes_on_where_it_was_stopped(
     ]
     after = store.load(arm_of(MICRO, LABELLED_AFTER), 10)
     assert after.scores[0].table() == store.load(arm_of(MICRO, RZERO), 10).scores[-1].table()
-    assert after.rounds[1]["audit/label_accuracy_kept"] == 1.0
+    assert after.iterations[1]["audit/label_accuracy_kept"] == 1.0
     in_process.clear()
     assert main(study, settings) == 0
     assert in_process == [], "everything was there"

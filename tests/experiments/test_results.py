@@ -104,5 +104,5 @@ def test_a_fresh_run_is_executed_and_kept(tmp_path: Path) -> None:
     assert len(loaded.scores) == 2
     assert loaded.wall_minutes > 0
     assert 0 < loaded.peak_rss_gib < 8
-    assert "audit/level" in loaded.rounds[1]
+    assert "audit/level" in loaded.iterations[1]
     assert (PROJECT / "README.md").exists()

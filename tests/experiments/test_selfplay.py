@@ -105,7 +105,7 @@ def test_a_run_trains_both_roles_and_evaluates_every_round(finished: Path) -> No
 def test_a_real_run_has_every_metric_that_a_report_at_wandb_draws(finished: Path) -> None:
     (finished / "config.yaml").write_text(OmegaConf.to_yaml(config(*SHRUNK)), encoding="utf-8")
     run = read_run(finished)
-    drawn = [panel for section in outline.of_run(run) for panel in panels.wanted(section.title, runs=[run])]
+    drawn = [panel for section in outline.of_run(run) for panel in panels.wanted(section.id, runs=[run])]
     named = {metric for panel in drawn if isinstance(panel, panels.Curves) for metric in panel.metrics}
     assert {"evaluation/overall", "solver/reward", "challenger/kl"} <= named
     assert named <= run.logged

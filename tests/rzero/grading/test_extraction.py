@@ -83,7 +83,7 @@ def test_extraction_is_linear(text: str) -> None:
     started = time.process_time()
     last_boxed(text, max_chars=LIMIT)
     last_boxed_official(text)
-    assert time.process_time() - started < 2.0  # two readers; 0.1 s each on an idle core
+    assert time.process_time() - started < 10.0  # two readers, 0.1 s each on an idle core; quadratic would be minutes
 
 
 @pytest.mark.parametrize(
