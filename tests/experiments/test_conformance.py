@@ -116,4 +116,4 @@ def test_every_choice_composes_and_builds(choice: str) -> None:
         built = built(**{name: thing for name, thing in needs.items() if name in names and name not in built.keywords})
     assert callable(getattr(built, "select", None) or built)
     if group == "curriculum":
-        assert {"candidates", "votes", "vote", "sampling_questions", "sampling_answers"} <= set(cfg)
+        assert {"votes", "vote", "sampling_questions", "sampling_answers"} <= set(cfg)
