@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,7 @@ def save_adapters(model: Any, adapters: Mapping[str, Tensor], directory: Path) -
 def load_adapters(model: Any, spec: LoraSpec, directory: Path) -> None:
     """Gives the trained adapters of `model` the values that a phase left in `directory`, bit for bit.
 
-    Raises ValueError when they are not of this model and `spec`.
+    Raises FileNotFoundError when they are missing, ValueError when they are not of this model and `spec`.
     """
     config = _config(directory)
     for name, ours, theirs in (
@@ -135,7 +136,7 @@ def load_adapters(model: Any, spec: LoraSpec, directory: Path) -> None:
     [adapter] = model.active_adapters
     own = {_name_in_file(name, adapter): tensor for name, tensor in adapter_weights(model).items()}
     try:
-        saved = load_file(directory / _WEIGHTS)
+        saved = load_file(_weights_file(directory))
     except SafetensorError as error:
         raise ValueError(f"cannot read {directory / _WEIGHTS}: {error}") from error
     if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in saved.items()}:
@@ -145,10 +146,23 @@ def load_adapters(model: Any, spec: LoraSpec, directory: Path) -> None:
 
 
 def with_adapters_merged(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
-    """Returns `model` with the adapters of `directory` added to its weights, which are rounded to its dtype."""
+    """Returns `model` with the adapters of `directory` added to its weights, which are rounded to its dtype.
+
+    Raises FileNotFoundError when they are missing, ValueError when they are not of this model.
+    """
     from peft import PeftModel  # slow to import, needed only with adapters
 
-    merged = PeftModel.from_pretrained(model, str(directory)).merge_and_unload()  # type: ignore[operator]
+    _weights_file(directory)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            wrapped = PeftModel.from_pretrained(model, str(directory))
+    except Exception as error:  # PEFT, torch and safetensors each raise their own types for files that do not fit
+        raise ValueError(
+            f"cannot put the adapters in {directory} on top of {model.name_or_path}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    merged = wrapped.merge_and_unload()  # type: ignore[operator]
     merged.name_or_path = str(directory)  # adapters put on top of this are no good over the weights below
     merged.requires_grad_(True)
     assert isinstance(merged, PreTrainedModel)
@@ -171,8 +185,16 @@ def keep_as_reference(model: PeftModel) -> None:
         parameter.requires_grad_(flags.get(name, False))
 
 
+def _weights_file(directory: Path) -> Path:
+    if not (path := directory / _WEIGHTS).is_file():
+        raise FileNotFoundError(f"{directory} is no complete directory of adapters: it lacks {_WEIGHTS}")
+    return path
+
+
 def _config(directory: Path) -> dict[str, Any]:
     path = directory / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} is no directory of adapters: it lacks {_CONFIG}")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

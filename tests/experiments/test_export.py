@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,17 @@ from experiments.export import main
 from rzero.adapters import adapter_weights, holds_adapters
 from rzero.policy import load_policy, merged_weights
 from tests.experiments.small import config
+from tests.rzero.conftest import build_policy
 
 LORA = {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"]}
 
 
 @pytest.mark.parametrize("lora", [LORA, None])
 def test_the_last_solver_of_a_run_is_written_whole(
-    tmp_path: Path, make_policy: Callable[..., Any], capsys: pytest.CaptureFixture[str], lora: Any
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], lora: Any
 ) -> None:
     base, run = tmp_path / "base", tmp_path / "run"
-    make_policy("qwen3_tied").save(base)
+    build_policy("qwen3_tied").save(base)
     (run / "iteration_1").mkdir(parents=True)
     cfg = config(f"policy.path_or_id={base}")
     cfg.policy.lora = lora

@@ -126,6 +126,8 @@ def test_broken_adapters_are_one_line(base: Path, tmp_path: Path, make_policy: C
     make_policy("qwen3_tied", hidden_size=64, head_dim=32).save(tmp_path / "other")
     with pytest.raises(ValueError, match="holds adapters of another model"):
         load(tmp_path / "other", lora=LORA, adapter=saved)
+    with pytest.raises(ValueError, match=r"cannot put the adapters in .* on top of .*other"):
+        load(tmp_path / "other", adapter=saved)
     config = json.loads((saved / "adapter_config.json").read_text())
     for value, error, said in (
         (str(tmp_path / "gone"), FileNotFoundError, "gone does not exist"),
@@ -142,6 +144,14 @@ def test_broken_adapters_are_one_line(base: Path, tmp_path: Path, make_policy: C
     (saved / "adapter_model.safetensors").write_bytes(b"\0" * 20)
     with pytest.raises(ValueError, match=r"cannot read .*adapter_model\.safetensors"):
         load(base, lora=LORA, adapter=saved)
+    with pytest.raises(ValueError, match="cannot put the adapters in"):
+        load(saved)
+    (saved / "adapter_model.safetensors").unlink()
+    for how in ({"lora": LORA, "adapter": saved}, {"adapter": saved}):
+        with pytest.raises(FileNotFoundError, match=r"it lacks adapter_model\.safetensors"):
+            load(base, **how)
+    with pytest.raises(FileNotFoundError, match=r"it lacks adapter_config\.json"):
+        load(base, lora=LORA, adapter=base)
 
 
 def test_a_run_whose_adapters_were_merged_is_refused(base: Path, tmp_path: Path) -> None:

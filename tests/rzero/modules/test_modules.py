@@ -274,18 +274,20 @@ def test_the_reference_of_adapters_is_the_start_and_no_second_model(make_policy,
     assert all("lora_" in name for name in trainable)
 
 
-def test_the_reference_of_a_second_round_is_where_the_first_one_ended(make_policy, tmp_path, monkeypatch):
+def test_the_reference_of_a_second_round_is_where_the_first_one_ended(make_policy, tmp_path):
     """Not the base that the adapters were first put on (trl#3194)."""
     make_policy("qwen3").save(tmp_path / "base")
     first = load(tmp_path / "base", tuning="lora")
     train(make(first, reference=reference_of(first)), tmp_path)
     first.save(tmp_path / "first")
     second = load(tmp_path / "base", tuning="lora", adapter=tmp_path / "first")
-    monkeypatch.setattr("copy.deepcopy", lambda *_: pytest.fail("a second model was made"))
-    reference, drawn = reference_of(second), torch.get_rng_state()
-    monkeypatch.undo()
+    before, drawn = {id(p) for p in second.model.parameters()}, torch.get_rng_state()
+    reference = reference_of(second)
     assert isinstance(reference, FrozenAdapters)
     assert torch.equal(torch.get_rng_state(), drawn)
+    added = [name for name, p in second.model.named_parameters() if id(p) not in before]
+    assert len(added) == len(adapter_weights(second.model)), "adapters, no second model"
+    assert all(".reference." in name for name in added)
     trained = {name for name, p in second.model.named_parameters() if p.requires_grad}
     assert len(trained) == len(adapter_weights(second.model)), "the frozen adapters are not trained"
     step, after = train(make(second, reference=reference, settings=settings(updates_per_rollout=1)), tmp_path)
