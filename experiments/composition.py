@@ -16,6 +16,7 @@ from experiments.model_package import ModelPackage
 from experiments.parts import check_keys, made, naming
 from experiments.provenance import public_config
 from experiments.resolvers import register_resolvers
+from rzero.adapters import holds_adapters
 from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy
 from rzero.processes.launch import RankConfig, launch
@@ -137,15 +138,20 @@ NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture", "package")
 """Keys of a policy that say which one it is and where it comes from; its shape is for `experiments.plan`."""
 
 
-def policy_loader(cfg: DictConfig) -> Callable[[str], Policy]:
-    """`load(path)` for the configured dtype, attention and adapters; a policy's `package` is unpacked when needed."""
+def policy_loader(cfg: DictConfig) -> Callable[..., Policy]:
+    """`load(path)` for the configured dtype, attention and adapters; a policy's `package` is unpacked when needed.
+
+    `load(base, adapter=directory)`: with the adapters in that directory.
+    """
     options: Json = {key: value for key, value in cfg.items() if key not in NOT_FOR_LOADING}  # type: ignore[misc]
     if "package" not in cfg:
         return functools.partial(load_policy, **options)
     package: ModelPackage = instantiate(cfg.package)
 
-    def load(path: str) -> Policy:
-        return load_policy(package.provide() if path == package.directory else path, **options)
+    def load(path: str, **more: Any) -> Policy:
+        if path == package.directory or holds_adapters(path):  # those lie over the package's weights
+            package.provide()
+        return load_policy(path, **{**options, **more})
 
     return load
 

@@ -1,18 +1,32 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) around a causal language model, by PEFT."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) around a causal language model, by PEFT.
+
+During a run they are never merged into the weights below them: those lie on the grid of their dtype, in bf16 most of a
+small delta would be rounded away. A phase leaves its adapters in a directory of PEFT's own format, and the next one
+goes on from them.
+"""
 
 from __future__ import annotations
 
 import copy
+import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+if TYPE_CHECKING:
+    from peft import PeftModel  # slow to import, needed only with adapters
+
+REFERENCE = "reference"
+"""The name of frozen adapters beside those that are trained, in the same model."""
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
 
 
@@ -65,16 +79,130 @@ def unwrap_adapters(model: nn.Module) -> PreTrainedModel:
 
 
 def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Returns the adapters' tensors alone, which may be split over ranks; empty without LoRA."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if ".lora_" in name}
+    """Returns the trained adapters' tensors alone, which may be split over ranks; empty without LoRA."""
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if ".lora_" in name and f".{REFERENCE}." not in name
+    }
+
+
+def holds_adapters(directory: str | Path) -> bool:
+    """Returns whether it is a directory of adapters (PEFT's format), which need the weights below them."""
+    return (Path(directory) / _CONFIG).is_file()
+
+
+def base_of(directory: str | Path) -> str:
+    """Returns the path or hub id of the weights that the adapters in `directory` were trained over.
+
+    Raises ValueError when their configuration does not say.
+    """
+    base = _config(Path(directory)).get("base_model_name_or_path")
+    if not base or not isinstance(base, str):
+        raise ValueError(f"{Path(directory) / _CONFIG} does not say over which weights these adapters were trained")
+    return base
 
 
 def save_adapters(model: Any, adapters: Mapping[str, Tensor], directory: Path) -> None:
     """Writes them in PEFT's own format. Its file names no adapter, so `PeftModel.from_pretrained` can choose a name."""
-    directory.mkdir()
     [adapter] = model.active_adapters
-    tensors = {name.replace(f".{adapter}.", "."): tensor.contiguous() for name, tensor in adapters.items()}
-    save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {_name_in_file(name, adapter): tensor.contiguous() for name, tensor in adapters.items()},
+        directory / _WEIGHTS,
+        metadata={"format": "pt"},
+    )
     config = copy.deepcopy(model.peft_config[adapter])
     config.inference_mode = True
+    config.target_modules = sorted(config.target_modules)  # a set is written in another order each time
+    if (base := Path(config.base_model_name_or_path)).is_dir():
+        config.base_model_name_or_path = str(base.resolve())
     config.save_pretrained(str(directory))
+
+
+@torch.no_grad()
+def load_adapters(model: Any, spec: LoraSpec, directory: Path) -> None:
+    """Gives the trained adapters of `model` the values that a phase left in `directory`, bit for bit.
+
+    Raises FileNotFoundError when they are missing, ValueError when they are not of this model and `spec`.
+    """
+    config = _config(directory)
+    for name, ours, theirs in (
+        ("rank", spec.rank, config.get("r")),
+        ("alpha", spec.alpha, config.get("lora_alpha")),
+        ("target_modules", sorted(spec.target_modules), sorted(config.get("target_modules") or ())),
+    ):
+        if ours != theirs:
+            raise ValueError(f"{directory} holds adapters with {name} {theirs}, policy.lora.{name} is {ours}")
+    [adapter] = model.active_adapters
+    own = {_name_in_file(name, adapter): tensor for name, tensor in adapter_weights(model).items()}
+    try:
+        saved = load_file(_weights_file(directory))
+    except SafetensorError as error:
+        raise ValueError(f"cannot read {directory / _WEIGHTS}: {error}") from error
+    if {name: tensor.shape for name, tensor in own.items()} != {name: tensor.shape for name, tensor in saved.items()}:
+        raise ValueError(f"{directory} holds adapters of another model than {base_of(directory)}")
+    for name, tensor in own.items():
+        tensor.copy_(saved[name])
+
+
+def with_adapters_merged(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """Returns `model` with the adapters of `directory` added to its weights, which are rounded to its dtype.
+
+    Raises FileNotFoundError when they are missing, ValueError when they are not of this model.
+    """
+    from peft import PeftModel  # slow to import, needed only with adapters
+
+    _weights_file(directory)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            wrapped = PeftModel.from_pretrained(model, str(directory))
+    except Exception as error:  # PEFT, torch and safetensors each raise their own types for files that do not fit
+        raise ValueError(
+            f"cannot put the adapters in {directory} on top of {model.name_or_path}: {type(error).__name__}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
+    merged = wrapped.merge_and_unload()  # type: ignore[operator]
+    merged.name_or_path = str(directory)  # adapters put on top of this are no good over the weights below
+    merged.requires_grad_(True)
+    assert isinstance(merged, PreTrainedModel)
+    return merged
+
+
+@torch.no_grad()
+def keep_as_reference(model: PeftModel) -> None:
+    """Adds a frozen copy of the trained adapters, as they are now, which is not active."""
+    [trained] = model.active_adapters
+    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    config = copy.copy(model.peft_config[trained])
+    config.inference_mode = True
+    with torch.random.fork_rng(devices=[]):  # values are drawn, and replaced below
+        model.add_adapter(REFERENCE, config)
+    parameters = dict(model.named_parameters())
+    for name, tensor in adapter_weights(model).items():
+        parameters[name.replace(f".{trained}.", f".{REFERENCE}.")].copy_(tensor)
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(flags.get(name, False))
+
+
+def _weights_file(directory: Path) -> Path:
+    if not (path := directory / _WEIGHTS).is_file():
+        raise FileNotFoundError(f"{directory} is no complete directory of adapters: it lacks {_WEIGHTS}")
+    return path
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    path = directory / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} is no directory of adapters: it lacks {_CONFIG}")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); copy the directory again") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no configuration of adapters")
+    return found
+
+
+def _name_in_file(name: str, adapter: str) -> str:
+    return name.replace(f".{adapter}.", ".")

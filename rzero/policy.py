@@ -23,14 +23,24 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rzero.adapters import LoraSpec, adapter_weights, add_adapters, save_adapters, unwrap_adapters
+from rzero.adapters import (
+    LoraSpec,
+    adapter_weights,
+    add_adapters,
+    base_of,
+    holds_adapters,
+    load_adapters,
+    save_adapters,
+    unwrap_adapters,
+    with_adapters_merged,
+)
 from rzero.durable import new_directory
 from rzero.sharding import whole
 from rzero.types import Json
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-_ADAPTERS = "adapter"  # the subfolder of a saved policy that holds its adapters alone
+_CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,24 +51,25 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
 
     def save(self, directory: Path, *, write: bool = True) -> None:
-        """Writes an ordinary Hugging Face directory (safetensors, tokenizer, config); LoRA is merged into copies.
+        """Writes an ordinary Hugging Face directory (safetensors, tokenizer, config).
 
-        With LoRA the adapters alone are saved too, in the subfolder `adapter` (PEFT's format, relative to the weights
-        the phase started from). The directory appears whole and durable or not at all; an older model is replaced,
-        other files are kept. When the model is split over ranks every rank calls this, and one of them with `write`.
+        With LoRA that is a directory of PEFT's format, which holds the adapters alone and names the weights below them.
+        It appears whole and durable or not at all; an older model is replaced, other files are kept. When the model is
+        split over ranks every rank calls this, and one of them with `write`.
 
         Raises OSError with the path when the disk fails; what was there before is there then.
         """
-        weights = merged_weights(self.model)
         adapters = {name: whole(tensor) for name, tensor in adapter_weights(self.model).items()}
+        weights = {} if adapters else merged_weights(self.model)
         if not write:
             return
         directory = Path(directory)
         with new_directory(directory) as partial, tensor_errors(partial):
-            _skeleton(self.model).save_pretrained(partial, state_dict=weights)
-            self.tokenizer.save_pretrained(partial)
             if adapters:
-                save_adapters(self.model, adapters, partial / _ADAPTERS)
+                save_adapters(self.model, adapters, partial)
+            else:
+                _skeleton(self.model).save_pretrained(partial, state_dict=weights)
+            self.tokenizer.save_pretrained(partial)
             _keep_others(directory, partial)
 
     def size(self, *, trained: bool = False) -> int:
@@ -103,9 +114,13 @@ def load_policy(
     attn_implementation: str,
     trust_remote_code: bool = False,
     lora: LoraSpec | Json | None = None,
+    adapter: str | Path | None = None,
     gradient_checkpointing: bool = False,
 ) -> Policy:
     """Loads a model and its tokenizer from a directory or, given `owner/name`, from the hub.
+
+    lora: adapters to train in place of the weights. adapter: a directory that `Policy.save` left with LoRA; those
+    adapters go on from there. Where the path itself is one, it means the sum of the weights below and the adapters.
 
     A path is never looked up on the hub: anything that exists here, starts with `.`, `/` or `~`, has more or fewer than
     one slash, or whose first part is a directory here, is a path.
@@ -114,7 +129,8 @@ def load_policy(
     files do not make a complete model or the dtype is not usable on this machine.
     """
     torch_dtype = _parse_dtype(dtype)
-    source, local = _resolve(path_or_id)
+    below, merged = _weights_below(path_or_id)
+    source, local = _resolve(below)
     options: Json = {"trust_remote_code": trust_remote_code, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -133,10 +149,17 @@ def load_policy(
         raise ValueError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer.pad_token = tokenizer.eos_token
+    for directory in merged:
+        model = with_adapters_merged(model, directory)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora is not None:
-        model = add_adapters(model, lora if isinstance(lora, LoraSpec) else LoraSpec(**lora))
+        spec = lora if isinstance(lora, LoraSpec) else LoraSpec(**lora)
+        model = add_adapters(model, spec)
+        if adapter is not None:
+            load_adapters(model, spec, Path(adapter))
+    elif adapter is not None:
+        model = with_adapters_merged(model, Path(adapter))
     return Policy(model=model, tokenizer=tokenizer)
 
 
@@ -200,7 +223,7 @@ def architecture_of(model: PreTrainedModel) -> type[PreTrainedModel]:
 def _keep_others(directory: Path, successor: Path) -> None:
     """Files beside an older model that are no part of one also belong to its successor."""
     for path in directory.glob("*"):
-        is_model = path.name == _ADAPTERS or any(path.match(pattern) for pattern in _WEIGHT_PATTERNS)
+        is_model = path.name in _CONFIGS or any(path.match(pattern) for pattern in _WEIGHT_PATTERNS)
         if not is_model and path.is_file() and not (successor / path.name).exists():
             os.link(path, successor / path.name)
 
@@ -212,6 +235,18 @@ def _parse_dtype(name: str) -> torch.dtype:
     if dtype is not torch.float32 and not torch.cuda.is_available():
         raise ValueError(f"policy.dtype={name} needs a GPU; on this machine use float32 (bfloat16 is 9x slower on CPU)")
     return dtype
+
+
+def _weights_below(path_or_id: str | Path) -> tuple[str | Path, list[Path]]:
+    """Where the weights themselves are, and the directories of adapters that stand between them and the path."""
+    merged: list[Path] = []
+    while holds_adapters(os.path.expanduser(path_or_id)):
+        directory = Path(os.path.expanduser(path_or_id))
+        if directory in merged:
+            raise ValueError(f"the adapters in {directory} are said to lie over themselves (base_model_name_or_path)")
+        merged.insert(0, directory)
+        path_or_id = base_of(directory)
+    return path_or_id, merged
 
 
 def _resolve(path_or_id: str | Path) -> tuple[str, bool]:

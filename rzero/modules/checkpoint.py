@@ -62,11 +62,11 @@ def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def space_needed(policy: Policy, *, checkpoints: bool) -> int:
-    """Bytes of disk that a phase may take: the policy it ends with, and two checkpoints, the old and the new one.
+    """Bytes of disk that a phase may take: what was trained, and two checkpoints, the old and the new one.
 
     A checkpoint is the trained weights and, for AdamW, two more numbers for each.
     """
-    return policy.size() + (2 * 3 * policy.size(trained=True) if checkpoints else 0)
+    return policy.size(trained=True) * (1 + (2 * 3 if checkpoints else 0))
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

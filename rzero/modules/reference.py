@@ -1,4 +1,7 @@
-"""The weights a phase started from, for the KL term: a frozen copy, or with LoRA the model without its adapters."""
+"""The weights a phase started from, for the KL term.
+
+With LoRA no second model is needed: they are the base without adapters, or with those of the phase before.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 
+from rzero.adapters import REFERENCE, keep_as_reference
 from rzero.policy import Policy
 from rzero.sharding import shard
 
@@ -55,30 +59,66 @@ class AdaptersOff:
     @contextmanager
     def active(self) -> Iterator[nn.Module]:
         """The policy's model with its adapters off while the context lasts."""
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        trained = _trained(self.model)
         with self.model.disable_adapter():
-            # PEFT freezes the adapters besides, and FSDP2 remembers for good whether a parameter needed a gradient when
-            # it was first gathered, which may be now.
-            for parameter in trained:
-                parameter.requires_grad_(True)
+            _keep_trained(self.model, trained)
             yield self.model
 
 
-Reference = FrozenCopy | AdaptersOff
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FrozenAdapters:
+    """Reference weights as the policy's own model with the adapters that it started the phase with (LoRA)."""
+
+    model: PeftModel
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Nothing: the adapters are in the policy's model, and split with it."""
+
+    def move(self, device: torch.device) -> None:
+        """Nothing: the adapters are in the policy's model."""
+
+    @contextmanager
+    def active(self) -> Iterator[nn.Module]:
+        """The policy's model with the frozen adapters in place of the trained ones while the context lasts."""
+        trained, [active] = _trained(self.model), self.model.active_adapters
+        self.model.set_adapter(REFERENCE)
+        _keep_trained(self.model, trained)
+        try:
+            yield self.model
+        finally:
+            self.model.set_adapter(active)
+            _keep_trained(self.model, trained)
+
+
+Reference = FrozenCopy | AdaptersOff | FrozenAdapters
 
 
 def reference_of(policy: Policy) -> Reference:
     """The weights as they are now. With LoRA no second model is made.
 
-    Every phase adds fresh adapters, which do nothing at first, to the *merged* weights of the phase before. So the
-    model without its adapters is the start of the phase, in every iteration. Adapters that already do something are
-    refused with ValueError.
+    Adapters that do nothing yet are switched off; those that go on from an earlier phase are kept as they are now
+    beside the ones that are trained. Raises ValueError when that has been done before.
     """
     if not hasattr(policy.model, "peft_config"):
         return FrozenCopy(model=policy.copy().model)
     from peft import PeftModel  # slow to import, needed only with adapters
 
     assert isinstance(policy.model, PeftModel)
-    if any(bool(p.any()) for name, p in policy.model.named_parameters() if "lora_B" in name):
-        raise ValueError("these adapters have been trained: switching them off does not give the current weights")
-    return AdaptersOff(model=policy.model)
+    if REFERENCE in policy.model.peft_config:
+        raise ValueError("this policy has a reference in it already")
+    if not any(bool(p.any()) for name, p in policy.model.named_parameters() if "lora_B" in name):
+        return AdaptersOff(model=policy.model)
+    keep_as_reference(policy.model)
+    return FrozenAdapters(model=policy.model)
+
+
+def _trained(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _keep_trained(model: nn.Module, trained: set[str]) -> None:
+    """PEFT freezes the adapters that it switches off, and FSDP2 remembers for good whether a parameter needed a
+    gradient when it was first gathered, which may be now.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)

@@ -70,7 +70,9 @@ class RunDirectory:
         return self.iteration(iteration) / "evaluation.json"
 
     def weights(self, role: Role, iteration: int) -> Path:
-        """The Hugging Face directory that a role's training leaves; absent when the role was not trained."""
+        """The Hugging Face directory (with LoRA of PEFT's format) that a role's training leaves; absent when it was not
+        trained.
+        """
         return self.iteration(iteration) / role
 
     def evaluated(self) -> list[int]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from rzero.adapters import holds_adapters
 from rzero.policy import Policy
 from rzero.roles import TWO_MODELS, Role, Roles
 from rzero.runs.directory import RunDirectory
@@ -14,18 +16,37 @@ from rzero.runs.directory import RunDirectory
 class Weights:
     """The weights of Q_i and S_i, found by role and iteration (0: the base model).
 
-    base: where Q_0 and S_0 come from. make: a policy from a path or hub id. roles: which weights a phase starts from.
+    base: where Q_0 and S_0 come from. make: a policy from a path or hub id, and with `adapter` from the directory of
+    adapters that go on top. roles: which weights a phase starts from.
     """
 
     base: str
-    make: Callable[[str], Policy]
+    make: Callable[..., Policy]
     directory: RunDirectory
     roles: Roles = TWO_MODELS
 
     def load(self, role: Role, iteration: int) -> Policy:
-        """Returns the role's policy after `iteration`. A role that was not trained has the weights it started from."""
+        """Returns the role's policy after `iteration`. A role that was not trained has the weights it started from.
+
+        With LoRA that is the base, the same for both roles in all iterations, and the adapters that a phase left.
+        Raises ValueError when they were left merged, as earlier versions did.
+        """
+        directory = self.trained(role, iteration)
+        if directory is None:
+            return self.make(self.base)
+        if holds_adapters(directory):
+            return self.make(self.base, adapter=directory)
+        if (directory / "adapter").is_dir():
+            raise ValueError(
+                f"{directory} holds adapters merged into the weights, as earlier versions left them: finish the run "
+                f"with that version, or start one with policy.path_or_id={directory}"
+            )
+        return self.make(str(directory))
+
+    def trained(self, role: Role, iteration: int) -> Path | None:
+        """Returns the directory that holds what `load` loads; None for the base model."""
         trained = self._trained(role, iteration)
-        return self.make(str(self.directory.weights(*trained)) if trained else self.base)
+        return self.directory.weights(*trained) if trained else None
 
     def load_start(self, role: Role, iteration: int) -> Policy:
         """Returns the policy from which the role's training of `iteration` starts."""

@@ -42,13 +42,13 @@ def test_save_then_load_gives_the_same_policy_bit_for_bit(make_policy, tmp_path,
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_tied"])
-def test_adapters_are_merged_on_save_and_never_in_place(make_policy, tmp_path, family):
+def test_adapters_are_merged_into_copies_and_never_in_place(make_policy, tmp_path, family):
     make_policy(family).save(tmp_path / "base")
     policy = load(tmp_path / "base", lora=LORA)
     shake_adapters(policy)
     before = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
-    policy.save(tmp_path / "merged")
-    merged = load(tmp_path / "merged")
+    policy.save(tmp_path / "saved")
+    merged = load(tmp_path / "saved")
     assert torch.allclose(logits(policy), logits(merged), atol=1e-4)
     assert not torch.allclose(logits(load(tmp_path / "base")), logits(merged), atol=1e-1)
     assert policy.weights_hash() == merged.weights_hash()

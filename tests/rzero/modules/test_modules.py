@@ -9,10 +9,11 @@ import warnings
 import pytest
 import torch
 
+from rzero.adapters import adapter_weights
 from rzero.modules import OverlongPenalty, Refill
 from rzero.modules.batching import Row
 from rzero.modules.fit import fit
-from rzero.modules.reference import AdaptersOff, FrozenCopy, reference_of
+from rzero.modules.reference import AdaptersOff, FrozenAdapters, FrozenCopy, reference_of
 from rzero.modules.update import Update
 from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, RewardBreakdown
@@ -271,8 +272,6 @@ def test_the_reference_of_adapters_is_the_start_and_no_second_model(make_policy,
     trainable = [name for name, p in policy.model.named_parameters() if p.requires_grad]
     assert trainable
     assert all("lora_" in name for name in trainable)
-    with pytest.raises(ValueError, match="have been trained"):
-        reference_of(policy)
 
 
 def test_the_reference_of_a_second_round_is_where_the_first_one_ended(make_policy, tmp_path):
@@ -281,16 +280,30 @@ def test_the_reference_of_a_second_round_is_where_the_first_one_ended(make_polic
     first = load(tmp_path / "base", tuning="lora")
     train(make(first, reference=reference_of(first)), tmp_path)
     first.save(tmp_path / "first")
-    second = load(tmp_path / "first", tuning="lora")
-    step, after = train(
-        make(second, reference=reference_of(second), settings=settings(updates_per_rollout=1)), tmp_path
-    )
+    second = load(tmp_path / "base", tuning="lora", adapter=tmp_path / "first")
+    before, drawn = {id(p) for p in second.model.parameters()}, torch.get_rng_state()
+    reference = reference_of(second)
+    assert isinstance(reference, FrozenAdapters)
+    assert torch.equal(torch.get_rng_state(), drawn)
+    added = [name for name, p in second.model.named_parameters() if id(p) not in before]
+    assert len(added) == len(adapter_weights(second.model)), "adapters, no second model"
+    assert all(".reference." in name for name in added)
+    trained = {name for name, p in second.model.named_parameters() if p.requires_grad}
+    assert len(trained) == len(adapter_weights(second.model)), "the frozen adapters are not trained"
+    step, after = train(make(second, reference=reference, settings=settings(updates_per_rollout=1)), tmp_path)
     assert step["kl"] == pytest.approx(0.0, abs=1e-8)
     assert after["kl"] > 1e-6
     with torch.no_grad():
         start = load(tmp_path / "base", tuning="full").model.eval()(input_ids=ids).logits
-        ended = load(tmp_path / "first", tuning="full").model.eval()(input_ids=ids).logits
+        ended = first.model.eval()(input_ids=ids).logits
+        with reference.active() as model:
+            torch.testing.assert_close(model.eval()(input_ids=ids).logits, ended, rtol=0, atol=0)
+        moved = second.model.eval()(input_ids=ids).logits
     assert float((ended - start).abs().max()) > 1e-4, "the first round has moved the weights"
+    assert float((moved - ended).abs().max()) > 1e-4, "and the second, which is asked again outside the reference"
+    assert trained == {name for name, p in second.model.named_parameters() if p.requires_grad}
+    with pytest.raises(ValueError, match="has a reference in it already"):
+        reference_of(second)
 
 
 def test_the_reference_of_all_weights_is_a_frozen_copy(make_policy, tmp_path):

@@ -16,7 +16,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from rzero.adapters import adapter_weights, holds_adapters
 from rzero.modules.batching import balance
+from rzero.policy import merged_weights
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks
 from rzero.selfplay import SelfPlay
@@ -24,7 +26,7 @@ from rzero.tracking import is_timing, read_metrics
 from rzero.types import Prompt, Sampling
 from tests.experiments.small import small_run
 from tests.rzero.processes import two_processes
-from tests.rzero.processes.two_processes import CASES, SIZE, make_engine, train
+from tests.rzero.processes.two_processes import CASES, SIZE, load, make_engine, train
 
 
 @contextmanager
@@ -39,7 +41,16 @@ def quiet() -> Iterator[None]:
 def base(tmp_path_factory, make_policy) -> Path:
     path = tmp_path_factory.mktemp("base") / "model"
     make_policy("qwen3_tied").save(path)
+    earlier = load(path, tuning="lora")
+    for name, tensor in adapter_weights(earlier.model).items():
+        tensor.normal_(std=0.05, generator=torch.Generator().manual_seed(len(name)))
+    earlier.save(path.with_name("earlier"))
     return path
+
+
+def weights_in(directory: Path) -> dict[str, torch.Tensor]:
+    """Of an ordinary directory or of one with adapters."""
+    return merged_weights(load(directory, tuning="full").model)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +78,9 @@ def test_two_processes_train_as_one_does(trained: Path, base: Path, role: str, t
             if not is_timing(name):
                 assert step[name] == pytest.approx(value, abs=1e-5, rel=1e-5), name
         assert expected[f"{role}/grad_norm"] > 0
-    start = load_file(base / "model.safetensors")
-    expected_weights = load_file(trained / f"{role}_{tuning}_one" / "model.safetensors")
-    weights = load_file(trained / f"{role}_{tuning}_{strategy}" / "model.safetensors")
+    start = weights_in(base.with_name("earlier") if (role, tuning) == ("solver", "lora") else base)
+    expected_weights = weights_in(trained / f"{role}_{tuning}_one")
+    weights = weights_in(trained / f"{role}_{tuning}_{strategy}")
     assert weights.keys() == expected_weights.keys() == start.keys()
     for name, tensor in weights.items():
         torch.testing.assert_close(tensor, expected_weights[name], atol=1e-5, rtol=0)
@@ -83,8 +94,9 @@ def test_several_processes_go_on_exactly_from_a_checkpoint(
     trained: Path, role: str, tuning: str, strategy: str
 ) -> None:
     """With weights and optimiser split over them or not."""
-    whole = load_file(trained / f"{role}_{tuning}_{strategy}" / "model.safetensors")
-    resumed = load_file(trained / f"{role}_{tuning}_{strategy}_resumed" / "model.safetensors")
+    file = "adapter_model.safetensors" if tuning == "lora" else "model.safetensors"
+    whole = load_file(trained / f"{role}_{tuning}_{strategy}" / file)
+    resumed = load_file(trained / f"{role}_{tuning}_{strategy}_resumed" / file)
     assert resumed.keys() == whole.keys()
     for name, tensor in whole.items():
         assert torch.equal(resumed[name], tensor), name
@@ -92,15 +104,16 @@ def test_several_processes_go_on_exactly_from_a_checkpoint(
 
 @pytest.mark.slow
 def test_what_several_processes_save_is_an_ordinary_directory(trained: Path, base: Path) -> None:
-    """Merged weights load as they are, and the adapters alone give the same model on top of the start."""
-    merged = AutoModelForCausalLM.from_pretrained(trained / "solver_lora_fsdp")
+    """All weights load as they are; adapters load on top of the start, by PEFT or by transformers alone."""
     start = AutoModelForCausalLM.from_pretrained(base)
     with quiet():
-        adapted = PeftModel.from_pretrained(start, trained / "solver_lora_fsdp" / "adapter")
+        adapted = PeftModel.from_pretrained(start, trained / "solver_lora_fsdp")
+        alone = AutoModelForCausalLM.from_pretrained(trained / "solver_lora_fsdp")
+    AutoModelForCausalLM.from_pretrained(trained / "challenger_full_fsdp")
     ids = torch.arange(10)[None]
     with torch.no_grad():
-        torch.testing.assert_close(adapted(ids).logits, merged(ids).logits, atol=1e-4, rtol=1e-4)
-    assert not (trained / "challenger_full_fsdp" / "adapter").exists()
+        torch.testing.assert_close(adapted(ids).logits, alone(ids).logits, atol=1e-4, rtol=1e-4)
+    assert not holds_adapters(trained / "challenger_full_fsdp")
 
 
 @pytest.mark.slow

@@ -178,9 +178,15 @@ def strategy_of(name: str, *, size: int) -> dict[str, Any]:
     return {"strategy": strategy, "devices": size}
 
 
-def load(base: Path, *, tuning: str) -> Policy:
+def load(base: Path, *, tuning: str, **more: Any) -> Policy:
     lora = LORA if tuning == "lora" else None
-    return load_policy(base, dtype="float32", attn_implementation="sdpa", lora=lora)
+    return load_policy(base, dtype="float32", attn_implementation="sdpa", lora=lora, **more)
+
+
+def start(base: Path, *, role: str, tuning: str) -> Policy:
+    """Where a phase begins: the Challenger with fresh adapters, the Solver with those of an earlier phase."""
+    goes_on = tuning == "lora" and role == "solver"
+    return load(base, tuning=tuning, **({"adapter": base.with_name("earlier")} if goes_on else {}))
 
 
 def shared_in_two(role: str, ranks: Ranks) -> GRPOSettings:
@@ -190,7 +196,7 @@ def shared_in_two(role: str, ranks: Ranks) -> GRPOSettings:
 
 def train(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ranks: Ranks) -> None:
     """Trains a phase and leaves the weights (`target`) and the metrics of its steps (`target.json`)."""
-    policy = load(base, tuning=tuning)
+    policy = start(base, role=role, tuning=tuning)
     module = make_module(
         policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks), **uneven(role, tuning, ranks)
     )
@@ -213,7 +219,7 @@ def train(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ra
 def go_on(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ranks: Ranks) -> None:
     """Trains what is left after the checkpoint that `train` made, and leaves the weights (`target`_resumed)."""
     paused = target.with_name(f"{target.name}_paused")
-    policy = load(base, tuning=tuning)
+    policy = start(base, role=role, tuning=tuning)
     module = make_module(
         policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks), **uneven(role, tuning, ranks)
     )
