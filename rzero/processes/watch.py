@@ -28,11 +28,13 @@ from rzero.processes.ranks import Ranks
 
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 4}  # s, s, probes: dead after 30 s
 _CONNECT_TIMEOUT_S = 60.0
-_OWN_REASON_S = 10.0  # how long a process may go on after it heard of a loss: it may have a better reason of its own
+_OWN_REASON_S = 10.0  # how long a process may go on after another failed: it may be about to fail for the same reason
+_NO_REASON_S = 1.0  # how long after another died
 _CLOSE_S = 20.0  # how long it then has to close everything in order before it is ended where it stands
 _LAUNCHER_S = 0.5  # how long one that is told to stop waits to hear that its launcher stops it because of another
 _REASON_S = 30.0  # how long one whose collective failed waits to hear because of whom
 _GOODBYE = b""
+_GONE = "is gone without a word: it was killed, or its machine or network is down"
 _LONGEST_REASON = 2_000  # characters
 _ENDED = 2  # the exit code of a process that could not be ended in order
 
@@ -114,21 +116,25 @@ class _Watch:
         while talking:
             ready = wait([*talking, self._wake])
             for connection in talking.keys() & ready:
-                said = _heard(connection, talking[connection])
+                try:
+                    said, patience = connection.recv_bytes(5 * _LONGEST_REASON).decode(), _OWN_REASON_S
+                except (EOFError, OSError):
+                    said, patience = f"{talking[connection]} {_GONE}", _NO_REASON_S
                 if said:
-                    self.loss = Lost(said)
-                    self._over.set()
-                    if self._first:
-                        self.tell(said.encode(), but=connection)
-                    self._end()
+                    self._lose(said, source=connection, patience=patience)
                     return
-                del talking[connection]
+                del talking[connection]  # it said goodbye
             if self._wake in ready:
                 return
         self._over.set()
 
-    def _end(self) -> None:
-        if self._left.wait(_OWN_REASON_S):
+    def _lose(self, reason: str, *, source: Connection, patience: float) -> None:
+        """Passes a loss on, and sees to it that this process ends."""
+        self.loss = Lost(reason)
+        self._over.set()
+        if self._first:
+            self.tell(reason.encode(), but=source)
+        if self._left.wait(patience):
             return
         if self.main is not None:
             signal.pthread_kill(self.main, signal.SIGUSR1)
@@ -161,14 +167,6 @@ def _patience(error: BaseException) -> float:
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return _LAUNCHER_S
     return _REASON_S if is_lost_connection(error) else 0.0
-
-
-def _heard(connection: Connection, name: str) -> str:
-    """What a process says, empty for a goodbye."""
-    try:
-        return connection.recv_bytes(4 * _LONGEST_REASON + 1_000).decode(errors="replace")
-    except (EOFError, OSError):
-        return f"{name} is gone without a word: it was killed, or its machine or network is down"
 
 
 def _name(rank: int) -> str:
