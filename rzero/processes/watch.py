@@ -204,7 +204,7 @@ def _introduced(connection: Connection, key: str) -> str:
     with suppress(EOFError, OSError, ValueError, TypeError):
         if connection.poll(_CONNECT_TIMEOUT_S):
             given, name = json.loads(connection.recv_bytes(_LONGEST_REASON))
-            return str(name) if hmac.compare_digest(str(given), key) else ""
+            return str(name) if hmac.compare_digest(str(given).encode(), key.encode()) else ""
     return ""
 
 

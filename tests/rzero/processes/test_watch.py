@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing import Pipe
 from pathlib import Path
 
 import pytest
 
 from rzero.processes.launch import launch
-from rzero.processes.watch import Lost
+from rzero.processes.watch import Lost, _introduced
 from tests.rzero.processes import two_processes
 from tests.rzero.processes.test_distributed import quiet
 
@@ -55,3 +56,13 @@ def test_a_process_that_hears_nothing_is_ended_with_the_reason(tmp_path: Path) -
     assert done.returncode == 2
     assert "error: another process of the run failed: rank 1 (pid " in done.stderr
     assert "is gone without a word" in done.stderr
+
+
+@pytest.mark.parametrize("said", [b'["wrong", "rank 1"]', b"GET / HTTP/1.1", b'["\\u00e9", "rank 1"]', b"[]", b"7"])
+def test_a_stranger_is_not_taken_for_a_process_of_the_run(said: bytes) -> None:
+    here, there = Pipe()
+    with here, there:
+        there.send_bytes(said)
+        assert not _introduced(here, "the key")
+        there.send_bytes(b'["the key", "rank 1"]')
+        assert _introduced(here, "the key") == "rank 1"
