@@ -111,14 +111,14 @@ def shared_directory(ranks: Ranks | None, make: Callable[[], Path], *, new: bool
     if ranks is None:
         return make()
     if not ranks.first:
-        directory, sign = ranks.shared(_nothing)()
+        directory, sign = ranks.from_first(None)
         seen = (directory / _SIGN).is_file() and (directory / _SIGN).read_text(encoding="utf-8") == sign
         _all_see(directory, ranks.gather(None if seen else socket.gethostname()))
         return directory
     directory, sign = make(), secrets.token_hex()
     write_atomically(directory / _SIGN, sign.encode())
     try:
-        ranks.shared(lambda: (directory.resolve(), sign))()
+        ranks.from_first((directory.resolve(), sign))
         _all_see(directory, ranks.gather(None))
     except BaseException:
         if new:
@@ -127,10 +127,6 @@ def shared_directory(ranks: Ranks | None, make: Callable[[], Path], *, new: bool
     finally:
         (directory / _SIGN).unlink(missing_ok=True)
     return directory
-
-
-def _nothing() -> tuple[Path, str]:
-    raise AssertionError("only the first process makes the directory")
 
 
 def _all_see(directory: Path, blind: list[str | None]) -> None:

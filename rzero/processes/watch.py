@@ -176,7 +176,7 @@ def _name(rank: int) -> str:
 def _meet(ranks: Ranks, address: str) -> dict[Connection, str]:
     """Connections, with the name of who is at the other end: from rank 0 to all, from the others to rank 0."""
     if not ranks.first:
-        port, key, name = ranks.shared(tuple[int, str, str])()
+        port, key, name = ranks.from_first(None)
         with socket.create_connection((address, port), timeout=_CONNECT_TIMEOUT_S) as client:
             client.settimeout(None)
             connection = _lasting(client)
@@ -187,7 +187,7 @@ def _meet(ranks: Ranks, address: str) -> dict[Connection, str]:
     with socket.create_server((address if local else "", 0), backlog=ranks.size) as server:
         server.settimeout(_CONNECT_TIMEOUT_S)
         key = secrets.token_hex()
-        ranks.shared(lambda: (server.getsockname()[1], key, _name(0)))()
+        ranks.from_first((server.getsockname()[1], key, _name(0)))
         peers: dict[Connection, str] = {}
         while len(peers) < ranks.size - 1:
             with server.accept()[0] as client:

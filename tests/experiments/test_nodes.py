@@ -76,8 +76,8 @@ class Far:
     def __init__(self, directory: Path, sign: str) -> None:
         self.told = directory, sign
 
-    def shared(self, function: object) -> Callable[[], tuple[Path, str]]:
-        return lambda: self.told
+    def from_first(self, value: object) -> tuple[Path, str]:
+        return self.told
 
     def gather(self, value: object) -> list[object]:
         return [None, value]

@@ -14,15 +14,14 @@ import pytest
 
 from rzero.processes.launch import launch
 from rzero.processes.watch import Lost, _introduced
-from tests.rzero.processes import two_processes
-from tests.rzero.processes.test_distributed import quiet
+from tests.rzero.processes.workers import waiting_worker
 
 PROJECT = Path(__file__).resolve().parents[3]
 
 
 def lose_the_other(*, seconds: float) -> None:
     """Kill rank 1 and be busy: not in a collective, so that nothing but the watch can tell it."""
-    with launch(size=2, worker=two_processes.waiting_worker) as ranks:
+    with launch(size=2, worker=waiting_worker) as ranks:
         os.kill(ranks.gather(os.getpid())[1], signal.SIGKILL)
         killed = time.monotonic()
         while time.monotonic() < killed + seconds:
@@ -30,7 +29,7 @@ def lose_the_other(*, seconds: float) -> None:
 
 
 def test_a_process_that_is_killed_ends_the_run_while_rank_0_is_at_work() -> None:
-    with quiet(), pytest.raises(Lost, match="another process of the run failed: rank 1 was ended by SIGKILL"):
+    with pytest.raises(Lost, match="another process of the run failed: rank 1 was ended by SIGKILL"):
         lose_the_other(seconds=50)
 
 
@@ -38,7 +37,7 @@ STUCK = """
 import os, signal, sys, time
 from rzero.processes import watch
 from rzero.processes.launch import launch
-from tests.rzero.processes.two_processes import waiting_worker
+from tests.rzero.processes.workers import waiting_worker
 if __name__ == "__main__":
     watch._CLOSE_S = 1.0
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])  # as deaf as a main thread that waits for a GPU
