@@ -20,7 +20,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -234,11 +234,12 @@ def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
     from experiments import composition
     from experiments.provenance import write_manifest
     from rzero.processes.cpu import set_up_cpu
+    from rzero.processes.ranks import joined
 
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     say(f"run directory: {directory}")
-    selfplay = composition.build(cfg, directory, join=functools.partial(nullcontext, ranks) if ranks else None)
+    selfplay = composition.build(cfg, directory, join=joined(ranks) if ranks else None)
     if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
         say(f"warning: {note}")
     try:
@@ -255,12 +256,13 @@ def take_part(cfg: DictConfig, directory: Path, ranks: Ranks) -> None:
     """Do what another process than the first does: the same, silently and without writing."""
     from experiments import composition
     from rzero.collapse import Collapsed
+    from rzero.processes.ranks import joined
     from rzero.runs.questions import NothingKept
     from rzero.runs.training import NothingLearned
 
     quiet_libraries()
     ranks.gather(None)
-    selfplay = composition.build(cfg, directory, join=functools.partial(nullcontext, ranks), first=False)
+    selfplay = composition.build(cfg, directory, join=joined(ranks), first=False)
     with suppress(NothingKept, NothingLearned, Collapsed):  # the first process says it, writes the report and the code
         selfplay.run()
 

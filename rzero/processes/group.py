@@ -29,7 +29,7 @@ def process_group(
     if device is not None:
         torch.cuda.set_device(device)
     backend = "gloo" if device is None else "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, rank=rank, world_size=size, **where)  # type: ignore[arg-type]
+    dist.init_process_group(backend, rank=rank, world_size=size, **where)
     try:
         ranks = Ranks(rank=rank, size=size, group=dist.new_group(backend="gloo", timeout=_OBJECTS_TIMEOUT))
         if size == 1:

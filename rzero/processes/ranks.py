@@ -64,6 +64,11 @@ class Ranks:
         return ask_first
 
 
+def joined(ranks: Ranks) -> Callable[[], AbstractContextManager[Ranks]]:
+    """A run among processes whose group this one is in already."""
+    return lambda: nullcontext(ranks)
+
+
 def alone() -> AbstractContextManager[Ranks]:
     """A run in this process only."""
     return nullcontext(Ranks())
