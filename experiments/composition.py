@@ -6,12 +6,13 @@ import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from experiments import nodes
 from experiments.model_package import ModelPackage
 from experiments.parts import check_keys, made, naming
 from experiments.provenance import public_config
@@ -32,27 +33,27 @@ from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, 
 from rzero.tracking import Fanout, JsonlTracker, NullTracker
 from rzero.types import Json
 
+Join: TypeAlias = Callable[[], AbstractContextManager[Ranks]]
+"""Enters a process into the group of a run, and says which one it is."""
 
-def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = None) -> SelfPlay:
+
+def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: bool = True) -> SelfPlay:
     """A run of `cfg` in `directory`, with everything that an earlier attempt completed there.
 
-    With `trainer.devices` above 1 the run starts that many processes. `rank_config` is given in those that it starts:
-    they take part without writing.
+    With `trainer.devices` above 1 the run starts that many processes, unless they are there already: `join` is given
+    then. All but the `first` take part without writing.
 
     Raises ValueError or FileNotFoundError with one clear message when a value or a path is wrong.
     """
     register_resolvers(directory)
     check_keys(cfg)
-    ledger = _ledger(cfg, directory, rank_config)
+    ledger = _ledger(cfg, directory, first=first)
     grader = made(cfg, "grader")
     prompts = made(cfg, "prompts")
     bank = JsonlBank(RunDirectory(directory))
     challenger, solver = _challenger(cfg, grader, bank), _solver(cfg, grader, bank)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
-    curriculum, launch = (
-        _curriculum(cfg, grader, bank),
-        rank_config.join if rank_config else _launch(cfg, directory),
-    )
+    curriculum, launch = _curriculum(cfg, grader, bank), join or _launch(cfg, directory)
     collapse = made(cfg, "collapse")
     weights = Weights(
         base=str(cfg.policy.path_or_id),
@@ -62,9 +63,9 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
     )
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
     # last, because it opens files: whatever is wrong with the configuration has been said by now
-    record, tracker = _record(cfg, directory, ledger) if rank_config is None else (NullTracker(), NullTracker())
-    narrator = Silent() if rank_config else ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds)
-    for note in ledger.notes if rank_config is None else ():
+    record, tracker = _record(cfg, directory, ledger) if first else (NullTracker(), NullTracker())
+    narrator = ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds) if first else Silent()
+    for note in ledger.notes if first else ():
         narrator.say(f"warning: {note}")
     stages = Stages(
         directory=RunDirectory(directory),
@@ -94,10 +95,10 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
     )
 
 
-def _ledger(cfg: DictConfig, directory: Path, rank_config: RankConfig | None) -> Ledger:
+def _ledger(cfg: DictConfig, directory: Path, *, first: bool) -> Ledger:
     """What is done and still as it was written. Only the first process may clear away what is not."""
     ledger = Ledger.open(directory / "state.json")
-    if rank_config is None:
+    if first:
         remove_leftovers(directory)
         ledger.recover(directory)
         ledger.config = ledger.config or OmegaConf.to_yaml(cfg)
@@ -112,14 +113,12 @@ def _record(cfg: DictConfig, directory: Path, ledger: Ledger) -> tuple[JsonlTrac
     return record, Fanout([record, tracker])
 
 
-def _launch(cfg: DictConfig, directory: Path) -> Callable[[], AbstractContextManager[Ranks]]:
-    devices = cfg.trainer.devices
-    if isinstance(devices, bool) or not isinstance(devices, int) or devices < 1:
-        raise ValueError(f"trainer.devices must be a whole number of processes, at least 1, got {devices!r}")
-    if devices == 1:
+def _launch(cfg: DictConfig, directory: Path) -> Join:
+    nodes.check(cfg, None)
+    if cfg.trainer.devices == 1:
         return alone
     started = functools.partial(worker, OmegaConf.to_yaml(cfg), str(directory))
-    return functools.partial(launch, size=devices, cuda=cfg.trainer.accelerator in ("gpu", "cuda"), worker=started)
+    return functools.partial(launch, size=cfg.trainer.devices, cuda=nodes.on_gpu(cfg), worker=started)
 
 
 def worker(config: str, directory: str, rank_config: RankConfig) -> None:
@@ -131,7 +130,7 @@ def worker(config: str, directory: str, rank_config: RankConfig) -> None:
     cfg = OmegaConf.create(config)
     assert isinstance(cfg, DictConfig)
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
-    build(cfg, Path(directory), rank_config=rank_config).run()
+    build(cfg, Path(directory), join=rank_config.join, first=False).run()
 
 
 NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture", "package")

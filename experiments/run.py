@@ -13,15 +13,17 @@ place; 3 nothing was kept or learned, or training collapsed (collapse=stop); 143
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,7 +31,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from experiments import PROJECT, rundir
+from experiments import PROJECT, nodes, rundir
 from experiments.command_line import (
     DONE,
     EXPECTED,
@@ -53,8 +55,12 @@ from experiments.sweeping.places import expand_sweep, job_directory
 from experiments.terminal import quiet_libraries
 from rzero.durable import write_atomically
 from rzero.escaping import checked_name
+from rzero.processes.started import Started
 from rzero.runs.directory import RunDirectory
 from rzero.runs.ledger import Ledger
+
+if TYPE_CHECKING:
+    from rzero.processes.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +105,11 @@ MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_eve
 """What a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
 
 
-def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
-    """Return the configuration a run was started with, apart from `MAY_CHANGE`, and its directory."""
+def resumed(cfg: DictConfig, overrides: list[str], *, restore: bool = True) -> tuple[DictConfig, Path]:
+    """Return the configuration a run was started with, apart from `MAY_CHANGE`, and its directory.
+
+    restore: whether a damaged file of it is written again.
+    """
     directory = Path(cfg.resume)
     saved = RunDirectory(directory).config
     original = Ledger.open(RunDirectory(directory).state).config
@@ -112,10 +121,11 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
         raise ValueError(
             f"a resumed run keeps its past; remove {', '.join(other)} (only {', '.join(MAY_CHANGE)} may change)"
         )
-    if original and (not saved.is_file() or saved.read_bytes() != original.encode()):
+    if restore and original and (not saved.is_file() or saved.read_bytes() != original.encode()):
         say(f"warning: {saved} is not what the run was started with; restored", console=Console(stderr=True))
         write_atomically(saved, original.encode())
-    config = OmegaConf.create(saved.read_text(encoding="utf-8", errors="replace"))
+    text = original or saved.read_text(encoding="utf-8", errors="replace")
+    config = OmegaConf.create(text)
     if not isinstance(config, DictConfig):
         raise ValueError(f"{saved} is no configuration of a run; restore it or start a new run")
     config = modern(config)
@@ -124,13 +134,28 @@ def resumed(cfg: DictConfig, overrides: list[str]) -> tuple[DictConfig, Path]:
     return config, directory
 
 
-def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
-    """Return the configuration and the directory of this run, new or resumed."""
+def settled(cfg: DictConfig, among: Started | None) -> tuple[DictConfig, Exception | None]:
+    """Return the configuration of this run, new or resumed, and what is wrong with it: the others are to hear that.
+
+    Raises ValueError at once where the processes that were started are not those of `trainer`.
+    """
+    try:
+        if cfg.resume:  # only the first of several processes writes
+            cfg = resumed(cfg, list(HydraConfig.get().overrides.task), restore=among is None or among.first)[0]
+        else:
+            check(cfg)
+            cfg.name = checked_name(str(cfg.name))  # written down as it is now, whatever it was made of
+    except EXPECTED as error:
+        return cfg, error
+    nodes.check(cfg, among)
+    return cfg, None
+
+
+def place(cfg: DictConfig, resume: str | None) -> Path:
+    """Return the directory of this run: the one that it goes on in, or a fresh one with its configuration in it."""
     job = HydraConfig.get()
-    if cfg.resume:
-        return resumed(cfg, list(job.overrides.task))
-    check(cfg)
-    cfg.name = checked_name(str(cfg.name))  # written down as it is now, whatever it was made of
+    if resume:
+        return Path(resume)
     if job.mode == RunMode.MULTIRUN:
         if cfg.directory:
             raise ValueError(
@@ -142,7 +167,7 @@ def prepare(cfg: DictConfig) -> tuple[DictConfig, Path]:
         directory = rundir.create(Path(cfg.directory) if cfg.directory else rundir.default_path(cfg.name, cfg.seed))
     if not RunDirectory(directory).state.exists():  # else a job of a sweep that goes on
         begin(directory, cfg)
-    return cfg, directory
+    return directory
 
 
 def begin(directory: Path, cfg: DictConfig) -> None:
@@ -160,8 +185,11 @@ def execute(cfg: DictConfig) -> Ending:
     """Carry out one run from configuration to report; print one message for what went wrong."""
     directory: Path | None = None
     own: Path | None = None
+    among: Started | None = None
 
     def ended(error: object, code: int) -> Ending:
+        if among and among.local_rank > 0:  # the first process of each node says it
+            return Ending(code=code, message=told(error), directory=directory)
         complain(error)
         if directory is not None and RunDirectory(directory).metrics.exists():
             options = f"--config-dir {own} " if own else ""
@@ -171,21 +199,27 @@ def execute(cfg: DictConfig) -> Ending:
 
     try:
         own = own_folder()
-        cfg, directory = prepare(cfg)
-        sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-        # a job of a killed sweep may still be running, on another machine for instance: its work is not done twice
-        with terminable(), rundir.locked(directory, wait=sweep):
-            if sweep and rundir.finished(directory):
-                return Ending(directory=directory, skipped=True)
-            from rzero.collapse import Collapsed
-            from rzero.runs.questions import NothingKept
-            from rzero.runs.training import NothingLearned
+        sweep, resume = HydraConfig.get().mode == RunMode.MULTIRUN, cfg.resume
+        among = nodes.started(several_runs=sweep)
+        cfg, fault = settled(cfg, among)
+        with terminable(), nodes.joined(among, cfg, fault=fault) as ranks:
+            directory = nodes.shared_directory(ranks, functools.partial(place, cfg, resume), new=not resume)
+            if ranks and not ranks.first:
+                take_part(cfg, directory, ranks)
+                return Ending(directory=directory)
+            # a job of a killed sweep may still be running, on another machine for instance: its work is not done twice
+            with rundir.locked(directory, wait=sweep):
+                if sweep and rundir.finished(directory):
+                    return Ending(directory=directory, skipped=True)
+                from rzero.collapse import Collapsed
+                from rzero.runs.questions import NothingKept
+                from rzero.runs.training import NothingLearned
 
-            try:
-                run_locked(cfg, directory)
-            except (NothingKept, NothingLearned, Collapsed) as outcome:
-                report(directory)
-                return ended(outcome, FRUITLESS)
+                try:
+                    run_locked(cfg, directory, ranks)
+                except (NothingKept, NothingLearned, Collapsed) as outcome:
+                    report(directory)
+                    return ended(outcome, FRUITLESS)
     except Terminated:
         return ended("stopped by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
@@ -195,24 +229,42 @@ def execute(cfg: DictConfig) -> Ending:
     return Ending(directory=directory)
 
 
-def run_locked(cfg: DictConfig, directory: Path) -> None:
-    """Do the work itself, in a directory that is ours."""
+def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
+    """Do the work itself, in a directory that is ours; ranks: the group of this process where others are there."""
     from experiments import composition
     from experiments.provenance import write_manifest
     from rzero.processes.cpu import set_up_cpu
+    from rzero.processes.ranks import joined
 
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     say(f"run directory: {directory}")
-    selfplay = composition.build(cfg, directory)
+    selfplay = composition.build(cfg, directory, join=joined(ranks) if ranks else None)
     if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
         say(f"warning: {note}")
     try:
+        if ranks:
+            ranks.gather(None)  # what is done is settled; the others may read it
         selfplay.run()
     finally:
         selfplay.close()
     write_manifest(directory, cfg, finished=True)
     report(directory)
+
+
+def take_part(cfg: DictConfig, directory: Path, ranks: Ranks) -> None:
+    """Do what another process than the first does: the same, silently and without writing."""
+    from experiments import composition
+    from rzero.collapse import Collapsed
+    from rzero.processes.ranks import joined
+    from rzero.runs.questions import NothingKept
+    from rzero.runs.training import NothingLearned
+
+    quiet_libraries()
+    ranks.gather(None)
+    selfplay = composition.build(cfg, directory, join=joined(ranks), first=False)
+    with suppress(NothingKept, NothingLearned, Collapsed):  # the first process says it, writes the report and the code
+        selfplay.run()
 
 
 def report(directory: Path) -> None:

@@ -1,8 +1,12 @@
 """Starting the processes of a run on this machine.
 
 The process that the user started is rank 0 and starts the others (`launch`); they find each other through a file, so
-no port is fixed. All processes are on one machine. torch's `elastic_launch` would start rank 0 anew as well; here it
-stays the process of the user, with its progress, its Ctrl-C and its exit code.
+no port is fixed. On several machines torchrun or srun start all of them (`rzero.processes.started`).
+
+torch.distributed.elastic does not replace this on one machine. `elastic_launch` starts rank 0 anew as well, in a child
+whose Ctrl-C, progress and exit code (0, 1, 2, 3, 143) it keeps to itself (it raises ChildFailedError); a job of a
+multirun, which runs inside another process, would need an agent each; and its agent leaves the workers behind when it
+is killed. Whoever prefers it starts the run by torchrun, on one machine too.
 """
 
 from __future__ import annotations
@@ -15,22 +19,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessContext, ProcessException
 
+from rzero.processes.group import process_group
 from rzero.processes.parent import die_with
 from rzero.processes.ranks import Ranks
+from rzero.processes.watch import Lost, is_lost_connection
 
 _REASON_TIMEOUT_S = 30.0  # how long a process that failed is given to say why
 _END_TIMEOUT_S = 10.0  # how long all processes together are given to end when they are told to
-# How long the others wait while rank 0 draws or judges: hours at the paper's size. One that dies is noticed at once.
-_COLLECTIVE_TIMEOUT = timedelta(days=1)
+_HERE = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +51,18 @@ class RankConfig:
     @contextmanager
     def join(self) -> Iterator[Ranks]:
         """The process group, for as long as the context lasts. Waits until all ranks have joined."""
-        backend = "cpu:gloo,cuda:nccl" if self.cuda else "gloo"
-        if self.cuda:
-            torch.cuda.set_device(self.rank)
         os.environ["LOCAL_RANK"] = str(self.rank)  # tells Lightning that the processes are there already
         Path(f"{self.rendezvous}.{self.rank}").touch()
-        dist.init_process_group(backend, init_method=f"file://{self.rendezvous}", rank=self.rank, world_size=self.size)
         try:
-            yield Ranks(
-                rank=self.rank, size=self.size, group=dist.new_group(backend="gloo", timeout=_COLLECTIVE_TIMEOUT)
-            )
+            with process_group(
+                rank=self.rank,
+                size=self.size,
+                meeting=f"file://{self.rendezvous}",
+                address=_HERE,
+                device=self.rank if self.cuda else None,
+            ) as ranks:
+                yield ranks
         finally:
-            dist.destroy_process_group()
             os.environ.pop("LOCAL_RANK", None)
 
 
@@ -85,9 +87,13 @@ def launch(*, size: int, worker: Callable[[RankConfig], None], cuda: bool = Fals
                 yield ranks
             while not others.join():
                 pass
+        except Lost as loss:
+            if killed := _killed(others.processes):
+                raise Lost(killed) from loss
+            raise
         except (RuntimeError, ProcessException) as error:
-            if _is_lost_connection(error) and (reason := _failure(others)) is not None:
-                raise RuntimeError(f"another process of the run failed: {reason}") from error
+            if _is_failure_elsewhere(error) and (reason := _failure(others)) is not None:
+                raise Lost(reason) from error
             raise
         finally:
             _end(others.processes)
@@ -103,9 +109,16 @@ def _worker(index: int, worker: Callable[[RankConfig], None], leader: RankConfig
     worker(replace(leader, rank=index + 1))
 
 
-def _is_lost_connection(error: Exception) -> bool:
-    """Returns whether an error only shows a failure elsewhere (gloo then raises a plain RuntimeError)."""
-    return isinstance(error, dist.DistError | ProcessException) or "gloo" in str(error)
+def _is_failure_elsewhere(error: Exception) -> bool:
+    return isinstance(error, ProcessException) or is_lost_connection(error)
+
+
+def _killed(processes: Sequence[BaseProcess]) -> str | None:
+    """Which process a signal ended, and which signal; None when none did."""
+    for rank, process in enumerate(processes, start=1):
+        if process.exitcode is not None and process.exitcode < 0:
+            return f"rank {rank} was ended by {signal.Signals(-process.exitcode).name}"
+    return None
 
 
 def _end(processes: Sequence[BaseProcess]) -> None:

@@ -43,6 +43,12 @@ class Ranks:
         dist.all_gather_object(values, value, group=self.group)
         return values
 
+    def from_first(self, value: Any) -> Any:
+        """Returns the value of rank 0."""
+        values = [value]
+        dist.broadcast_object_list(values, src=0, group=self.group)
+        return values[0]
+
     def shared(self, function: Callable[P, T]) -> Callable[P, T]:
         """Returns `function` as one that is called on rank 0 alone; every rank returns what it returned there.
 
@@ -52,12 +58,15 @@ class Ranks:
             return function
 
         def ask_first(*args: P.args, **kwargs: P.kwargs) -> T:
-            answer: list[Any] = [function(*args, **kwargs) if self.first else None]
-            dist.broadcast_object_list(answer, src=0, group=self.group)
-            result: T = answer[0]
+            result: T = self.from_first(function(*args, **kwargs) if self.first else None)
             return result
 
         return ask_first
+
+
+def joined(ranks: Ranks) -> Callable[[], AbstractContextManager[Ranks]]:
+    """A run among processes whose group this one is in already."""
+    return lambda: nullcontext(ranks)
 
 
 def alone() -> AbstractContextManager[Ranks]:

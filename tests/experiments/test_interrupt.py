@@ -134,7 +134,7 @@ def test_a_killed_leader_leaves_no_process_of_its_run(tmp_path: Path) -> None:
     program = (
         "import time\n"
         "from rzero.processes.launch import launch\n"
-        "from tests.rzero.processes.two_processes import waiting_worker\n"
+        "from tests.rzero.processes.workers import waiting_worker\n"
         "if __name__ == '__main__':\n"
         "    with launch(size=2, worker=waiting_worker) as ranks:\n"
         "        print(ranks.gather(None), flush=True)\n        time.sleep(300)\n"

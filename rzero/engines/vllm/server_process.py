@@ -26,6 +26,9 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
 }
 
+_OURS = ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+"""The place of a process in a run of several, which a server is not one of."""
+
 
 class ServerProcess:
     """A server on a free port of 127.0.0.1, in a process group of its own. Its output goes to the file `log`."""
@@ -36,7 +39,7 @@ class ServerProcess:
         self.port, self._log = free_port(), log
         place = ["--model", str(model), "--host", "127.0.0.1", "--port", str(self.port)]
         variables = {**os.environ, **_ENVIRONMENT, "OMP_NUM_THREADS": str(threads), **environment}
-        variables.pop("LOCAL_RANK", None)  # ours in a run of several processes, which a server is not one of
+        variables = {name: value for name, value in variables.items() if name not in _OURS}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCH, *place, *arguments],

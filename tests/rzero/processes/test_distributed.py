@@ -27,6 +27,7 @@ from rzero.types import Prompt, Sampling
 from tests.experiments.small import small_run
 from tests.rzero.processes import two_processes
 from tests.rzero.processes.two_processes import CASES, SIZE, load, make_engine, train
+from tests.rzero.processes.workers import failing_worker
 
 
 @contextmanager
@@ -159,8 +160,8 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
 
 
 def test_a_process_that_fails_ends_the_run_with_its_reason() -> None:
-    reason = "another process of the run failed: ValueError: out of paper"
-    worker = two_processes.failing_worker
+    reason = r"another process of the run failed: rank 1 \(pid \d+ on .*\): ValueError: out of paper"
+    worker = failing_worker
     with quiet(), pytest.raises(RuntimeError, match=reason), launch(size=2, worker=worker) as ranks:
         ranks.gather("anybody there?")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -242,14 +240,3 @@ def training_worker(base: str, folder: str, rank_config: RankConfig) -> None:
     logging.disable()
     with rank_config.join() as ranks:
         train_all(Path(base), Path(folder), ranks)
-
-
-def waiting_worker(rank_config: RankConfig) -> None:
-    with rank_config.join() as ranks:
-        ranks.gather(os.getpid())
-        time.sleep(300)
-
-
-def failing_worker(rank_config: RankConfig) -> None:
-    with rank_config.join():
-        raise ValueError("out of paper")
