@@ -18,6 +18,7 @@ from experiments.provenance import public_config
 from experiments.resolvers import register_resolvers
 from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy
+from rzero.processes.cpu import set_matmul_precision
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks, alone
 from rzero.runs.bank import JsonlBank
@@ -42,6 +43,7 @@ def build(cfg: DictConfig, directory: Path, *, rank_config: RankConfig | None = 
     """
     register_resolvers(directory)
     check_keys(cfg)
+    set_matmul_precision(cfg.matmul_precision)
     ledger = _ledger(cfg, directory, rank_config)
     grader = made(cfg, "grader")
     prompts = made(cfg, "prompts")
