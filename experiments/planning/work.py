@@ -41,7 +41,7 @@ def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, compl
     side_by_side = max(1, rollouts.side_by_side(model, hardware))
     # in every wave some response runs to the limit, while finished rows are taken out
     waves = math.ceil(rows / side_by_side) * limit
-    steps = min(waves, rows * mean / side_by_side + limit - mean) if rollouts.stays else waves
+    steps = max(limit, rows * mean / side_by_side + limit - mean) if rollouts.stays else waves
     cache = rows * mean * context * model.cache_bytes_per_token * rollouts.weight_bytes / 2
     traffic = steps * model.parameters * rollouts.weight_bytes + cache
     busy = max(
