@@ -20,6 +20,7 @@ from experiments.resolvers import register_resolvers
 from rzero.adapters import holds_adapters
 from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy
+from rzero.processes.cpu import set_matmul_precision
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks, alone
 from rzero.runs.bank import JsonlBank
@@ -47,6 +48,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     """
     register_resolvers(directory)
     check_keys(cfg)
+    set_matmul_precision(cfg.matmul_precision)
     ledger = _ledger(cfg, directory, first=first)
     grader = made(cfg, "grader")
     prompts = made(cfg, "prompts")

@@ -1,10 +1,12 @@
 """Plan a run: parameters, memory per device, tokens, operations and hours, without loading any weights.
 
     python -m experiments.plan experiment=paper trainer.devices=8
-    python -m experiments.plan experiment=paper policy=qwen3_8b_base_lora hardware=a100 --json
+    python -m experiments.plan experiment=paper policy=qwen3_8b_base trainer.devices=8 --simulate
+    python -m experiments.plan experiment=paper_lora_1gpu policy=qwen3_8b_base_lora hardware=a100 --json
 
 Takes the same overrides as experiments.run, and `hardware=` (a file of conf/hardware: the device and what is assumed).
-Evaluation is left out: it depends on data sets that need not be here.
+Memory is a formula; `--simulate` also runs shard, update, sync and save with tensors that have no storage, and what it
+counts then decides (FSDP2, or one device; about a minute). Hours include evaluation, syncs and the tails of calls.
 
 Exit codes: 0 it fits; 1 it does not, and the plan says what to change; 2 a wrong value.
 """
@@ -22,7 +24,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments.command_line import DONE, UNMET, add_overrides, command_parser, exit_code, expand_policy
 from experiments.compose import compose
-from experiments.planning import Architecture, Hardware, Memory, Setting, Work, memory_of, work_of
+from experiments.planning import (
+    Architecture,
+    Hardware,
+    Memory,
+    Setting,
+    Work,
+    decoding,
+    evaluation,
+    memory_of,
+    sync,
+    uncounted,
+    update,
+)
 from rzero.types import Json
 
 
@@ -30,17 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.plan", __doc__)
     add_overrides(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object: sizes in bytes, times in hours")
+    parser.add_argument("--simulate", action="store_true", help="count the trainer's tensors by running its code")
     options = parser.parse_intermixed_args(arguments)
 
     def work() -> int:
-        figures = plan(options.overrides, config_dir=options.config_dir)
+        figures = plan(options.overrides, config_dir=options.config_dir, simulate=options.simulate)
         print(json.dumps(figures) if options.json else text_of(figures))
         return DONE if figures["fits"] else UNMET
 
     return exit_code(work)
 
 
-def plan(overrides: Sequence[str], *, config_dir: Path | None = None) -> Json:
+def plan(overrides: Sequence[str], *, config_dir: Path | None = None, simulate: bool = False) -> Json:
     """Return the figures of the run that `overrides` compose; sizes in bytes, times in hours."""
     chosen = [f"+{text}" if text.startswith("hardware") else text for text in overrides]
     if not any(text.startswith("+hardware=") for text in chosen):
@@ -48,15 +63,21 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None) -> Json:
     composed = compose(*expand_policy(chosen, config_dir=config_dir), config_dir=config_dir, groups=("hardware",))
     # the devices of the plan, whichever this machine has
     OmegaConf.register_new_resolver("gpus", lambda count: [str(number) for number in range(count)], replace=True)
-    hardware: Hardware = instantiate(composed.hardware)
+    hardware: Hardware = instantiate(composed.hardware, _convert_="all")
     cfg = resolved(composed)
     model, setting = Architecture.of(cfg["policy"]), Setting.of(cfg)
+    peaks = _simulated(composed, cfg, setting, hardware) if simulate else {}
     phases = {
-        "challenger": _role(cfg["challenger"], model, setting, hardware, answers=cfg["challenger"]["polling"]["votes"]),
+        "challenger": _role(
+            cfg["challenger"], model, setting, hardware,
+            answers=cfg["challenger"]["polling"]["votes"], peaks=peaks.get("challenger"),
+        ),
         "questions": _questions(cfg["curriculum"], model, setting, hardware),
-        "solver": _role(cfg["solver"], model, setting, hardware, answers=0),
-    }
-    hours = cfg["iterations"] * sum(phase["hours"] for phase in phases.values())
+        "solver": _role(cfg["solver"], model, setting, hardware, answers=0, peaks=peaks.get("solver")),
+    }  # fmt: skip
+    evaluated = evaluation(cfg["benchmarks"], model, setting, hardware)
+    training = cfg["iterations"] * sum(phase["hours"] for phase in phases.values())
+    hours = training + (cfg["iterations"] + 1) * evaluated.hours  # the base model too
     return {
         "experiment": cfg["name"],
         "hardware": asdict(hardware),
@@ -65,24 +86,69 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None) -> Json:
         "parameters": model.parameters,
         "trained_parameters": setting.trained_parameters(model),
         "phases": phases,
+        "evaluation": {"hours": evaluated.hours, "not_counted": uncounted(cfg["benchmarks"], hardware)},
         "hours": hours,
         "device_hours": hours * setting.devices,
         "fits": all(phase["fits"] for phase in phases.values()),
         "advice": list(dict.fromkeys(advice for phase in phases.values() for advice in phase["advice"])),
+        "room_for_vllm": _room_for_vllm(phases, setting, hardware),
     }
 
 
 def resolved(composed: DictConfig) -> Json:
     """Return the parts of the configuration that say something about size, with interpolations resolved."""
     parts = ("policy", "engine", "trainer", "challenger", "curriculum", "solver")
+    benchmarks = {
+        name: OmegaConf.to_container(composed.benchmarks[name], resolve=True)
+        for name in ("tasks", "definitions", "protocol")
+    }
     return {
         **{part: OmegaConf.to_container(composed[part], resolve=True) for part in parts},
-        **{name: composed[name] for name in ("name", "iterations", "response_tokens")},
+        **{name: composed[name] for name in ("name", "iterations", "response_tokens", "matmul_precision")},
+        "benchmarks": {**benchmarks, "completions_per_call": composed.benchmarks.completions_per_call},
     }
 
 
-def _role(phase: Json, model: Architecture, setting: Setting, hardware: Hardware, *, answers: int) -> Json:
-    """Plan a training phase. Each completion is a question that `answers` completions of the Solver answer."""
+def _simulated(composed: DictConfig, cfg: Json, setting: Setting, hardware: Hardware) -> dict[str, dict[str, float]]:
+    """Return the simulated peaks of both roles by moment. Raises ValueError for what cannot be simulated."""
+    from experiments.planning.simulation import Case, simulated_peaks  # imports torch and transformers
+
+    if cfg["policy"].get("architecture") is None:
+        raise ValueError("--simulate needs the policy's `architecture` (conf/policy), as experiments.dry_run does")
+    if setting.devices > 1 and not setting.sharded:
+        raise ValueError("--simulate knows FSDP2 (trainer=fsdp) and one device (trainer=gpu), not DDP")
+    done: dict[str, dict[str, float]] = {}
+    peaks = {}
+    for role in ("challenger", "solver"):
+        settings = instantiate(composed[role].settings, _convert_="all")
+        length = hardware.prompt_tokens + int(setting.rollouts.response_tokens * hardware.response_fraction)
+        case = Case(
+            policy=cfg["policy"],
+            devices=setting.devices,
+            mixed=setting.mixed,
+            settings=settings,
+            loss=instantiate(composed[role].loss),
+            optimizer=instantiate(composed[role].optimizer),
+            prompt=hardware.prompt_tokens,
+            length=length,
+        )
+        alike = repr(
+            (cfg[role]["loss"], settings.max_tokens_per_microbatch, settings.chunk_tokens, settings.share_prompts)
+        )
+        if alike not in done:
+            done[alike] = simulated_peaks(case)
+        peaks[role] = done[alike]
+    return peaks
+
+
+def _role(
+    phase: Json, model: Architecture, setting: Setting, hardware: Hardware, *, answers: int,
+    peaks: dict[str, float] | None,
+) -> Json:  # fmt: skip
+    """Plan a training phase. Each completion is a question that `answers` completions of the Solver answer.
+
+    peaks: of the trainer's tensors by moment, where they have been simulated; they then take the formula's place.
+    """
     settings, loss = phase["settings"], phase["loss"]
     needs_reference = loss["kl_coefficient"] > 0
     memory = memory_of(
@@ -95,28 +161,33 @@ def _role(phase: Json, model: Architecture, setting: Setting, hardware: Hardware
     )
     learned = settings["prompts_per_step"] * settings["samples_per_prompt"]
     passes = (settings["updates_per_rollout"] > 1) + needs_reference
-    step = work_of(
-        model,
-        setting,
-        hardware,
-        drawn=learned * (1 + answers),
-        learned=learned,
-        prompts=settings["prompts_per_step"] if settings["share_prompts"] else learned,
-        passes=passes,
-    )
+    drawn = decoding(model, setting, hardware, completions=learned) + sync(model, setting, hardware)
+    if answers:  # the frozen Solver takes its turn
+        drawn += decoding(model, setting, hardware, completions=learned * answers) + sync(model, setting, hardware)
+    prompts = settings["prompts_per_step"] if settings["share_prompts"] else learned
+    step = drawn + update(model, setting, hardware, completions=learned, prompts=prompts, passes=passes)
+    planned = memory.trainer
+    if peaks is not None:
+        memory = memory.with_trainer(max(peaks.values()))
     advice = _advice(memory, model, setting, hardware, microbatch_tokens=settings["max_tokens_per_microbatch"])
-    return _phase(step * settings["steps"], memory=memory, advice=advice)
+    figures = _phase(step * settings["steps"], memory=memory, advice=advice)
+    if peaks is not None:
+        figures["simulated"] = {"planned": planned, "peak": max(peaks.values()), "moments": peaks}
+    return figures
 
 
 def _questions(phase: Json, model: Architecture, setting: Setting, hardware: Hardware) -> Json:
     """Plan candidates and the Solver's answers to them: rollouts only."""
     memory = Memory(
-        weights=0, reference=0, gradients=0, optimiser=0, activations=0,
+        weights=0, reference=0, gradients=0, optimiser=0, gathered=0, activations=0, synced=0,
         engines=setting.rollouts.weights(model),
         kv_cache=setting.rollouts.cache(model, hardware),
+        contexts=hardware.context_gib * 2**30,
         cache_stays=setting.rollouts.stays,
     )  # fmt: skip
-    work = work_of(model, setting, hardware, drawn=phase["candidates"] * (1 + phase["votes"]))
+    work = sync(model, setting, hardware) * 2  # the Challenger's weights, then the Solver's
+    for completions in (phase["candidates"], phase["candidates"] * phase["votes"]):
+        work += decoding(model, setting, hardware, completions=completions)
     advice = _advice(memory, model, setting, hardware, microbatch_tokens=0)
     return _phase(work, memory=memory, advice=advice)
 
@@ -124,13 +195,26 @@ def _questions(phase: Json, model: Architecture, setting: Setting, hardware: Har
 def _phase(work: Work, *, memory: Memory, advice: Sequence[str]) -> Json:
     kinds = {name: size for name, size in asdict(memory).items() if name != "cache_stays"}
     return {
-        "memory": {**kinds, "peak": memory.peak},
+        "memory": {**kinds, "trainer": memory.trainer, "peak": memory.peak},
         "tokens": work.tokens,
         "flops": work.flops,
         "hours": work.hours,
         "fits": not advice,
         "advice": list(advice),
     }
+
+
+def _room_for_vllm(phases: Json, setting: Setting, hardware: Hardware) -> float | None:
+    """Return the largest engine.host.gpu_memory_utilization (hundredths) that fits; None where it has no meaning."""
+    if (
+        setting.rollouts.vllm_share is None
+        or setting.rollouts.vllm_cache_gib is not None
+        or not setting.rollouts.copies
+    ):
+        return None
+    trainer = max(phase["memory"]["trainer"] for phase in phases.values())
+    room = hardware.usable_bytes - trainer - hardware.context_gib * 2**30
+    return max(0, int(100 * room / hardware.memory_bytes)) / 100
 
 
 def _advice(
@@ -146,18 +230,24 @@ def _advice(
     if memory.kv_cache > room and not memory.cache_stays:
         fitting = int(rows * room / memory.kv_cache)
         advice.append(f"the KV cache: engine.max_rows={fitting} (now {rows}), or fewer response_tokens")
-    if memory.activations > room:
-        tokens = int(microbatch_tokens * room / memory.activations)
-        fewer = f"settings.max_tokens_per_microbatch of about {tokens} (now {microbatch_tokens})"
-        advice.append(
-            f"activations: {fewer}"
-            if setting.checkpointing
-            else f"activations: policy.gradient_checkpointing=true, or {fewer}"
-        )
+    if memory.peak > hardware.usable_bytes and memory.gathered + memory.activations > room:
+        tokens = int(microbatch_tokens * (room - memory.gathered) / memory.activations)
+        if tokens < _longest_row(setting, hardware):  # no micro-batch of one row would fit
+            advice.append(_make_room(memory, setting, short=memory.gathered + memory.activations - room))
+        else:
+            fewer = f"settings.max_tokens_per_microbatch of about {tokens} (now {microbatch_tokens})"
+            checkpoint = "" if setting.checkpointing else "policy.gradient_checkpointing=true, or "
+            advice.append(f"activations: {checkpoint}{fewer}")
     return advice
 
 
+def _longest_row(setting: Setting, hardware: Hardware) -> int:
+    """Return the tokens of the longest row of a micro-batch."""
+    return hardware.prompt_tokens + setting.rollouts.response_tokens
+
+
 def _make_room(memory: Memory, setting: Setting, *, short: float) -> str:
+    """Say how to make room for what an update cannot do without."""
     ways = []
     if setting.rollouts.weight_bytes == 4:
         ways.append("engine.dtype=bfloat16 (rollouts from rounded weights)")
@@ -165,13 +255,13 @@ def _make_room(memory: Memory, setting: Setting, *, short: float) -> str:
         ways.append(f"engine.host.gpu_memory_utilization below {setting.rollouts.vllm_share}")
     if not setting.sharded:
         ways.append("trainer=fsdp with several devices (weights, gradients and optimiser are then shared out)")
-    elif memory.engines < memory.standing - memory.engines:
+    else:
         ways.append(f"more devices than trainer.devices={setting.devices}")
     if setting.lora is None:
         ways.append("a *_lora policy (no gradients, optimiser or reference for frozen weights)")
     elif setting.weight_bytes == 4:
         ways.append("policy.dtype=bfloat16 (the weights are frozen, adapters matter)")
-    return f"{short / 2**30:.0f} GiB too much before any work: " + "; ".join(ways or ["a larger device"])
+    return f"{short / 2**30:.1f} GiB too much with the smallest micro-batch: " + "; ".join(ways or ["a larger device"])
 
 
 def text_of(figures: Json) -> str:
@@ -190,13 +280,29 @@ def text_of(figures: Json) -> str:
             f"{name}: {phase['tokens'] / 1e6:.1f} M tokens, {phase['flops']:.2e} operations, {phase['hours']:.2f} h",
         ]
         lines += [f"  {kind:<12} {size / 2**30:8.1f} GiB" for kind, size in phase["memory"].items() if size]
+        if "simulated" in phase:
+            lines.append(_simulated_text(phase["simulated"]))
         lines.append(f"  {'fits' if phase['fits'] else 'DOES NOT FIT'} ({hardware['memory_gib']} GiB per device)")
         lines += [f"    change {advice}" for advice in phase["advice"]]
+    if figures["room_for_vllm"] is not None:
+        lines += ["", f"engine.host.gpu_memory_utilization: room for {figures['room_for_vllm']:.2f}"]
+    evaluated = figures["evaluation"]
+    left_out = f"; sizes not known: {', '.join(evaluated['not_counted'])}" if evaluated["not_counted"] else ""
     lines += [
         "",
-        f"whole run, evaluation not counted: {figures['hours']:.1f} h ({figures['device_hours']:.0f} device hours)",
+        f"evaluation: {evaluated['hours']:.2f} h, {figures['iterations'] + 1} times{left_out}",
+        f"whole run: {figures['hours']:.1f} h ({figures['device_hours']:.0f} device hours)",
     ]
     return "\n".join(lines)
+
+
+def _simulated_text(simulated: Json) -> str:
+    moment = max(simulated["moments"], key=simulated["moments"].get)
+    peak, planned = simulated["peak"], simulated["planned"]
+    return (
+        f"  trainer's tensors: simulated {peak / 2**30:.1f} GiB ({moment}), by formula {planned / 2**30:.1f} GiB "
+        f"({planned / peak - 1:+.0%})"
+    )
 
 
 if __name__ == "__main__":

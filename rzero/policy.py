@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rzero.adapters import (
@@ -60,7 +61,7 @@ class Policy:
         Raises OSError with the path when the disk fails; what was there before is there then.
         """
         adapters = {name: whole(tensor) for name, tensor in adapter_weights(self.model).items()}
-        weights = {} if adapters else merged_weights(self.model)
+        weights = {} if adapters else merged_weights(self.model, keep=write)
         if not write:
             return
         directory = Path(directory)
@@ -173,33 +174,36 @@ def tensor_errors(path: Path) -> Iterator[None]:
 
 
 @torch.no_grad()
-def merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+def merged_weights(model: PreTrainedModel, *, keep: bool = True) -> dict[str, Tensor]:
     """Returns weights under their Hugging Face names. LoRA deltas are added to copies, the model itself is not touched.
 
-    Tensors that are split over ranks are put together; every rank has to call this then.
+    Tensors that are split over ranks are put together one after the other and kept in host memory; every rank has to
+    call this then. Tied ones are put together once: they share memory afterwards as before. Without `keep` a rank takes
+    part in this and gets nothing.
     """
     base = unwrap_adapters(model)
-    weights = {
-        name.replace(".base_layer.", "."): tensor for name, tensor in _whole_state(base).items() if ".lora_" not in name
-    }
-    for name, module in base.named_modules():
-        if hasattr(module, "lora_A"):
-            for adapter in module.active_adapters:
-                weights[f"{name}.weight"] = weights[f"{name}.weight"] + whole(module.get_delta_weight(adapter))
+    adapted = {f"{name}.weight": module for name, module in base.named_modules() if hasattr(module, "lora_A")}
+    owner = {name: id(parameter) for name, parameter in base.named_parameters(remove_duplicate=False)}
+    done: dict[int, Tensor | None] = {}
+    weights = {}
+    for key, tensor in base.state_dict().items():
+        if ".lora_" in key:
+            continue
+        name, number = key.replace(".base_layer.", "."), owner.get(key, id(tensor))
+        if number not in done:
+            merged = _merged(tensor.detach(), adapted.get(name))
+            done[number] = merged if keep else None
+        if (kept := done[number]) is not None:
+            weights[name] = kept
     return weights
 
 
-def _whole_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The state dict with split tensors put together, tied ones once: they share memory afterwards as before."""
-    owner = {name: id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
-    done: dict[int, Tensor] = {}
-    state = {}
-    for name, tensor in model.state_dict().items():
-        key = owner.get(name, id(tensor))
-        if key not in done:
-            done[key] = whole(tensor.detach())
-        state[name] = done[key]
-    return state
+def _merged(tensor: Tensor, adapted: Any | None) -> Tensor:
+    """A weight with the deltas of its LoRA layer, if it has one; in host memory when it was split over ranks."""
+    merged = whole(tensor)
+    for adapter in adapted.active_adapters if adapted is not None else ():
+        merged = merged + whole(adapted.get_delta_weight(adapter))
+    return merged.cpu() if isinstance(tensor, DTensor) else merged
 
 
 def _skeleton(model: PreTrainedModel) -> PreTrainedModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.planning.architecture import Architecture
 from experiments.planning.hardware import Hardware
@@ -15,12 +15,13 @@ _ADAM = 8  # two float32 moments per trained parameter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Where a configuration keeps things."""
+    """Where a configuration keeps things. devices: those of all nodes."""
 
     devices: int
     sharded: bool  # FSDP2
     weight_bytes: int
     mixed: bool  # products in bf16 from float32 weights
+    tf32: bool  # float32 products of GPUs on tensor cores
     lora: Json | None
     checkpointing: bool
     rollouts: Rollouts
@@ -33,10 +34,11 @@ class Setting:
         rounded = trainer["precision"].endswith("-true") and "16" in trainer["precision"]
         weight_bytes = 2 if rounded else BYTES[policy["dtype"]]
         return cls(
-            devices=trainer["devices"],
+            devices=trainer["devices"] * trainer.get("num_nodes", 1),
             sharded=isinstance(strategy, Mapping) and strategy.get("_target_", "").endswith("ModelParallelStrategy"),
             weight_bytes=weight_bytes,
             mixed="mixed" in trainer["precision"],
+            tf32=cfg["matmul_precision"] != "highest",
             lora=policy["lora"],
             checkpointing=policy["gradient_checkpointing"],
             rollouts=Rollouts.of(cfg, policy_bytes=weight_bytes),
@@ -50,29 +52,48 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes on one device. Rollouts and updates take turns: the peak has the larger of cache and activations.
+    """Bytes on one device. Rollouts, updates and syncs take turns, and the peak has the largest of the three.
 
-    cache_stays: vLLM keeps its cache during updates, and the peak has both.
+    weights, reference, optimiser, gradients: a device's own part. gathered: weights and gradients that FSDP2 puts
+    together for a while in an update. synced: the largest weight, put together while it is handed to an engine.
+    engines, kv_cache: of rollouts. contexts: of CUDA and NCCL. cache_stays: vLLM keeps its cache during updates.
     """
 
     weights: float
     reference: float
     gradients: float
     optimiser: float
-    engines: float
+    gathered: float
     activations: float
+    synced: float
+    engines: float
     kv_cache: float
+    contexts: float
     cache_stays: bool = False
 
     @property
+    def trainer(self) -> float:
+        """The peak of the training process's own tensors: what a simulation counts."""
+        update = self.gradients + self.gathered + self.activations
+        return self.weights + self.reference + self.optimiser + max(update, self.synced)
+
+    def with_trainer(self, peak: float) -> Memory:
+        """The same with another peak of the trainer's tensors: what was not foreseen counts as activations."""
+        rest = self.weights + self.reference + self.optimiser + self.gradients + self.gathered
+        return replace(self, activations=peak - rest, synced=0.0)
+
+    @property
     def standing(self) -> float:
-        """Bytes that are there all the time."""
-        kept = self.weights + self.reference + self.gradients + self.optimiser + self.engines
-        return kept + self.cache_stays * self.kv_cache
+        """Bytes that are there all the time an update lasts."""
+        own = self.weights + self.reference + self.gradients + self.optimiser
+        return own + self.engines + self.contexts + self.cache_stays * self.kv_cache
 
     @property
     def peak(self) -> float:
-        return self.standing + (self.activations if self.cache_stays else max(self.activations, self.kv_cache))
+        if self.cache_stays:
+            return self.trainer + self.engines + self.kv_cache + self.contexts
+        drawing = self.weights + self.reference + self.optimiser + self.kv_cache
+        return max(self.trainer, drawing) + self.engines + self.contexts
 
 
 def memory_of(
@@ -88,32 +109,56 @@ def memory_of(
     parts = setting.devices if setting.sharded else 1
     trained = setting.trained_parameters(model)
     all_weights = model.parameters * setting.weight_bytes
-    number = 2 if setting.mixed or setting.weight_bytes == 2 else 4
-    gathered = (model.layer_parameters + model.embedding_parameters) * setting.weight_bytes if setting.sharded else 0
+    trained_bytes = setting.weight_bytes if setting.lora is None else 4  # adapters are float32
+    gathered, activations = _update_bytes(model, setting, tokens=microbatch_tokens, chunk_tokens=chunk_tokens)
     return Memory(
-        weights=all_weights / parts + gathered + _cast_bytes(model, setting),
+        weights=all_weights / parts + (trained * 4 if setting.lora is not None else 0) / parts,
         reference=all_weights / parts if needs_reference and setting.lora is None else 0,
-        gradients=trained * setting.weight_bytes / parts,
+        gradients=trained * trained_bytes / parts,
         optimiser=trained * _ADAM / parts,
+        gathered=gathered,
+        activations=activations,
+        synced=2 * model.embedding_parameters * setting.weight_bytes if setting.sharded else 0,
         engines=setting.rollouts.weights(model),
-        activations=_activation_bytes(model, setting, tokens=microbatch_tokens, number=number)
-        + 3 * 4 * chunk_tokens * model.vocab_size,  # logits, their softmax, its gradient
         kv_cache=setting.rollouts.cache(model, hardware),
+        contexts=hardware.context_gib * 2**30,
         cache_stays=setting.rollouts.stays,
     )
 
 
-def _cast_bytes(model: Architecture, setting: Setting) -> float:
-    """Autocast keeps a bf16 copy of every weight for the length of a pass; under FSDP2 of a layer."""
-    if not setting.mixed:
-        return 0
-    return 2 * (model.layer_parameters + model.embedding_parameters if setting.sharded else model.parameters)
+def _update_bytes(model: Architecture, setting: Setting, *, tokens: int, chunk_tokens: int) -> tuple[float, float]:
+    """Gathered weights and gradients, and activations, at whichever of two moments of a backward pass needs more.
 
-
-def _activation_bytes(model: Architecture, setting: Setting, *, tokens: int, number: int) -> float:
-    """Inputs of every matrix product, norms and the gate of a layer; with checkpointing of one layer at a time."""
-    heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
-    layer = tokens * number * (6 * model.hidden_size + heads + 4 * model.intermediate_size)
+    In the head chunks of logits come one after the other; in the last layer the head has its gradient, and FSDP2 has
+    gathered the layer before it already. Embedding and head stay gathered for the whole pass.
+    """
+    size, number = setting.weight_bytes, 2 if setting.weight_bytes == 2 else 4  # residuals have the weights' dtype
+    kept = model.num_hidden_layers * tokens * model.hidden_size * number
     if not setting.checkpointing:
-        return model.num_hidden_layers * layer
-    return model.num_hidden_layers * tokens * model.hidden_size * number + layer
+        kept = (model.num_hidden_layers - 1) * _layer_activations(model, setting, tokens=tokens)
+    table = model.embedding_parameters * 4 if setting.lora is None else 0  # the head's gradient
+    root = (1 if model.tie_word_embeddings else 2) * model.embedding_parameters * size if setting.sharded else 0
+    layer = model.layer_parameters
+    trained_layer = 4 * layer if setting.lora is None else 0
+    logits = 3 * 4 * chunk_tokens * model.vocab_size  # with their softmax and its gradient
+    in_head = (root + 2 * table, kept + logits + 2 * tokens * model.hidden_size * number)
+    in_layer = (
+        root + table + (2 * layer * size + 2 * trained_layer if setting.sharded else 0) + _cast_bytes(model, setting),
+        kept + _layer_activations(model, setting, tokens=tokens),
+    )
+    return max(in_head, in_layer, key=sum)
+
+
+def _cast_bytes(model: Architecture, setting: Setting) -> float:
+    """Autocast's bf16 copies of float32 weights, kept from the forward pass of a layer to its backward pass."""
+    if not setting.mixed or setting.weight_bytes == 2:
+        return 0
+    return 2 * model.layer_parameters * (1 if setting.checkpointing else model.num_hidden_layers)
+
+
+def _layer_activations(model: Architecture, setting: Setting, *, tokens: int) -> float:
+    """Inputs of every matrix product, norms, rotations and the gate of a layer; norms and rotations are float32."""
+    number = 2 if setting.mixed or setting.weight_bytes == 2 else 4
+    heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
+    products = tokens * number * (6 * model.hidden_size + heads + 4 * model.intermediate_size)
+    return products + tokens * 4 * (4 * model.hidden_size + heads)

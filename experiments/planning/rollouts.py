@@ -18,7 +18,7 @@ class Rollouts:
     devices: how many decode. copies: of the weights on each training device; the embedded engine has one for each role,
     one vLLM serves both, and servers on devices of their own need none here (what they need there is not planned).
     rows: at most so many side by side on a device. vllm_share, vllm_cache_gib: what vLLM takes of a device's memory for
-    weights and cache together, or for the cache; it keeps them while the policy trains.
+    weights and cache together, or for the cache; it keeps them while the policy trains. eager: no CUDA graphs.
     """
 
     devices: int
@@ -28,11 +28,13 @@ class Rollouts:
     response_tokens: int
     vllm_share: float | None = None
     vllm_cache_gib: float | None = None
+    eager: bool = True
 
     @classmethod
     def of(cls, cfg: Json, *, policy_bytes: int) -> Rollouts:
         """From a resolved run configuration."""
-        engine, training = cfg["engine"], cfg["trainer"]["devices"]
+        engine, nodes = cfg["engine"], cfg["trainer"].get("num_nodes", 1)
+        training = cfg["trainer"]["devices"] * nodes
         common: Json = {
             "weight_bytes": BYTES[engine["dtype"]] if engine["dtype"] else policy_bytes,
             "rows": engine["max_rows"],
@@ -41,14 +43,18 @@ class Rollouts:
         host = engine.get("host")
         if host is None:
             return cls(devices=training, copies=2, **common)
-        vllm = {"vllm_share": host["gpu_memory_utilization"], "vllm_cache_gib": host["kv_cache_gib"]}
+        vllm = {
+            "vllm_share": host["gpu_memory_utilization"],
+            "vllm_cache_gib": host["kv_cache_gib"],
+            "eager": host["enforce_eager"],
+        }
         if "replicas" not in host:
             return cls(devices=training, copies=1, **vllm, **common)
         if host["urls"]:
             return cls(devices=len(host["urls"]), copies=0, **vllm, **common)
         serving = set(",".join(map(str, host["devices"])).split(",")) - {""}
-        elsewhere = bool(serving) and serving.isdisjoint(map(str, range(training)))
-        return cls(devices=host["replicas"], copies=0 if elsewhere else 1, **vllm, **common)
+        elsewhere = bool(serving) and serving.isdisjoint(map(str, range(cfg["trainer"]["devices"])))
+        return cls(devices=host["replicas"] * nodes, copies=0 if elsewhere else 1, **vllm, **common)
 
     @property
     def stays(self) -> bool:

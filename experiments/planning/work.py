@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from experiments.planning.architecture import Architecture
 from experiments.planning.hardware import Hardware
 from experiments.planning.memory import Setting
+from rzero.types import Json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,54 +26,83 @@ class Work:
         return Work(tokens=self.tokens * times, flops=self.flops * times, hours=self.hours * times)
 
 
-def work_of(
-    model: Architecture,
-    setting: Setting,
-    hardware: Hardware,
-    *,
-    drawn: int,
-    learned: int = 0,
-    prompts: int = 0,
-    passes: int = 0,
-) -> Work:
-    """One step: `drawn` completions, `learned` of them updated on after `passes` more passes (old, reference).
-
-    `prompts`: how many copies of prompts an update runs over.
-    """
-    work = decoding(model, setting, hardware, completions=drawn)
-    if not learned:
-        return work
-    return work + update(model, setting, hardware, completions=learned, prompts=prompts, passes=passes)
-
-
 def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, completions: int) -> Work:
-    """Each token step reads all weights once and each row's cache, in waves of rows on every device that decodes."""
+    """One call of an engine: each token step reads all weights once and each row's cache, on every device that decodes.
+
+    A call ends with its longest response, so its tail is decoded with few rows. vLLM fills places as they become free;
+    the embedded engine draws in waves. A token step takes its least time however few rows are left.
+    """
     rollouts = setting.rollouts
-    mean = rollouts.response_tokens * hardware.response_fraction
+    limit, mean = rollouts.response_tokens, rollouts.response_tokens * hardware.response_fraction
     context = hardware.prompt_tokens + mean / 2
     tokens = completions * mean
     flops = model.forward_flops(tokens=tokens, scored=tokens, context=context)
     rows = math.ceil(completions / rollouts.devices)
+    side_by_side = max(1, rollouts.side_by_side(model, hardware))
     # in every wave some response runs to the limit, while finished rows are taken out
-    steps = math.ceil(rows / max(1, rollouts.side_by_side(model, hardware))) * rollouts.response_tokens
+    waves = math.ceil(rows / side_by_side) * limit
+    steps = max(limit, rows * mean / side_by_side + limit - mean) if rollouts.stays else waves
     cache = rows * mean * context * model.cache_bytes_per_token * rollouts.weight_bytes / 2
     traffic = steps * model.parameters * rollouts.weight_bytes + cache
-    seconds = max(
+    busy = max(
         traffic / (hardware.bandwidth_gb_s * 1e9),
         flops / rollouts.devices / (hardware.peak_tflops * 1e12),
     )
-    return Work(tokens=tokens, flops=flops, hours=seconds / hardware.decoding_utilisation / 3600)
+    least = steps * (hardware.eager_token_step_ms if rollouts.eager else hardware.token_step_ms) / 1e3
+    return Work(tokens=tokens, flops=flops, hours=max(busy / hardware.decoding_utilisation, least) / 3600)
 
 
 def update(
     model: Architecture, setting: Setting, hardware: Hardware, *, completions: int, prompts: int, passes: int
 ) -> Work:
-    """Forward and backward over every sequence once, plus the extra passes; checkpointing adds a forward pass."""
+    """Forward and backward over every sequence once, plus `passes` more (old, reference); checkpointing adds one.
+
+    prompts: how many copies of prompts it runs over. Float32 hidden states meet the head in float32 or TF32, which are
+    slower than the bf16 of everything else.
+    """
     mean = setting.rollouts.response_tokens * hardware.response_fraction
     tokens = prompts * hardware.prompt_tokens + completions * mean
     context = (hardware.prompt_tokens + mean) / 2
-    forward = model.forward_flops(tokens=tokens, scored=completions * mean, context=context)
+    body = model.forward_flops(tokens=tokens, scored=0, context=context)
+    head = model.forward_flops(tokens=0, scored=completions * mean, context=context)
     backward = 1 if setting.lora is not None else 2  # frozen weights need no gradient of their own
-    flops = forward * (passes + 1 + backward + setting.checkpointing)
-    seconds = flops / setting.devices / (hardware.peak_tflops * 1e12 * hardware.training_utilisation)
-    return Work(tokens=tokens, flops=flops, hours=seconds / 3600)
+    times = passes + 1 + backward + setting.checkpointing
+    slow_head = setting.mixed and setting.weight_bytes == 4
+    head_tflops = (
+        (hardware.tf32_tflops if setting.tf32 else hardware.fp32_tflops) if slow_head else hardware.peak_tflops
+    )
+    seconds = times * (body / hardware.peak_tflops + head / head_tflops) / 1e12
+    hours = seconds / setting.devices / hardware.training_utilisation / 3600
+    return Work(tokens=tokens, flops=times * (body + head), hours=hours)
+
+
+def sync(model: Architecture, setting: Setting, hardware: Hardware) -> Work:
+    """All weights on their way to vLLM once, in the policy's dtype. The embedded engine copies them on its device."""
+    if not setting.rollouts.stays:
+        return Work()
+    return Work(hours=model.parameters * setting.weight_bytes / (hardware.sync_gb_s * 1e9) / 3600)
+
+
+def evaluation(benchmarks: Json, model: Architecture, setting: Setting, hardware: Hardware) -> Work:
+    """One evaluation under a suite's protocol, call by call. Benchmarks of unknown size count as nothing.
+
+    benchmarks: the node of the configuration; `uncounted` names those that are left out.
+    """
+    protocol, total = benchmarks["protocol"], sync(model, setting, hardware)
+    for name in benchmarks["tasks"]:
+        questions = hardware.questions.get(name, 0)
+        limit = protocol["max_tokens"] or benchmarks["definitions"][name].get("max_tokens", 0)
+        rollouts = replace(setting.rollouts, response_tokens=limit)
+        for samples in (1, *([protocol["k"]] if name in protocol["sampled"] else [])):
+            asked = max(1, benchmarks["completions_per_call"] // samples)
+            calls, rest = divmod(questions, asked)
+            for times, count in ((calls, asked), (1, rest)):
+                if times and count:
+                    call = decoding(model, replace(setting, rollouts=rollouts), hardware, completions=count * samples)
+                    total += call * times
+    return total
+
+
+def uncounted(benchmarks: Json, hardware: Hardware) -> list[str]:
+    """Returns the tasks whose number of questions is not known."""
+    return [name for name in benchmarks["tasks"] if name not in hardware.questions]

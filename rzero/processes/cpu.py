@@ -49,6 +49,16 @@ def set_up_cpu(*, threads: int, kernels: str) -> None:
     torch.set_num_threads(threads)
 
 
+def set_matmul_precision(precision: str) -> None:
+    """Set how this process rounds the factors of float32 matrix products: `highest` not at all, `high` to TF32 on GPUs.
+
+    Raises ValueError for another word.
+    """
+    if precision not in ("highest", "high", "medium"):
+        raise ValueError(f"matmul_precision must be highest, high or medium, got {precision!r}")
+    torch.set_float32_matmul_precision(precision)
+
+
 def describe_cpu() -> str:
     """Maker, family and model of the CPU and the kernels torch uses: what decides about the last bits of a result."""
     name, facts = platform.machine(), _facts()

@@ -12,7 +12,7 @@ from experiments import PROJECT
 from experiments.compose import compose
 from experiments.plan import main, plan, resolved
 from experiments.planning import Architecture, Hardware, Rollouts, Setting, memory_of
-from experiments.planning.work import decoding, update
+from experiments.planning.work import decoding, evaluation, sync, uncounted, update
 from experiments.resolvers import gpus
 
 POLICIES = ("qwen3_4b_base", "qwen3_8b_base", "octothinker_3b", "octothinker_8b")
@@ -35,9 +35,12 @@ def test_every_experiment_of_the_paper_has_a_plan(experiment: str) -> None:
     for phase in figures["phases"].values():
         assert phase["memory"]["peak"] <= usable
         assert min(phase["tokens"], phase["flops"], phase["hours"], phase["memory"]["peak"]) > 0
+    rounds, evaluated = figures["iterations"], figures["evaluation"]
+    assert evaluated["not_counted"] == []
     assert figures["hours"] == pytest.approx(
-        figures["iterations"] * sum(phase["hours"] for phase in figures["phases"].values())
+        rounds * sum(phase["hours"] for phase in figures["phases"].values()) + (rounds + 1) * evaluated["hours"]
     )
+    assert figures["room_for_vllm"] >= compose(*experiment.split()).engine.host.gpu_memory_utilization
 
 
 def test_the_shape_of_a_local_model_is_read_from_its_config() -> None:
@@ -56,11 +59,12 @@ TINY = Architecture(
 )  # fmt: skip
 EMBEDDED = Rollouts(devices=4, copies=2, weight_bytes=4, rows=8, response_tokens=50)
 SETTING = Setting(
-    devices=4, sharded=True, weight_bytes=4, mixed=False, lora=None, checkpointing=False, rollouts=EMBEDDED
+    devices=4, sharded=True, weight_bytes=4, mixed=False, tf32=False, lora=None, checkpointing=False, rollouts=EMBEDDED
 )  # fmt: skip
 DEVICE = Hardware(
-    name="x", peak_tflops=1.0, bandwidth_gb_s=1.0, memory_gib=1.0, training_utilisation=0.5, decoding_utilisation=0.5,
-    usable_memory=0.9, prompt_tokens=10, response_fraction=0.5,
+    name="x", peak_tflops=1.0, tf32_tflops=0.5, fp32_tflops=0.1, bandwidth_gb_s=1.0, memory_gib=1.0,
+    training_utilisation=0.5, decoding_utilisation=0.5, token_step_ms=0.0, eager_token_step_ms=0.0, sync_gb_s=0.001,
+    usable_memory=0.9, context_gib=0.01, prompt_tokens=10, response_fraction=0.5, questions={"asked": 7},
 )  # fmt: skip
 
 
@@ -119,7 +123,7 @@ def test_what_vllm_takes_of_a_device() -> None:
     assert replace(vllm, vllm_cache_gib=0.5).cache(TINY, DEVICE) == 2**29
     assert replace(vllm, copies=0).cache(TINY, DEVICE) == 0
     memory = tiny_memory(replace(SETTING, rollouts=vllm))
-    assert memory.peak == memory.standing + memory.activations
+    assert memory.peak == memory.trainer + 5600 + memory.kv_cache + memory.contexts
     assert memory.standing > memory.kv_cache
 
 
@@ -162,11 +166,100 @@ def test_what_does_not_fit_is_said_with_what_to_change(capsys: pytest.CaptureFix
     assert "DOES NOT FIT" not in capsys.readouterr().out
     whole = plan(["experiment=paper", "policy=qwen3_8b_base", "trainer=ddp"])
     assert "trainer=fsdp" in whole["advice"][0]
-    assert "engine.host.gpu_memory_utilization below 0.45" in whole["advice"][0]
+    assert "engine.host.gpu_memory_utilization below 0.38" in whole["advice"][0]
     assert not whole["fits"]
     small = plan(["experiment=paper", "policy=qwen3_8b_base", "engine.host.gpu_memory_utilization=0.15"])
     assert "a larger engine.host.gpu_memory_utilization" in small["advice"][0]
     assert "engine.dtype=bfloat16" in plan(["experiment=paper", "policy=qwen3_8b_base", "engine=embedded"])["advice"][0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "change"),
+    [
+        (["trainer=gpu", "engine=vllm_gpu"], "trainer=fsdp"),
+        (["policy=qwen3_8b_base", "trainer.devices=8", "hardware=a100_40gb"], "more devices than trainer.devices=8"),
+    ],
+)
+def test_what_is_too_large_for_the_devices_is_refused(
+    overrides: list[str], change: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All weights of 4B on one GPU; 8B on eight of 40 GB."""
+    assert main(["experiment=paper", *overrides]) == 1
+    text = capsys.readouterr().out
+    assert "DOES NOT FIT" in text
+    assert change in text
+    assert "a *_lora policy" in text
+
+
+def test_a_call_lasts_as_long_as_its_longest_response() -> None:
+    """vLLM with room for all rows: 50 token steps of at least 6 ms, 12 ms without CUDA graphs, for 1 row or for 4."""
+    vllm = replace(EMBEDDED, copies=1, weight_bytes=2, rows=10**9, vllm_share=0.25, eager=False)
+    device = replace(DEVICE, token_step_ms=6.0, eager_token_step_ms=12.0)
+    setting = replace(SETTING, rollouts=vllm)
+    one, four = (decoding(TINY, setting, device, completions=count).hours for count in (1, 4))
+    assert one == pytest.approx(50 * 0.006 / 3600, rel=0.02)
+    assert four == one
+    eager = replace(SETTING, rollouts=replace(vllm, eager=True))
+    assert decoding(TINY, eager, device, completions=4).hours == pytest.approx(2 * four)
+
+
+def test_hours_of_syncs_and_evaluation_by_hand() -> None:
+    """2,800 weights of 4 bytes at 1 MB/s; 7 questions in calls of 4 completions: 2 greedy calls, 4 sampled ones."""
+    vllm = replace(EMBEDDED, copies=1, weight_bytes=2, rows=10**9, vllm_share=0.25, eager=False)
+    setting, device = replace(SETTING, rollouts=vllm), replace(DEVICE, token_step_ms=6.0)
+    assert sync(TINY, setting, device).hours == pytest.approx(2800 * 4 / 1e6 / 3600)
+    assert sync(TINY, SETTING, device).hours == 0  # the embedded engine
+    suite = {
+        "tasks": ["asked", "other"], "definitions": {"asked": {"max_tokens": 100}, "other": {}},
+        "protocol": {"max_tokens": None, "k": 2, "sampled": ["asked"]}, "completions_per_call": 4,
+    }  # fmt: skip
+    calls = 2 + 4
+    expected = sync(TINY, setting, device).hours + calls * 100 * 0.006 / 3600
+    assert evaluation(suite, TINY, setting, device).hours == pytest.approx(expected, rel=0.02)
+    assert uncounted(suite, device) == ["other"]
+    longer = {**suite, "completions_per_call": 1000}
+    assert evaluation(longer, TINY, setting, device).hours < evaluation(suite, TINY, setting, device).hours / 2
+
+
+def test_a_float32_head_is_as_fast_as_float32_products() -> None:
+    """Body at 1 Tflop/s, head at 0.1, with TF32 at 0.5; all bf16 where the weights are."""
+    mixed = replace(SETTING, mixed=True)
+    hours = {
+        name: update(TINY, setting, DEVICE, completions=4, prompts=4, passes=0).hours
+        for name, setting in {
+            "fp32": mixed, "tf32": replace(mixed, tf32=True), "bf16": replace(mixed, weight_bytes=2),
+        }.items()
+    }  # fmt: skip
+    head = 3 * 2 * 1000 * 4 * 25 / 4 / 0.5e12 / 3600
+    assert hours["fp32"] - hours["bf16"] == pytest.approx(9 * head)
+    assert hours["tf32"] - hours["bf16"] == pytest.approx(head)
+
+
+def test_nodes_count() -> None:
+    cfg = resolved(compose("experiment=paper"))
+    one = Setting.of(cfg)
+    cfg["trainer"]["num_nodes"] = 2
+    two = Setting.of(cfg)
+    assert (one.devices, two.devices) == (8, 16)
+    assert (one.rollouts.devices, two.rollouts.devices) == (8, 16)
+
+
+def test_gpu_presets_are_set_for_speed() -> None:
+    """CUDA graphs, a benchmark in one call, TF32 for the head, a context as long as it has to be; none on CPUs."""
+    for preset in ("experiment=paper", "experiment=official", "experiment=paper_lora_1gpu"):
+        cfg = compose(preset)
+        assert cfg.engine.host.enforce_eager is False
+        assert cfg.matmul_precision == "high"
+        longest = max(definition.max_tokens for definition in cfg.benchmarks.definitions.values())
+        assert longest < cfg.engine.max_model_len < 32768
+        assert cfg.benchmarks.completions_per_call >= max(compose_hardware().questions.values())
+    cpu = compose("engine=vllm")
+    assert (cpu.engine.host.enforce_eager, cpu.matmul_precision) == (True, "highest")
+    assert cpu.benchmarks.completions_per_call == 1024
+
+
+def compose_hardware() -> Hardware:
+    return Hardware(**plan(["experiment=paper"])["hardware"])
 
 
 def test_json_other_hardware_and_wrong_values(capsys: pytest.CaptureFixture[str]) -> None:

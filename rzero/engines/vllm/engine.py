@@ -14,9 +14,8 @@ from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, 
 from rzero.engines.vllm.hosts import Host, HostSettings, acquire, release
 from rzero.engines.vllm.requests import Drawn, RowRequest, probe_requests, row_requests
 from rzero.engines.vllm.retry import retry_when_dead
-from rzero.engines.vllm.snapshot import serving_weights
 from rzero.interfaces import Progress
-from rzero.policy import Policy
+from rzero.policy import Policy, merged_weights
 from rzero.processes.ranks import Ranks
 from rzero.types import Group, Prompt, Sampling
 
@@ -78,7 +77,7 @@ class VllmEngine(Generic[S]):
         if ranks.first:
             self._take(policy)
         else:
-            serving_weights(policy.model)  # weights that are split over ranks are put together by all of them
+            merged_weights(policy.model, keep=False)  # split weights are put together by all ranks
         self.verify(policy, ranks=ranks)
 
     def _take(self, policy: Policy) -> None:
