@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -94,7 +94,7 @@ def _agree(ranks: Ranks, cfg: DictConfig, *, looks: bool) -> None:
             )
 
 
-def _difference(left: Any, right: Any, key: str = "") -> tuple[str, Any, Any]:
+def _difference(left: object, right: object, key: str = "") -> tuple[str, object, object]:
     """The first key by which two different configurations differ, and its values."""
     if isinstance(left, dict) and isinstance(right, dict):
         for name in {**left, **right}:

@@ -21,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rzero.types import Json
+
 if TYPE_CHECKING:
     from peft import PeftModel  # slow to import, needed only with adapters
 
@@ -191,7 +193,7 @@ def _weights_file(directory: Path) -> Path:
     return path
 
 
-def _config(directory: Path) -> dict[str, Any]:
+def _config(directory: Path) -> Json:
     path = directory / _CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{directory} is no directory of adapters: it lacks {_CONFIG}")
