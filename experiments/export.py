@@ -49,7 +49,7 @@ def export(path: Path, *, role: Role, iteration: int | None, dtype: str, output:
     if weights.trained(role, last) is None:
         raise ValueError(f"{path}: the {role} of iteration {last} has the weights of {config.policy.path_or_id}")
     policy = weights.load(role, last)
-    policy.model.to(getattr(torch, dtype))  # type: ignore[arg-type]
+    policy.model.to(getattr(torch, dtype))
     target = output or path / "exported" / weights.name(role, last)
     target.parent.mkdir(parents=True, exist_ok=True)
     policy.save(target)

@@ -164,7 +164,7 @@ def with_adapters_merged(model: PreTrainedModel, directory: Path) -> PreTrainedM
             f"cannot put the adapters in {directory} on top of {model.name_or_path}: {type(error).__name__}: "
             f"{str(error).splitlines()[0]}"
         ) from error
-    merged = wrapped.merge_and_unload()  # type: ignore[operator]
+    merged = wrapped.merge_and_unload()
     merged.name_or_path = str(directory)  # adapters put on top of this are no good over the weights below
     merged.requires_grad_(True)
     assert isinstance(merged, PreTrainedModel)

@@ -201,8 +201,9 @@ def merged_weights(model: PreTrainedModel, *, keep: bool = True) -> dict[str, Te
 def _merged(tensor: Tensor, adapted: Any | None) -> Tensor:
     """A weight with the deltas of its LoRA layer, if it has one; in host memory when it was split over ranks."""
     merged = whole(tensor)
-    for adapter in adapted.active_adapters if adapted is not None else ():
-        merged = merged + whole(adapted.get_delta_weight(adapter))
+    if adapted is not None:
+        for adapter in adapted.active_adapters:
+            merged = merged + whole(adapted.get_delta_weight(adapter))
     return merged.cpu() if isinstance(tensor, DTensor) else merged
 
 

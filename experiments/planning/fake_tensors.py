@@ -108,7 +108,7 @@ def fake_device() -> Iterator[ByteCounter]:
             counter.count(storage)
         return result
 
-    torch.UntypedStorage.resize_ = counted  # type: ignore[method-assign]  # no operation that a mode would see
+    torch.UntypedStorage.resize_ = counted  # type: ignore[method-assign, assignment]  # no operation that a mode would see
     try:
         with counter:
             yield counter

@@ -133,7 +133,7 @@ def _update_bytes(model: Architecture, setting: Setting, *, tokens: int, chunk_t
     gathered the layer before it already. Embedding and head stay gathered for the whole pass.
     """
     size, number = setting.weight_bytes, 2 if setting.weight_bytes == 2 else 4  # residuals have the weights' dtype
-    kept = model.num_hidden_layers * tokens * model.hidden_size * number
+    kept: float = model.num_hidden_layers * tokens * model.hidden_size * number
     if not setting.checkpointing:
         kept = (model.num_hidden_layers - 1) * _layer_activations(model, setting, tokens=tokens)
     table = model.embedding_parameters * 4 if setting.lora is None else 0  # the head's gradient

@@ -160,7 +160,7 @@ class _Moments:
         """The backward pass."""
         self._backward = True
         self._in_pass("head")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self._backward = False
         self._counter.at("update: clipping")
 
