@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from rzero.grading import MathGrader
@@ -36,7 +37,9 @@ def test_a_comparison_over_its_budget_is_killed_and_the_next_one_is_right(
 def test_a_killed_worker_is_replaced_and_gives_the_same_verdict(make_grader: Callable[..., MathGrader]) -> None:
     with make_grader(workers=1) as grader:
         assert grader.accepts("x+x", "2x")
+        orphans = psutil.Process(grader.pool.pids[0]).children(recursive=True)
         os.kill(grader.pool.pids[0], signal.SIGKILL)
+        assert not psutil.wait_procs(orphans, timeout=30)[1]  # until they die too, one may still answer
         assert grader.accepts("y+y", "2y")
         assert grader.pool.counters["workers_replaced"] == 1
         server = children(grader.pool.pids[0])[0]
