@@ -116,8 +116,6 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
     def training_step(self, step: int, batch_index: int) -> None:
         """One rollout and its `updates_per_rollout` optimiser steps; metrics are left in `step_metrics`."""
         batch = self.batches[step]
-        # only models with dropout look at this generator; a resumed phase then drops what it would have dropped
-        torch.manual_seed(derive(self.seed, "dropout", self.rollouts_done, self.ranks.rank))
         metrics: dict[str, float] = {}
         with timed(metrics, "step"):
             # Lightning runs all of this under the autocast of the trainer's precision, which is meant for the update:
