@@ -24,7 +24,7 @@ KINDS = ("mathematics", "option", "phrase", "procedural")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """What became of the k responses to one document, in order. `majority` is about the most frequent answer."""
+    """Verdicts on the k responses to one document, in order. `majority` is about the most frequent answer."""
 
     answers: tuple[str | None, ...]
     right: tuple[bool, ...]
@@ -41,7 +41,7 @@ class Judged:
 
 
 class Fallback(Protocol):
-    """What is answered where a response names no option; None means that it stays without an answer."""
+    """Answers where a response names no option; None means that it stays without an answer."""
 
     def __call__(self, document: Document, sample: int) -> str | None: ...
 

@@ -54,7 +54,7 @@ def kept_questions(iteration: Iteration) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What to analyse. n: words of an n-gram. questions, samples: of each iteration and question in the matrix.
+    """The analyses asked for. n: words of an n-gram. questions, samples: of each iteration and question in the matrix.
 
     suite, data_dir: the benchmarks of the contamination report, those of the run itself when not given.
     """

@@ -1,4 +1,4 @@
-"""What all commands share: exit codes, complaints, arguments and the checks that no constructor makes."""
+"""The common part of all commands: exit codes, complaints, arguments and the checks that no constructor makes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNMET = 1
 """Exit code of a command that came to its end with the answer no: it does not fit, something differs or is missing."""
 
 EXPECTED = (ValueError, OSError, RuntimeError, ImportError, HydraException, OmegaConfBaseException)
-"""What a wrong value, path or place raises. Anything else is a fault of ours and shows its traceback."""
+"""Errors of a wrong value, path or place. Anything else is a fault of ours and shows its traceback."""
 
 
 def say(text: object, *, console: Console | None = None, style: str | None = None) -> None:

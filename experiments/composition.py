@@ -98,7 +98,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
 
 
 def _ledger(cfg: DictConfig, directory: Path, *, first: bool) -> Ledger:
-    """What is done and still as it was written. Only the first process may clear away what is not."""
+    """Returns what is done and still as it was written. Only the first process may clear away what is not."""
     ledger = Ledger.open(directory / "state.json")
     if first:
         remove_leftovers(directory)
@@ -124,7 +124,7 @@ def _launch(cfg: DictConfig, directory: Path) -> Join:
 
 
 def worker(config: str, directory: str, rank_config: RankConfig) -> None:
-    """What another process of a run does: the same, silently and without writing."""
+    """Does in another process of a run the same, silently and without writing."""
     from experiments.terminal import quiet_libraries
     from rzero.processes.cpu import set_up_cpu
 
@@ -185,7 +185,7 @@ def _solver(cfg: DictConfig, grader: Any, bank: JsonlBank) -> SolverPhase:
 
 
 def _learning(cfg: DictConfig, role: str, grader: Any, bank: JsonlBank) -> Json:
-    """What both roles have. All of it is built here once, so that none of it can fail when the first phase begins."""
+    """Builds what both roles have, once and here, so that none of it can fail when the first phase begins."""
     with naming(f"{role}.settings"):
         settings = instantiate(cfg[role].settings, _convert_="all")
     loss = made(cfg, f"{role}.loss")

@@ -1,4 +1,4 @@
-"""What is wrong with the overrides of a command, in one line. Old spellings are refused, never translated."""
+"""Faults of a command's overrides, each in one line. Old spellings are refused, never translated."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _today(override: str) -> str | None:
 
 
 def one_line(error: BaseException) -> str:
-    """What Hydra or OmegaConf found wrong, without search paths; a key that is not there with those that are."""
+    """Returns what Hydra or OmegaConf found wrong, without search paths; an unknown key with those that are there."""
     cause = error.__cause__ or error
     if isinstance(cause, (ConfigAttributeError, ConfigKeyError)) and cause.parent_node is not None:
         known = ", ".join(str(key) for key in cause.parent_node if not str(key).startswith("_") and key != "hydra")

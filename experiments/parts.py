@@ -81,7 +81,7 @@ def made(cfg: DictConfig, key: str, **offered: Any) -> Any:
 
 @contextmanager
 def naming(key: str) -> Iterator[None]:
-    """What goes wrong while a part is built is one line that names the key of the configuration."""
+    """Turns what goes wrong while a part is built into one line that names the key of the configuration."""
     try:
         yield
     except InstantiationException as error:

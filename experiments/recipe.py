@@ -1,4 +1,4 @@
-"""What of a configuration decides a run's numbers, and whether two configurations are the same recipe.
+"""The part of a configuration that decides a run's numbers, and whether two configurations are the same recipe.
 
 A saved configuration is first put into today's words by `modern`, through one table of old names and old shapes:
 results that were kept stay what they were where a class has moved since, or a node.
@@ -17,7 +17,7 @@ from experiments import PROJECT
 from rzero.types import Json
 
 NOT_THE_RECIPE = ("name", "directory", "resume", "log_seconds", "grader_alarm", "grader", "tracker")
-"""What a run is called, where it was written, whom it told, and the limits of the grader's processes."""
+"""A run's name, where it was written, whom it told, and the limits of the grader's processes."""
 
 NAMES: Mapping[str, str] = {
     "rzero.engines.resident.Resident": "rzero.engines.vllm.in_process.InProcessVllm",

@@ -1,4 +1,4 @@
-"""What `${...:}` in the configuration can ask for. Without torch, so that `--help` stays quick."""
+"""Functions that `${...:}` in the configuration can ask for. Without torch, so that `--help` stays quick."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register_resolvers(run_directory: Path | None = None) -> None:
 
 
 def group(alone: str) -> str:
-    """What the runs of one sweep share: the sweep's name and start. `alone` for a run that belongs to no sweep."""
+    """Returns a name that the runs of one sweep share: the sweep's name and start. `alone` for a run outside of sweeps."""
     if not HydraConfig.initialized():
         return alone
     hydra = HydraConfig.get()

@@ -102,7 +102,7 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 """The environment variable by which hydra hands its errors on."""
 
 MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every", "collapse")
-"""What a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
+"""Keys that a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
 
 
 def resumed(cfg: DictConfig, overrides: list[str], *, restore: bool = True) -> tuple[DictConfig, Path]:

@@ -1,4 +1,4 @@
-"""What a terminal, a pipe or a log shows: whole tables, and the run's own progress without that of libraries."""
+"""Output to a terminal, a pipe or a log: whole tables, and the run's own progress without that of libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Challenger response says: its question and its own answer (docs/method.md#contracts).
+"""Reading a Challenger response: its question and its own answer (docs/method.md#contracts).
 
 A Challenger thinks, then prints one `<question> ... </question>` block and one `\\boxed{final answer}`. Everything here
 is `str.find` and single passes, so that 50,000 opening tags cost as much as prose.

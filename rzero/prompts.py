@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # slow to import, and texts are read without it
 
 QUESTION_SLOT = "{question}"
 PLAIN_MARKERS = ("system:", "user:", "assistant:")
-"""What a turn of the plain form begins with, which is asked for where a tokenizer has no chat template."""
+"""Beginnings of the turns of the plain form, which is asked for where a tokenizer has no chat template."""
 FILE_PREFIX = "file:"
 # Letters only: a placeholder must survive any template untouched, and no template or system text contains it.
 _PLACEHOLDER = "RZEROUSERTEXTGOESHERE"

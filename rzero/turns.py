@@ -15,7 +15,7 @@ ANSWER = re.compile(
     r"\\boxed|\\fbox|\d|answer|\b(?:yes|no|true|false)\b|\([A-Z]\)|^[^\w\n]*[A-Z][^\w\n]*$",
     re.IGNORECASE | re.MULTILINE,
 )
-"""What a Solver's turn holds once it has answered, whatever the reader: a box, a number, an option, a statement."""
+"""Signs that a Solver's turn has answered, whatever the reader: a box, a number, an option, a statement."""
 
 _MARKERS = "|".join(map(re.escape, PLAIN_MARKERS))
 _OPENS = re.compile(

@@ -141,7 +141,8 @@ def test_references_to_pages_resolve() -> None:
 
 
 def test_nothing_cites_a_document_outside_the_repository() -> None:
-    assert mentions(r"\b(SPEC|OFFICIAL_BUGS)\b", suffixes=()) == set()
+    outside = "SPE" + "C", "OFFICIAL" + "_BUGS"  # in pieces: a search for these words is to find nothing, this included
+    assert mentions(rf"\b({'|'.join(outside)})\b", suffixes=()) == set()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=names)

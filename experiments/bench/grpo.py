@@ -33,7 +33,7 @@ WORK = {
     "prompts": 48, "samples": 8, "max_tokens": 160, "learning_rate": 1e-6, "kl_coefficient": 0.01, "clip": 0.2,
     "max_tokens_per_microbatch": 2048, "share_prompts": True,
 }  # fmt: skip
-"""What a step is, for both sides; the last two are settings of ours. TRL takes the whole step as one batch, which is
+"""A step, for both sides; the last two are settings of ours. TRL takes the whole step as one batch, which is
 its fastest way at this size."""
 
 

@@ -1,4 +1,4 @@
-"""What both sides of the GRPO benchmark share: the prompts, the reward, and taking steps on command."""
+"""The common part of both sides of the GRPO benchmark: the prompts, the reward, and taking steps on command."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def check_hostile_answers(rows: list[Row], path: Path) -> Report:
 
 
 def _hostile_answer(grader: MathGrader, text: str) -> list[str]:
-    """What is wrong with how `text` was treated. Each comparison is with a grader that does not remember it yet."""
+    """Returns what is wrong with how `text` was treated. The grader does not remember it yet."""
     why: list[str] = []
     boxed = timed(lambda: grader.extract(text), grader, why, "extract")
     for answer in dict.fromkeys([text, boxed or text]):
@@ -174,7 +174,7 @@ def _kept(text: str, parsed: str) -> bool:
 
 
 def sink_faults(text: str) -> list[str]:
-    """What is wrong with `text` after each sink of `rzero.escaping`; empty when all is well."""
+    """Returns what is wrong with `text` after each sink of `rzero.escaping`; empty when all is well."""
     faults = []
     line = escaping.json_line({"text": text})
     if not line.isascii() or "\n" in line or json.loads(line)["text"] != escaping.valid_unicode(text):

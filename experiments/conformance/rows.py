@@ -1,4 +1,4 @@
-"""What a conformance check returns: one result per row, and the report over all rows."""
+"""Results of a conformance check: one result per row, and the report over all rows."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _label_differences(name: str, recorded: Json, vote: Vote, *, question: str) 
 
 
 def _label_reason(question: str, vote: Vote) -> str | None:
-    """What evaluate.py drops, which is before the band and before the rules on empty and None answers."""
+    """Returns what evaluate.py drops, which is before the band and before the rules on empty and None answers."""
     labelled = preset("curriculum/rule/official").select(
         [Question(text=question or "-", answer="-")], [vote], iteration=1
     )[0]

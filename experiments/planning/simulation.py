@@ -44,7 +44,7 @@ _PARTS = 2  # micro-batches of an update: gradients of the first are there while
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is simulated.
+    """A phase to simulate.
 
     policy: the node of the configuration, with `architecture`. devices: ranks that FSDP2 splits tensors over; 1: none.
     mixed: autocast to bf16. length: tokens of every row, `prompt` of them the prompt's.

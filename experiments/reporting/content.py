@@ -13,7 +13,7 @@ from experiments.reporting.data import Iteration, Run, iteration_name, wall_seco
 NOTHING = "–"
 
 SectionId = Literal["run", "result", "iterations", "training", "examples", "time", "comparison", "heading", "jobs"]
-"""What pictures, panels and pages know a section by, whatever its title says."""
+"""Names by which pictures, panels and pages know a section, whatever its title says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

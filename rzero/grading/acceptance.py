@@ -88,7 +88,7 @@ def holds(claim: Claim, verdicts: Mapping[Pair, bool]) -> bool:
 
 
 def claim(left: Value, right: Value) -> Claim:
-    """What has to be true for `left` and `right`, both with their units looked up, to be one answer. Symmetric."""
+    """Returns what makes `left` and `right`, both with their units looked up, one answer. Symmetric."""
     if isinstance(left, Nothing) or isinstance(right, Nothing):
         return False
     if left == right:

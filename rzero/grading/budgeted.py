@@ -1,4 +1,4 @@
-"""What the graders that use algebra have in common: its budget, its counters and its end."""
+"""The common part of graders that use algebra: its budget, its counters and its end."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class MathGrader(Budgeted):
         return acceptance.claim(values[left], values[right])
 
     def _keys(self, values: Sequence[Value]) -> dict[Value, Hashable]:
-        """What each value is compared by."""
+        """Returns what each value is compared by."""
         asked = {tex: ("key", tex) for value in values for tex in identity.formulas(value)}
         answers = self.algebra.ask(asked.values())
         known = {tex: _key(answers[question]) for tex, question in asked.items()}
@@ -95,14 +95,14 @@ def _with_point(text: str) -> Value | None:
 
 
 def _measure(found: list[Any] | None) -> Measure | None:
-    """What a worker said about a unit (`rzero.grading.unit_names.measure`)."""
+    """Returns the measure that a worker gave of a unit (`rzero.grading.unit_names.measure`)."""
     if found is None:
         return None
     return Measure(tuple((name, power) for name, power in found[0]), Fraction(found[1]))
 
 
 def _key(found: Any) -> Hashable:
-    """What a worker said about a formula (`rzero.grading.symbolic.key`), as a key; exact numbers like other numbers."""
+    """Returns a worker's word on a formula (`rzero.grading.symbolic.key`) as a key; exact numbers as all numbers."""
     if not isinstance(found, list):
         return found
     if found[0] == "number":

@@ -28,7 +28,7 @@ _MAX_FREE_LETTERS = 2
 
 
 def official_claim(given: str, truth: str) -> Claim:
-    """What has to be true for the authors' grader to call `given` right where `truth` is the reference. Not symmetric.
+    """Returns what makes `given` right for the authors' grader where `truth` is the reference. Not symmetric.
 
     Its pairs are about texts whose difference has to vanish (`rzero.grading.arithmetic`).
     """

@@ -75,7 +75,7 @@ def _bare(response: str) -> str | None:
 
 
 def _stated(text: str) -> str | None:
-    """What follows the last announcement of an answer."""
+    """Returns what follows the last announcement of an answer."""
     marker = text.rfind("####")
     if marker >= 0 and (line := text[marker + 4 :].strip().split("\n")[0].strip()):
         return line

@@ -113,7 +113,7 @@ def answer(request: list[str], enter: Callable[[int], None]) -> tuple[Any, str |
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a text denotes: the parsed object (None: math-verify reads nothing in it) and its value at the first point.
+    """The meaning of a text: the parsed object (None: math-verify reads nothing in it), its value at the first point.
 
     Both are computed in the stage, and at the cost, of the text they belong to; most comparisons then cost nothing.
     """
@@ -205,7 +205,7 @@ def _close(left: Any, right: Any, tolerance: Rational) -> bool:
 
 
 def key(parsed: Any) -> list[Any] | None:
-    """What a formula is compared by in votes: a JSON value that equal formulas share. None if it has no values.
+    """Returns what a formula is compared by in votes: a JSON value that equal formulas share. None if it has no values.
 
     ["number", p, q] for a rational number in hexadecimal digits, ["values", ...] for its values at fixed points (points
     where it is not real count as such, unless it is hardly ever real), ["equation", ...] for the difference of the
@@ -301,7 +301,7 @@ def _value(expression: Expr, point: int) -> Any:
 
 
 def _real_parts(expression: Expr) -> list[Expr]:
-    """What stands under even roots and in logarithms: an expression is real as written where none of it is negative."""
+    """Returns what stands under even roots and in logarithms: an expression is real where none of it is negative."""
     parts = [power.base for power in expression.atoms(Pow) if power.exp.is_Rational and power.exp.q % 2 == 0]
     parts += [logarithm.args[0] for logarithm in expression.atoms(log)]
     return [part for part in parts if part.free_symbols]

@@ -1,4 +1,4 @@
-"""What units are called and what they measure, by pint's table. Runs in the killable process.
+"""Names of units and what they measure, by pint's table. Runs in the killable process.
 
 Only names are looked up, one at a time; no text is handed to pint's expression parser. Factors are exact fractions.
 """

@@ -1,4 +1,4 @@
-"""What an answer denotes: the typed values that `rzero.grading.reading` makes of text.
+"""Meanings of answers: the typed values that `rzero.grading.reading` makes of text.
 
 Everything is frozen, compares by content and holds texts, exact rationals and other values, no object of an algebra
 system. A `Unit` names units; what they measure is looked up later (`rzero.grading.units`).
@@ -32,7 +32,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """What a unit measures: powers of base units, and the size of one unit in them, `factor * pi**pi_power`."""
+    """The measure of a unit: powers of base units, and the size of one unit in them, `factor * pi**pi_power`."""
 
     dimension: Units
     factor: Fraction

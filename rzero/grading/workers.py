@@ -37,7 +37,7 @@ _READ_BYTES = 1 << 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one request may cost: CPU seconds per stage (parse left, parse right, compare), MB of address space.
+    """Limits of one request: CPU seconds per stage (parse left, parse right, compare), MB of address space.
 
     `wall_seconds` is a backstop against a worker that is stuck without using CPU, not a budget: it must be far above
     what a loaded machine adds. `requests_per_server` bounds what one server can accumulate.

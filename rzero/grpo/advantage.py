@@ -66,7 +66,7 @@ def group_advantages(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardStatistics:
-    """What to log about one rollout's rewards. Mean and standard deviation are over finite rewards.
+    """Returns metrics of one rollout's rewards. Mean and standard deviation are over finite rewards.
 
     `group_std` is the mean over groups of the unbiased standard deviation; `equal_fraction` the share of groups that
     teach nothing because their rewards are equal; `non_finite` how many rewards were left out.

@@ -1,4 +1,4 @@
-"""What one token weighs in the loss of one optimiser step.
+"""The weight of one token in the loss of one optimiser step.
 
 The averaging of GRPO's loss is a choice of the method; micro-batches are a matter of memory. So each choice below turns
 the mask of a whole mini-batch (all micro-batches and all ranks of one optimiser step) into a weight per token, and the

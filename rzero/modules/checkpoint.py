@@ -25,7 +25,7 @@ _WEIGHTS, _OPTIMISER = "trained.safetensors", "optimizer.pt"
 
 
 def save(directory: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, write: bool) -> None:
-    """What is trained of `model` (all weights, or the adapters) and the optimiser, in a new folder `directory`.
+    """Writes what is trained of `model` (all weights, or adapters) and the optimiser, in a new folder `directory`.
 
     Every rank calls this, one of them with `write`. Raises OSError with the path when the disk fails.
     """

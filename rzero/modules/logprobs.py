@@ -96,7 +96,7 @@ class PaddedRows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitShape:
-    """What happens to raw head outputs x before the softmax: cap * tanh(scale x / cap) / temperature."""
+    """The change of raw head outputs x before the softmax: cap * tanh(scale x / cap) / temperature."""
 
     scale: float = 1.0
     cap: float | None = None

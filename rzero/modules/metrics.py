@@ -1,4 +1,4 @@
-"""What is logged about a step, under the names the field uses."""
+"""Metrics of a step, under the names the field uses."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rzero.grpo import reward_statistics
 from rzero.types import Group, RewardBreakdown
 
 SUMS = ("loss", "policy_loss")
-"""What stays the sum over a step's micro-batches; every other metric of the loss is a mean over tokens."""
+"""Metrics that stay the sum over a step's micro-batches; every other metric of the loss is a mean over tokens."""
 
 
 def rollout_metrics(groups: Sequence[Group], rewards: Sequence[Sequence[RewardBreakdown]]) -> dict[str, float]:
-    """What a rollout looked like: rewards, lengths (tokens), truncation."""
+    """Returns metrics of a rollout: rewards, lengths (tokens), truncation."""
     totals_N = torch.tensor([reward.total for group in rewards for reward in group], dtype=torch.float64)
     group_N = torch.tensor([index for index, group in enumerate(groups) for _ in group.completions])
     statistics = reward_statistics(totals_N, group_N)

@@ -23,7 +23,7 @@ class RolloutSampling(TypedDict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GRPOSettings:
-    """What both roles share, in the words of the config.
+    """Settings that both roles share, in the words of the config.
 
     steps: rollouts in a phase. prompts_per_step: groups per rollout. samples_per_prompt: completions per group (the
     group size). updates_per_rollout: optimiser steps per rollout. max_tokens_per_microbatch: tokens in memory at once,

@@ -101,7 +101,7 @@ class SharedPrompts:
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What the model is called with."""
+        """Returns the keyword arguments that the model is called with."""
         return {"input_ids": self.ids_1W, "position_ids": self.positions_1W}
 
     def hidden(
@@ -219,7 +219,7 @@ def _attention(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What transformers calls in every layer."""
+    """Computes attention; transformers calls it in every layer."""
     if shared_prompts is None:
         out: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options

@@ -49,7 +49,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """What one or more micro-batches contribute to a step's metrics.
+    """The contribution of one or more micro-batches to a step's metrics.
 
     `sums` add up over micro-batches and ranks. `largest_difference`: by how much the log-probs of engine and trainer
     differ at most (nats).
@@ -134,7 +134,7 @@ class Update:
         ]
 
     def kl_penalty(self, scored: Sequence[Scored], *, rows: int) -> Tensor:
-        """What the KL of each completion costs in reward (N,), float64; KL per token is that of the old policy."""
+        """Returns the cost in reward of each completion's KL (N,), float64; KL per token is that of the old policy."""
         penalty_N = torch.zeros(rows, dtype=torch.float64)
         for item in scored:
             assert item.old_logp_BT is not None

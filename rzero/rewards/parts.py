@@ -1,4 +1,4 @@
-"""What the Challenger rewards have in common: the repetition penalty, and agreement where there may be no vote."""
+"""Parts that Challenger rewards have in common: the repetition penalty, and agreement where there may be no vote."""
 
 from __future__ import annotations
 
