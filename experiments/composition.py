@@ -124,7 +124,7 @@ def _launch(cfg: DictConfig, directory: Path) -> Join:
 
 
 def worker(config: str, directory: str, rank_config: RankConfig) -> None:
-    """Does in another process of a run the same, silently and without writing."""
+    """Takes part in a run as another process than the first: the same, silently and without writing."""
     from experiments.terminal import quiet_libraries
     from rzero.processes.cpu import set_up_cpu
 

@@ -28,7 +28,7 @@ def register_resolvers(run_directory: Path | None = None) -> None:
 
 
 def group(alone: str) -> str:
-    """Returns a name that the runs of one sweep share: the sweep's name and start. `alone` for a run outside of sweeps."""
+    """Returns a name that the runs of one sweep share: its name and start. `alone` for a run outside of sweeps."""
     if not HydraConfig.initialized():
         return alone
     hydra = HydraConfig.get()

@@ -132,7 +132,7 @@ def normal(region: Region) -> Region:
 
 
 def _intersection(left: Region, right: Region) -> Region | None:
-    """Returns what lies in both; None where an end is no number, unless one gives the lower, the other the upper end."""
+    """Returns what lies in both; None where an end is no number, unless each gives one end."""
     first, second = left.intervals[0], right.intervals[0]
     for low, high in ((first, second), (second, first)):
         if low.items[1] == INFINITY and high.items[0] == MINUS_INFINITY:
