@@ -21,6 +21,7 @@ def register_resolvers(run_directory: Path | None = None) -> None:
     OmegaConf.register_new_resolver("run_directory", lambda: str(run_directory or "."), replace=True)
     OmegaConf.register_new_resolver("group", group, replace=True)
     OmegaConf.register_new_resolver("product", lambda *factors: math.prod(factors), replace=True)
+    OmegaConf.register_new_resolver("rollout_device", rollout_device, replace=True)
     OmegaConf.register_new_resolver("jobs_at_once", jobs_at_once, replace=True)
     OmegaConf.register_new_resolver("gpus", gpus, replace=True)
     OmegaConf.register_new_resolver("model_name", model_name, replace=True)
@@ -64,6 +65,11 @@ def gpus(count: int) -> list[str]:
     if visible and len(visible) < count:
         raise ValueError(f"CUDA_VISIBLE_DEVICES names {len(visible)} devices for {count} processes (trainer.devices)")
     return (visible or [str(number) for number in range(count)])[:count]
+
+
+def rollout_device(accelerator: str) -> str | None:
+    """Returns where the embedded engine draws: the GPU of a trainer on GPUs, else (None) where the policy is."""
+    return "cuda" if accelerator in ("gpu", "cuda") else None
 
 
 def jobs_at_once(threads: int, gib: float, accelerator: str) -> int:

@@ -222,3 +222,9 @@ def test_a_preset_takes_any_policy_and_is_named_after_it(preset: str, policy: st
     assert default.name == f"{preset}_Qwen3-4B-Base"
     for key in own.keys() - {"policy", "name"}:
         assert own[key] == default[key]
+
+
+def test_the_embedded_engine_draws_where_the_trainer_trains() -> None:
+    """A frozen Solver lies in host memory; drawn from there, ten of eleven completions of a step came from one core."""
+    assert config("trainer=gpu").engine.device == "cuda"
+    assert config().engine.device is None
