@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from rzero.types import Artifact, LabelledQuestion
 
 
 class TensorBoardTracker:
-    """Mirrors metrics to event files in `directory`.
+    """Mirrors metrics to event files in `directory`. Numbers that are not finite are gaps.
 
     committed_step: the last step of a complete stage. TensorBoard is told to forget later ones, which a stopped attempt
     wrote and which are about to be repeated. Raises ImportError naming the package when TensorBoard is not installed.
@@ -26,7 +27,8 @@ class TensorBoardTracker:
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, global_step=step)
+            if math.isfinite(value):
+                self._writer.add_scalar(name, value, global_step=step)
         self._writer.flush()
 
     def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None: ...

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rzero.durable import write_atomically
 from rzero.escaping import slug, wandb_cell
+from rzero.runs.bank import JsonlBank
+from rzero.runs.directory import RunDirectory
+from rzero.tracking.jsonl import read_metrics
+from rzero.tracking.wandb_files import last_step, require_writable
 from rzero.types import Artifact, Json, LabelledQuestion
 
 if TYPE_CHECKING:  # slow to import, and only this tracker needs it
@@ -19,6 +24,9 @@ if TYPE_CHECKING:  # slow to import, and only this tracker needs it
 KEY = "WANDB_API_KEY"
 BY_ITERATION = ("evaluation/*", "curriculum/*", "audit/*", "questions")
 """Measured once an iteration, which is their x axis; the rest of the metrics is drawn over training steps."""
+
+FLUSH_S = 1.0
+"""Seconds until what W&B was told stands in its file; its own 15 lose more when a run is killed."""
 
 COLUMNS = (
     "iteration",
@@ -35,11 +43,10 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """The W&B run that a directory belongs to (`wandb_run.json`), and the last step that was sent there.
+    """The W&B run that a directory belongs to (`wandb_run.json`), settled when the run begins.
 
-    All but `step` is settled when the run begins. mode: online, offline or disabled; kept, so that the parts of a
-    resumed run reach W&B in order. entity: the account of an online run, else empty. step: a resumed run repeats steps
-    up to this one with the same numbers, and those are not sent again.
+    mode: online, offline or disabled; kept, so that the parts of a resumed run reach W&B in order. entity: the account
+    of an online run, else empty.
     """
 
     id: str
@@ -48,7 +55,6 @@ class Identity:
     mode: str
     name: str | None
     group: str | None
-    step: int = 0
 
     @classmethod
     def read(cls, directory: Path) -> Identity | None:
@@ -57,8 +63,10 @@ class Identity:
         if not path.exists():
             return None
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            found.pop("step", None)  # earlier versions trusted it
+            return cls(**found)
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} names no W&B run ({error}); remove it to begin a new one there") from error
 
     def write(self, directory: Path) -> None:
@@ -66,12 +74,16 @@ class Identity:
 
 
 class WandbTracker:
-    """Mirrors a run to one W&B run, which a resumed run continues.
+    """Mirrors a run to one W&B run, which a resumed run continues. Numbers that are not finite are gaps.
+
+    Every step stands there once. W&B is asked which step it has as its last (offline that is what its files hold): up
+    to there nothing is sent again, and what it lost of the steps in `metrics.jsonl` it is sent first.
 
     mode: online, offline, disabled, or auto: online with a key in the environment, else offline (`wandb sync` uploads
     it later). group: joins the runs of a sweep. artifacts: the kinds of artifact that are uploaded; the others are left
-    on disk. config: shown beside the run; it must hold no secret. Raises ValueError when a run that began online has no
-    key.
+    on disk. config: shown beside the run; it must hold no secret.
+
+    Raises ValueError when a run that began online has no key, OSError when the files cannot be written or W&B refuses.
     """
 
     def __init__(
@@ -90,17 +102,25 @@ class WandbTracker:
         self._directory, self._kinds = Path(directory), frozenset(artifacts)
         known = Identity.read(self._directory)
         mode = _settle(mode, known, directory)
-        self._run = wandb.init(
-            project=known.project if known else project,
-            entity=known.entity or None if known else None,
-            id=known.id if known else None,
-            resume="allow" if mode == "online" else None,  # offline, the same id is all there is to it
-            mode=mode,  # type: ignore[arg-type]
-            dir=directory,
-            name=known.name if known else name,
-            group=known.group if known else group,
-            config=dict(config or {}),
-        )
+        if mode != "disabled":
+            require_writable(directory)
+        there = last_step(self._directory, run_id=known.id) if known and mode == "offline" else 0
+        try:
+            self._run = wandb.init(
+                project=known.project if known else project,
+                entity=known.entity or None if known else None,
+                id=known.id if known else None,
+                # `wandb sync` begins a run anew at an offline file that is not marked as a resume
+                resume="allow" if known or mode == "online" else None,
+                mode=mode,  # type: ignore[arg-type]
+                dir=directory,
+                name=known.name if known else name,
+                group=known.group if known else group,
+                config=dict(config or {}),
+                settings=wandb.Settings(x_transaction_log_flush_interval=FLUSH_S),
+            )
+        except wandb.Error as error:
+            raise OSError(f"W&B does not begin a run: {' '.join(str(error).split())}") from error
         self._identity = known or Identity(
             id=self._run.id,
             project=self._run.project,
@@ -111,17 +131,30 @@ class WandbTracker:
         )
         self._identity.write(self._directory)
         self._repeated = False
+        self._sent = self._run.starting_step - 1 if mode == "online" else there
         self._logged: dict[str, wandb.Artifact] = {}
         self._run.define_metric("iteration")
         for pattern in BY_ITERATION:
             self._run.define_metric(pattern, step_metric="iteration")
+        if known:
+            self._send_lost()
+
+    def _send_lost(self) -> None:
+        """Sends what is committed and did not come to W&B before an earlier attempt was killed."""
+        there = RunDirectory(self._directory)
+        for row in read_metrics(there.metrics) if there.metrics.is_file() else ():
+            metrics = {name: math.nan if value is None else value for name, value in row.items()}
+            step, _ = metrics.pop("step"), metrics.pop("time/unix_s")
+            self.log(metrics, step=step)
+            iteration = round(metrics.get("iteration", 0))
+            if "curriculum/candidates" in row and there.questions(iteration).is_file():
+                self.questions(JsonlBank(there).get(iteration), step=step)
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        self._repeated = step <= self._identity.step
+        self._repeated = step <= self._sent
         if not self._repeated:
-            self._run.log(dict(metrics), step=step)
-            self._identity = replace(self._identity, step=step)
-            self._identity.write(self._directory)
+            self._run.log({name: value for name, value in metrics.items() if math.isfinite(value)}, step=step)
+            self._sent = step
 
     def questions(self, labelled: Sequence[LabelledQuestion], *, step: int) -> None:
         if not self._repeated:

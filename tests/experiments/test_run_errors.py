@@ -17,6 +17,7 @@ from experiments.command_line import expand_policy
 from experiments.provenance import write_manifest
 from experiments.run import begin, command, resumed
 from rzero.processes.cpu import describe_cpu
+from rzero.runs.questions import NothingKept
 from tests.experiments.small import config
 
 
@@ -113,6 +114,18 @@ def test_an_existing_directory_is_never_written_into(run: Callable[..., Result],
     assert result.returncode == 2
     assert f"resume={tmp_path}/run" in result.stderr
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_an_iteration_without_questions_ends_with_its_own_code(
+    run: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep_none(*_: object) -> None:
+        raise NothingKept("iteration 1: none of 32 candidate questions was kept")
+
+    monkeypatch.setattr("experiments.run.run_locked", keep_none)
+    monkeypatch.setattr("experiments.run.report", lambda _: None)
+    result = run(f"directory={tmp_path}/run")
+    assert (result.returncode, result.stderr) == (3, "error: iteration 1: none of 32 candidate questions was kept\n")
 
 
 def test_resume_needs_a_run_and_keeps_its_configuration(run: Callable[..., Result], tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ BAND = {"_target_": "rzero.curriculum.BandCurriculum", "band": {"centre": 0.5, "
 
 def tracked(path: Path, *, name: str) -> Path:
     """As the W&B tracker leaves it."""
-    Identity(id=name, project="rzero", entity="us", mode="online", name=name, group="g", step=1).write(path)
+    Identity(id=name, project="rzero", entity="us", mode="online", name=name, group="g").write(path)
     return path
 
 
