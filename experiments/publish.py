@@ -6,9 +6,9 @@
     python -m experiments.publish RUN --push owner/name --update   # a new commit where they exist already
 
 Each is a folder with its card: scores, recipe, lineage and the licence of the base model; `recipe.yaml` is the
-configuration. Adapters are merged. Questions that a benchmark of the run asks word for word are left out, and no path,
-address or name of this machine is written. Load them with `AutoModelForCausalLM.from_pretrained(RUN/published/solver)`
-and `datasets.load_dataset(RUN/published/questions)`. A token is read from HF_TOKEN or from `hf auth login`.
+configuration. Adapters are merged. Questions in which one of a benchmark of the run stands word for word are left
+out, and no path, address or name of this machine is written. transformers loads RUN/published/solver, datasets
+RUN/published/questions. A token is read from HF_TOKEN or from `hf auth login`.
 
 Exit codes: 0 written (and pushed); 1 stopped by the user; 2 a wrong path or name, a run that is not finished, no token,
 a repository that exists, or a hub that refuses.

@@ -54,6 +54,13 @@ class Publication:
         return [(number, scores) for number, scores in self.run.scores if number <= self.until]
 
     @property
+    def answers_known(self) -> bool:
+        """Whether more than what only measures (benchmarks, audit) comes from the package that has true answers."""
+        recipe = OmegaConf.to_container(self.run.config, resolve=False)
+        assert isinstance(recipe, dict)
+        return any(_names_evaluation(node) for key, node in recipe.items() if key not in ("benchmarks", "audit"))
+
+    @property
     def name(self) -> str:
         """What the run is called, unless that is the name of a person or a machine."""
         return "R-Zero" if belongs_here(self.run.name) else self.run.name
@@ -80,7 +87,7 @@ def model_card(role: Role, of: Publication) -> ModelCard:
     )
     parts = [f"# {of.title(role)}", _WHAT[role] + f" Method: {PAPER}.", _use(of.names.get(role, role))]
     parts += _scores(scores) if scores else _training(of)
-    parts += [*_lineage(of), *_recipe(of), "## Limits", _limits(), *_licence(of)]
+    parts += [*_lineage(of), *_recipe(of), "## Limits", _limits(of), *_licence(of)]
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
 
 
@@ -109,14 +116,14 @@ def data_card(questions: QuestionSet, of: Publication) -> DatasetCard:
     ]
     parts = [
         f"# {of.title('questions')}",
-        "Questions that a Challenger posed and a Solver labelled by majority vote, both trained from one base model "
-        f"and no outside data. Method: {PAPER}.",
+        "Questions that a Challenger posed and a Solver labelled by majority vote, both trained from one base model. "
+        f"Method: {PAPER}. {_origin(of)}",
         "**The answers are pseudo-labels: what most votes said, right or wrong.** Questions are a model's text as it "
         "wrote it; nobody has read them for sense or for harm.",
         markdown_table(["column", "meaning"], [[f"`{name}`", text] for name, text in MEANINGS.items()], numeric=False),
         "## How many",
         markdown_table(["iteration", "posed", "kept, and here"], posed),
-        f"{questions.left_out} more were kept and are left out: a benchmark of the run asks the same, word for word.",
+        f"{questions.left_out} more were kept and are left out: a question of a benchmark stands there, word for word.",
         "## The first of them",
         markdown_table(["problem", "answer", "score"], shown, numeric=False),
         *_lineage(of),
@@ -124,6 +131,12 @@ def data_card(questions: QuestionSet, of: Publication) -> DatasetCard:
         *_licence(of),
     ]
     return DatasetCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")
+
+
+def _names_evaluation(node: object) -> bool:
+    if isinstance(node, dict | list):
+        return any(_names_evaluation(value) for value in (node.values() if isinstance(node, dict) else node))
+    return isinstance(node, str) and node.startswith("evaluation.")
 
 
 def _results(of: Publication, scores: Scores) -> list[EvalResult]:
@@ -233,11 +246,16 @@ def _recipe(of: Publication) -> list[str]:
     return ["## Recipe", f"`{RECIPE}` is the whole configuration.", markdown_table(["", ""], rows, numeric=False)]
 
 
-def _limits() -> str:
+def _limits(of: Publication) -> str:
     return (
-        "Nothing but the models' own text went into training, mistakes included. Nobody has looked at this model for "
-        "harm, and the numbers above are of one run with one seed."
+        f"{_origin(of)} Nobody has looked at this model for harm, and the numbers above are of one run with one seed."
     )
+
+
+def _origin(of: Publication) -> str:
+    if of.answers_known:
+        return "**A control: the recipe lets known answers reach training.**"
+    return "Nothing but the models' own text went into training, mistakes included."
 
 
 def _licence(of: Publication) -> list[str]:

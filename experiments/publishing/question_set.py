@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import datasets
 from hydra.utils import instantiate
@@ -15,6 +18,11 @@ from experiments.reporting.data import Run
 from rzero.escaping import valid_unicode
 from rzero.types import LabelledQuestion
 from rzero.voting import PaperVote
+
+Words: TypeAlias = tuple[str, ...]
+
+START = 4
+"""Words by which a benchmark's question is found inside a longer text."""
 
 FILE = "data/train-00000-of-00001.parquet"
 """As the hub names the files of a split."""
@@ -62,17 +70,17 @@ class QuestionSet:
 
 
 def question_set(run: Run, *, until: int, data_dir: Path | None) -> QuestionSet:
-    """Returns what was kept up to an iteration, apart from questions that a benchmark asks word for word.
+    """Returns what was kept up to an iteration, apart from questions in which one of a benchmark stands word for word.
 
     Raises ValueError when the run's benchmarks can be read neither here nor from the hub: nobody knows then.
     """
-    asked = _benchmark_questions(run, data_dir)
+    asked = _by_start(_benchmark_questions(run, data_dir))
     kept = [q for it in run.trained if it.number <= until for q in it.questions if q.kept and q.vote]
-    own = tuple(question for question in kept if tuple(words(question.question)) not in asked)
+    own = tuple(question for question in kept if not _repeats(question.question, asked))
     return QuestionSet(questions=own, left_out=len(kept) - len(own))
 
 
-def _benchmark_questions(run: Run, data_dir: Path | None) -> set[tuple[str, ...]]:
+def _benchmark_questions(run: Run, data_dir: Path | None) -> set[Words]:
     config = modern(run.config)
     if data_dir is not None:
         config.benchmarks.source.data_dir = str(data_dir)
@@ -80,6 +88,23 @@ def _benchmark_questions(run: Run, data_dir: Path | None) -> set[tuple[str, ...]
         parts = {"prompts": instantiate(config.prompts), "grader": grader, "vote": PaperVote(grader)}
         suite = instantiate(config.benchmarks, **parts)()
     return {tuple(words(item.question)) for benchmark in suite.benchmarks for item in benchmark.items}
+
+
+def _by_start(asked: set[Words]) -> dict[Words, list[Words]]:
+    """The questions by their first words, so that each place of a text is compared with few of them."""
+    found: dict[Words, list[Words]] = defaultdict(list)
+    for item in asked:
+        found[item[:START]].append(item)
+    return found
+
+
+def _repeats(text: str, asked: Mapping[Words, Sequence[Words]]) -> bool:
+    """Whether a benchmark's question stands in the text; one of fewer words than `START` has to be all of it."""
+    own = tuple(words(text))
+    if own in asked.get(own[:START], ()):
+        return True
+    places = ((at, item) for at in range(len(own)) for item in asked.get(own[at : at + START], ()))
+    return any(own[at : at + len(item)] == item for at, item in places if len(item) >= START)
 
 
 def _row(question: LabelledQuestion) -> dict[str, str | int | float | None]:

@@ -20,9 +20,11 @@ from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments.publish import main
-from experiments.publishing.lineage import read_base
+from experiments.publishing.cards import Publication, model_card
+from experiments.publishing.lineage import Base, Licence, read_base
 from experiments.publishing.privacy import WITHHELD, belongs_here, public_recipe
 from experiments.publishing.question_set import MEANINGS
+from experiments.reporting.data import read_run
 from rzero.adapters import adapter_weights
 from rzero.escaping import markdown_cell
 from rzero.policy import load_policy, merged_weights
@@ -103,7 +105,7 @@ class Writer(RunWriter):
         if iteration == 1:
             return make_questions(1, rng, candidates=12)
         hostile = [replace(question, drop_reason=None) for question in hostile_questions(2, rng)]
-        return [labelled(2, 100, "What is 2 + 2?"), *hostile, labelled(2, 101, f" {self.asked.upper()}  ")]
+        return [labelled(2, 100, "What is 2 + 2?"), *hostile, labelled(2, 101, f"Well: {self.asked.upper()}  Or so.")]
 
 
 def written_run(path: Path, settings: dict[str, object], *, asked: str) -> Writer:
@@ -197,6 +199,20 @@ def test_the_cards_say_what_the_files_of_the_run_say(made: Made) -> None:
     data = DatasetCard.load(made.published / "questions" / "README.md")
     assert (data.data.license, data.data.size_categories) == ("other", ["n<1K"])
     assert "| 2 | 10 | 9 |" in data.text
+
+
+def test_a_base_on_the_hub_and_a_control_are_named(made: Made) -> None:
+    licence = Licence(id="apache-2.0")
+    base = Base(name="owner/base", hub_id="owner/base", licence=licence)
+    run = read_run(made.run)
+    of = Publication(run=run, base=base, until=1, made_of=[], names={})
+    card = model_card("solver", of)
+    assert (card.data.base_model, card.data.license, card.data.datasets) == ("owner/base", "apache-2.0", None)
+    assert "[owner/base](https://huggingface.co/owner/base)" in card.text
+    assert "iteration 2" not in card.text, "of the iteration that is published, and none after it"
+    assert "Nothing but the models' own text went into training" in card.text
+    run.config.curriculum.rule = {"_target_": "evaluation.micro.controls.Labelled"}
+    assert "A control: the recipe lets known answers reach training" in model_card("solver", of).text
 
 
 def test_a_models_text_is_no_markup_on_the_card(made: Made) -> None:

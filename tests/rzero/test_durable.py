@@ -17,11 +17,14 @@ from typing import Any
 import pytest
 
 from experiments.torture.attempts import end_state
+from rzero.modules import OverlongPenalty, Refill
 from rzero.policy import load_policy
 from rzero.runs.ledger import Ledger
 from rzero.selfplay import SelfPlay
+from rzero.tracking import read_metrics
+from rzero.types import Prompt
 from tests.rzero.faulty_disk import REASONS, FaultyDisk
-from tests.rzero.tiny_run import execute, tiny_run
+from tests.rzero.tiny_run import execute, reply, tiny_run
 
 STEPS = 3
 ROLE = {"steps": STEPS}
@@ -37,9 +40,9 @@ def untouched(tmp_path_factory: pytest.TempPathFactory, base: Path) -> dict[str,
         return execute(tiny_run(tmp_path_factory.mktemp("run") / "untouched", base, role=ROLE))
 
 
-def stopped(directory: Path, base: Path, *, after: int, **changes: Any) -> None:
+def stopped(directory: Path, base: Path, *, after: int, role: Any = ROLE, **changes: Any) -> None:
     """A run whose process ends just after row `after` of its metrics was logged."""
-    run = tiny_run(directory, base, role=ROLE, **changes)
+    run = tiny_run(directory, base, role=role, **changes)
     log = run.stages.tracker.log
 
     def broken(metrics: Any, *, step: int) -> None:
@@ -68,6 +71,33 @@ def test_a_phase_goes_on_from_its_checkpoint_and_ends_the_same(
     assert drawn == STEPS - (paused["rollouts"] if paused else 0), "only what was not committed is repeated"
     assert state == untouched
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_groups_drawn_again_and_lengths_charged_go_on_with_the_same_samples(tmp_path: Path, base: Path) -> None:
+    """With `refill=dapo` and `overlong`, stopped in mid-phase: every later call asks the same with the same seed."""
+    role = {"steps": 5, "refill": Refill(tolerance=1e-6, max_rounds=2), "overlong": OverlongPenalty(buffer_share=0.2)}
+    whole = tiny_run(tmp_path / "whole", base, role=role, script=teaches_now_and_then, checkpoint_every=3)
+    expected = execute(whole)
+    rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    replaced = [row["solver/refill/replaced_groups"] for row in rows if "solver/reward" in row]
+    assert sum(replaced[3:]) > 0, "groups are drawn again behind the checkpoint"
+    assert min(row["solver/rewards/overlong/mean"] for row in rows if "solver/reward" in row) < 0
+    steps = [number for number, row in enumerate(rows, start=1) if "solver/reward" in row]
+    stopped(
+        tmp_path / "run", base, after=steps[3], role=role, script=teaches_now_and_then, checkpoint_every=3
+    )  # step 4 is logged, the checkpoint is of step 3
+    resumed = tiny_run(tmp_path / "run", base, role=role, script=teaches_now_and_then, checkpoint_every=3)
+    assert execute(resumed) == expected
+    again = resumed.learning.calls  # type: ignore[attr-defined]
+    assert again == whole.learning.calls[-len(again) :]  # type: ignore[attr-defined]
+    assert len(again) > 2, "two steps, and groups that were drawn again"
+
+
+def teaches_now_and_then(prompt: Prompt, sample: int) -> str:
+    """Replies of which some reach the limit of 12 tokens, and equal ones to two of the four questions."""
+    if prompt.user in ("What is 22?", "What is 3 3?"):
+        return "1"
+    return reply(prompt, sample) if sample or prompt.user == "Pose." else "1 2 3 4 5 6 7 8 9 10 11"
 
 
 @pytest.mark.parametrize("tuning", ["adapters", "full"])
