@@ -36,6 +36,7 @@ from evaluation.problems import Benchmark
 from experiments import composition
 from experiments.command_line import DONE, add_config_dir, command_parser, exit_code, say
 from experiments.compose import compose, importable
+from experiments.provenance import start_day
 from experiments.recipe import modern
 from experiments.reporting import figures
 from experiments.reporting.data import Iteration, Run, iteration_name, read_run
@@ -43,6 +44,7 @@ from experiments.resolvers import register_resolvers
 from rzero.durable import write_atomically
 from rzero.grading import MathGrader
 from rzero.interfaces import Grader
+from rzero.prompts import set_day
 from rzero.seeding import derive
 from rzero.types import Json, Sampling
 from rzero.voting import PaperVote
@@ -120,7 +122,9 @@ def matrix(run: Run, *, grader: MathGrader, questions: int, samples: int, consol
     engine = instantiate(config.engine)
     try:
         for path in track(solvers(run), description="Solvers", console=console, transient=True):
-            engine.sync(load(path))
+            policy = load(path)
+            set_day(policy.tokenizer, start_day(run.path))
+            engine.sync(policy)
             for number, texts in asked.items():
                 truths = [known[1] if (known := oracle(text)) else None for text in texts]
                 cell = difficulty(

@@ -33,6 +33,8 @@ FILE_PREFIX = "file:"
 _PLACEHOLDER = "RZEROUSERTEXTGOESHERE"
 _SYSTEM_PLACEHOLDER = "RZEROSYSTEMTEXTGOESHERE"
 _CLOCK = "strftime_now"
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+"""What rendering raises for a template that refuses what it is given, or was written for something else."""
 _MEMO_SIZE = 4096
 
 
@@ -239,9 +241,10 @@ def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
         return True
     messages = [{"role": "system", "content": _SYSTEM_PLACEHOLDER}, {"role": "user", "content": _PLACEHOLDER}]
     try:
-        return _SYSTEM_PLACEHOLDER in _apply_template(messages, tokenizer=tokenizer, day=_DAYS[tokenizer])
-    except TemplateError:  # the Gemma 2 way of saying that it knows no system role
+        shown = _apply_template(messages, tokenizer=tokenizer, day=_DAYS[tokenizer])
+    except _TEMPLATE_ERRORS:  # the Gemma 2 way of saying that it knows no system role
         return False
+    return _SYSTEM_PLACEHOLDER in shown and _PLACEHOLDER in shown
 
 
 def _render(system: str | None, user: str, *, tokenizer: PreTrainedTokenizerBase, takes_system: bool) -> str:
@@ -256,7 +259,7 @@ def _render(system: str | None, user: str, *, tokenizer: PreTrainedTokenizerBase
         messages = [{"role": "user", "content": f"{system}\n\n{user}"}]
     try:
         return _apply_template(messages, tokenizer=tokenizer, day=_DAYS[tokenizer])
-    except TemplateError as error:
+    except _TEMPLATE_ERRORS as error:
         raise ValueError(f"the chat template cannot be rendered: {type(error).__name__}: {error}") from error
 
 

@@ -71,7 +71,8 @@ def test_dropout_of_adapters_is_refused(make_policy, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "targets", [["lm_head"], ["q_proj", "embed_tokens"], ["model.embed_tokens"], ["model.layers.0.self_attn.q_proj", "lm_head"]]
+    "targets",
+    [["lm_head"], ["q_proj", "embed_tokens"], ["model.embed_tokens"], ["model.layers.0.self_attn.q_proj", "lm_head"]],
 )
 def test_adapters_on_tied_embeddings_are_refused_however_they_are_named(make_policy, tmp_path, targets):
     make_policy("qwen3_tied").save(tmp_path)
