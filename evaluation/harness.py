@@ -104,6 +104,7 @@ class HarnessSuite:
         k = self.protocol.k if set(self.protocol.sampled) & set(self.tasks) else 1
         return Evaluation(
             weights=answering.weights if answering else "",
+            key=digest([answering.spelling, self.drawn_by, asdict(self.protocol)]) if answering else "",
             scores=Scores(k=k, headline=tuple(self.protocol.headline), benchmarks=tuple(scores)),
             notes=notes,
             lm_results=results,

@@ -72,7 +72,7 @@ def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) 
 
 
 def evaluate(name: str, cfg: DictConfig, suite: HarnessSuite, *, directory: Path, progress: Bars | Lines) -> Evaluated:
-    """One checkpoint through `suite`; its scores are also written to `<directory>/scores/<tasks>_<weights>.json`."""
+    """One checkpoint through `suite`; its scores also go to `<directory>/scores/<tasks>_<weights>_<key>.json`."""
     policy = composition.policy_loader(cfg.policy)(str(cfg.policy.path_or_id))
     set_day(policy.tokenizer, first_day(directory))
     for finding in findings(policy, suite.prompts):
@@ -96,7 +96,7 @@ def evaluate(name: str, cfg: DictConfig, suite: HarnessSuite, *, directory: Path
         "notes": {benchmark: asdict(notes) for benchmark, notes in found.notes.items()},
         "scores": found.to_json(),
     }
-    path = directory / "scores" / f"{tasks_in_a_name(list(suite.tasks))}_{found.weights[:16]}.json"
+    path = directory / "scores" / f"{tasks_in_a_name(list(suite.tasks))}_{found.weights[:16]}_{found.key[:8]}.json"
     write_atomically(path, json.dumps(data).encode())
     return Evaluated(policy=name, scores=found.scores, notes=found.notes)
 

@@ -128,7 +128,7 @@ def _dry_save(policy: Policy) -> None:
                 if part is not None:
                     part.save_pretrained(folder)
         except Exception as error:  # transformers and tokenizers each raise their own types for what they cannot write
-            told = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ValueError(f"it cannot be saved again: {told}") from error
 
 

@@ -6,6 +6,8 @@ brought wherever it can be saved at all.
 
 from __future__ import annotations
 
+import re
+
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -45,11 +47,10 @@ def _generation_config(model: PreTrainedModel) -> str | None:
     try:
         config.validate(strict=True)
     except ValueError as error:
-        # the second line of several names what is wrong, the first only that something is
-        reason = next((line.strip(" -") for line in str(error).splitlines()[1:] if line.strip()), str(error))
+        wrong = ", ".join(re.findall(r"^- `(\w+)`", str(error), re.MULTILINE)) or str(error).partition("\n")[0]
         ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         model.generation_config = GenerationConfig(**{name: given for name, given in ids.items() if _usable(given)})
-        return f"generation_config.json could not be saved again, so only its token ids are kept ({reason})"
+        return f"generation_config.json could not be saved again ({wrong}), so only its token ids are kept"
     return None
 
 

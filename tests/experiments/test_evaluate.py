@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,33 @@ def test_a_benchmark_of_ones_own_folder_is_evaluated(
     [benchmark] = json.loads(scores.read_text())["scores"]["benchmarks"]
     assert benchmark["id"] == ["doubles-0", "doubles-1", "doubles-2"]
     assert "truncated" in capsys.readouterr().out
+
+
+def test_what_is_known_of_a_checkpoint_is_said_and_its_date_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another template, other responses; the same one again, none; and truncated shares beside each score."""
+    dated, plain = tmp_path / "dated", PROJECT / "experiments" / "models" / "micro"
+    shutil.copytree(plain, dated)
+    template = (plain / "chat_template.jinja").read_text()
+    (dated / "chat_template.jinja").write_text("{{ strftime_now('%d') }}" + template)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "date.txt").write_text("2026-01-31")
+    arguments = [*TINY, "benchmarks.protocol.max_tokens=3", f"policy={plain},{dated}", f"directory={out}"]
+    assert evaluate.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "note: policy, date: the chat template shows the date; it is 2026-01-31" in shown
+    assert "truncated" in (out / "table.md").read_text()
+    assert (out / "table.md").read_text().count("100\\.0 / 100\\.0") == 4
+    assert len(list((out / "scores").iterdir())) == 2
+    responses = sorted(out.rglob("responses_*.json"))
+    assert len(responses) == 2 * 2 * 2, "two checkpoints of the same weights, two tasks, two decodings"
+    kept = {path: path.stat().st_mtime_ns for path in responses}
+    assert evaluate.main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in sorted(out.rglob("responses_*.json"))} == kept
+    (out / "date.txt").write_text("tomorrow")
+    assert evaluate.main(arguments) == WRONG
 
 
 @pytest.mark.slow
