@@ -5,9 +5,9 @@
     python -m experiments.analyse RUN --no-matrix                         # nothing is generated
 
 diversity: clusters and entropy of each iteration's questions. pass@k beside maj@k of each Solver. contamination: n-gram
-overlap of each iteration's questions with every benchmark. matrix: how hard the questions of iteration i are for the
-Solver of iteration j (j = 0: the base model); where the micro world's oracle knows a question, also how often the
-Solver is right, and how often the pseudo-label was.
+overlap of each iteration's questions, and of the prompts, with every benchmark. matrix: how hard the questions of
+iteration i are for the Solver of iteration j (j = 0: the base model); where the micro world's oracle knows a question,
+also how often the Solver is right, and how often the pseudo-label was.
 
 Exit codes: 0 written, 2 a wrong path, a damaged file or a wrong value.
 """
@@ -84,12 +84,18 @@ def benchmarks_of(run: Run, asked: Asked, *, grader: Grader) -> Sequence[Benchma
 
 
 def contamination(run: Run, benchmarks: Sequence[Benchmark], *, n: int) -> dict[str, list[Json]]:
-    """Return the overlaps of every iteration's kept questions with every benchmark."""
-    return {
-        iteration.name: [asdict(found) for found in overlaps(kept_questions(iteration), benchmarks, n=n)]
-        for iteration in run.trained
-        if iteration.questions
+    """Return the overlaps of every iteration's kept questions with every benchmark, and those of the prompts, if any.
+
+    A benchmark's question among the examples of a prompt is answered by copying.
+    """
+    texts = {iteration.name: kept_questions(iteration) for iteration in run.trained if iteration.questions}
+    prompts = instantiate(run.config.prompts)
+    asked = [text for prompt in (prompts.challenger(), prompts.solver("")) for text in (prompt.system, prompt.user)]
+    found = {
+        name: [asdict(found) for found in overlaps(texts, benchmarks, n=n)]
+        for name, texts in {"prompts": [text for text in asked if text], **texts}.items()
     }
+    return {name: rows for name, rows in found.items() if name != "prompts" or any(row["overlapping"] for row in rows)}
 
 
 def label_accuracy(iteration: Iteration, *, accepts: Callable[[str, str], bool]) -> float | None:

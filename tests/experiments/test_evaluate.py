@@ -16,6 +16,7 @@ from evaluation.harness import HarnessSuite
 from evaluation.sources import ReasoningGym
 from experiments import PROJECT, analyse, compare, evaluate
 from experiments.command_line import WRONG
+from experiments.reporting.data import read_run
 from experiments.resolvers import register_resolvers
 from rzero.grading import ExactGrader
 from rzero.prompts import Prompts
@@ -245,6 +246,20 @@ def test_analyses_of_a_run_without_generating_anything(tmp_path: Path) -> None:
     assert data["diversity"]["iteration 1"]["questions"] > 5
     assert set(data["contamination"]) == {"iteration 1", "iteration 2"}
     assert (run.path / "pass_at_k.png").is_file()
+
+
+def test_a_benchmark_question_among_the_examples_of_a_prompt_is_reported(tmp_path: Path) -> None:
+    """lm-evaluation-harness#4145: what is tested must not be shown with its answer."""
+    prompts = {
+        "_target_": "rzero.prompts.Prompts",
+        "challenger_system": "",
+        "challenger_user": "x",
+        "solver_system": "",
+    }
+    shown = {**prompts, "solver_user": "What is 2 + 2?\nassistant: 4\nuser: {question}"}
+    run = read_run(finished_run(tmp_path / "run", prompts=shown).path)
+    [found] = analyse.contamination(run, KnownSuite().benchmarks, n=4)["prompts"]
+    assert (found["benchmark"], found["overlapping"]) == ("b", 1)
 
 
 class KnownSuite:
