@@ -15,6 +15,7 @@ from dataclasses import replace
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from evaluation.answering import Fits
 from evaluation.store import Responses, TaskStore
 from rzero.escaping import valid_unicode
 from rzero.interfaces import RolloutEngine
@@ -22,7 +23,6 @@ from rzero.prompts import Prompts
 from rzero.seeding import derive
 from rzero.types import Prompt, Sampling
 
-Fits = Callable[[Prompt], bool]
 OnCall = Callable[[int, int], None]
 
 

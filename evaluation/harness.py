@@ -1,7 +1,7 @@
 """The evaluation harness: benchmarks asked through a rollout engine under a protocol, resumable at every engine call.
 
 suite = HarnessSuite(tasks=["math500", "aime24"], definitions=..., source=..., protocol=..., ...)
-evaluation = suite.evaluate(engine)
+evaluation = suite.evaluate(engine, policy=policy)
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from evaluation import lm_results
-from evaluation.engine_lm import EngineLM, Fits, generation_options
+from evaluation.answering import Answering
+from evaluation.engine_lm import EngineLM, generation_options
 from evaluation.judging import Document, Fallback, Judge, Judged
 from evaluation.metrics import BenchmarkScore, Outcome, Scores
 from evaluation.protocol import Decoding, Protocol
@@ -19,9 +20,10 @@ from evaluation.reading import Reading
 from evaluation.remote_judge import NoRemoteJudge, RemoteJudge
 from evaluation.report import Evaluation, Notes
 from evaluation.sources import DocumentSource
-from evaluation.store import TaskStore, code_hash, digest, fingerprint
-from evaluation.tasks import BenchmarkTask, Definition
+from evaluation.store import TaskStore, code_hash, digest
+from evaluation.tasks import VERSION, BenchmarkTask, Definition
 from rzero.interfaces import Grader, RolloutEngine, VoteRule
+from rzero.policy import Policy
 from rzero.prompts import Prompts
 from rzero.types import Json, Sampling
 
@@ -32,7 +34,8 @@ class HarnessSuite:
     """A `BenchmarkSuite`: every task is asked once greedily, those that the protocol samples also k times.
 
     tasks: the benchmarks in order, each one of `definitions`. folder: where responses and scores are kept (None:
-    nowhere, and an evaluation that was stopped starts again). Questions are loaded when the suite is built.
+    nowhere, and an evaluation that was stopped starts again). drawn_by: the engine's class and dtype, because responses
+    of one engine are not those of another. Questions are loaded when the suite is built.
     Raises ValueError for an unknown task or a wrong definition, and `DataNotFoundError` where questions cannot be had.
     """
 
@@ -49,6 +52,7 @@ class HarnessSuite:
         grader: Grader,
         vote: VoteRule,
         folder: str | None,
+        drawn_by: Sequence[str | None],
         completions_per_call: int,
         remote_judge: RemoteJudge | NoRemoteJudge,
     ) -> None:
@@ -56,7 +60,7 @@ class HarnessSuite:
             raise ValueError(f"no task {', '.join(unknown)}; benchmarks.definitions has {', '.join(definitions)}")
         self.protocol, self.prompts, self.remote_judge = protocol, prompts, remote_judge
         self.folder = None if folder is None else Path(folder)
-        self.completions_per_call = completions_per_call
+        self.completions_per_call, self.drawn_by = completions_per_call, tuple(drawn_by)
         self.judging = digest(
             [code_hash(), reading, _described(fallback), _described(remote_judge), type(grader).__name__]
         )
@@ -76,23 +80,21 @@ class HarnessSuite:
         self,
         engine: RolloutEngine,
         *,
+        policy: Policy | None = None,
         progress: Callable[[int, int], None] | None = None,
-        weights: str | None = None,
-        fits: Fits | None = None,
         on_call: OnCall | None = None,
     ) -> Evaluation:
-        """Ask `engine` everything that has not been asked of these weights before.
+        """Ask `engine` everything that has not been asked of this policy before.
 
-        progress(done, total) counts benchmarks; on_call(what, done, total) the documents of one. weights: a hash of the
-        model (`Policy.weights_hash`); None takes it from what the engine says. fits: see `EngineLM`.
+        policy: the one that the engine draws from; without it nobody can say whose responses they are, so none is kept
+        and none is found. progress(done, total) counts benchmarks; on_call(what, done, total) the documents of one.
         """
-        if weights is None:
-            weights = fingerprint(engine) if self.folder else ""
+        answering = Answering.of(policy, self.prompts) if policy else None
         scores: list[BenchmarkScore] = []
         notes: dict[str, Notes] = {}
         results: dict[Decoding, list[Json]] = {}
         for name in self.tasks:
-            kept = self._task(name, engine, weights=weights, fits=fits, on_call=on_call)
+            kept = self._task(name, engine, answering=answering, on_call=on_call)
             scores += Scores.from_json(kept["score"]).benchmarks
             notes[name] = Notes.from_json(kept["notes"])
             for decoding in self.samplings[name]:
@@ -101,7 +103,8 @@ class HarnessSuite:
                 progress(len(scores), len(self.tasks))
         k = self.protocol.k if set(self.protocol.sampled) & set(self.tasks) else 1
         return Evaluation(
-            weights=weights,
+            weights=answering.weights if answering else "",
+            key=digest([answering.spelling, self.drawn_by, asdict(self.protocol)]) if answering else "",
             scores=Scores(k=k, headline=tuple(self.protocol.headline), benchmarks=tuple(scores)),
             notes=notes,
             lm_results=results,
@@ -118,13 +121,12 @@ class HarnessSuite:
 
     # ---------------------------------------------------------------------------------------------------- one benchmark
 
-    def _task(
-        self, name: str, engine: RolloutEngine, *, weights: str, fits: Fits | None, on_call: OnCall | None
-    ) -> Json:
+    def _task(self, name: str, engine: RolloutEngine, *, answering: Answering | None, on_call: OnCall | None) -> Json:
         """A benchmark's score, notes and lm-eval results as plain data, from the store where it has them."""
-        signature = self._signature(name, self.samplings[name])
-        store = TaskStore(self.folder, weights=weights, task=name, signature=signature)
-        kept = store.score(self.judging)
+        store = self._store(name, name, self.samplings[name], answering)
+        task = self.tasks[name]
+        judging = digest([self.judging, asdict(task.definition), [dict(row) for row in task.documents]])
+        kept = store.score(judging)
         if kept is not None:
             return kept
         judged: dict[Decoding, Mapping[str, Judged]] = {}
@@ -132,37 +134,41 @@ class HarnessSuite:
         truncated: dict[Decoding, float] = {}
         too_long = 0
         for decoding, sampling in self.samplings[name].items():
-            of_decoding = self._signature(name, {decoding: sampling})
             lm = EngineLM(
                 engine,
                 prompts=self.prompts,
                 sampling=sampling,
-                store=TaskStore(self.folder, weights=weights, task=f"{name}-{decoding}", signature=of_decoding),
+                store=self._store(f"{name}-{decoding}", name, {decoding: sampling}, answering),
                 completions_per_call=self.completions_per_call,
-                fits=fits,
+                fits=answering.fits if answering else None,
                 on_call=_labelled(on_call, f"{name} {decoding}"),
             )
             options = generation_options(sampling)
-            judged[decoding], found = self.tasks[name].run(lm, repeats=sampling.n, generation=options)
+            judged[decoding], found = task.run(lm, repeats=sampling.n, generation=options)
             results[decoding] = lm_results.plain(found)
-            truncated[decoding] = lm.truncated / (len(self.tasks[name].documents) * sampling.n)
+            truncated[decoding] = lm.truncated / (len(task.documents) * sampling.n)
             too_long = lm.too_long
         score = self._score(name, judged)
-        review = self.remote_judge.review(self.tasks[name].documents, judged["greedy"])
+        review = self.remote_judge.review(task.documents, judged["greedy"])
         kept = {
             "score": Scores(k=1, benchmarks=(score,)).to_json(),
             "notes": asdict(Notes(too_long=too_long, truncated=truncated, review=review)),
             "lm_results": results,
         }
-        store.keep_score(self.judging, kept)
+        store.keep_score(judging, kept)
         return kept
 
-    def _signature(self, name: str, samplings: Mapping[Decoding, Sampling]) -> str:
-        """A hash of what is asked and how responses are drawn."""
-        documents = [[row["id"], row["question"], list(row["answers"])] for row in self.tasks[name].documents]
+    def _store(
+        self, folder: str, name: str, samplings: Mapping[Decoding, Sampling], answering: Answering | None
+    ) -> TaskStore:
+        """Where responses are kept that were asked for, drawn and cut up into calls in just this way."""
+        if answering is None:
+            return TaskStore(None, weights="", task=folder, signature="")
+        asked = [[row["id"], row["question"]] for row in self.tasks[name].documents]
         probe = self.prompts.solver("{question}")
-        drawn = [asdict(sampling) for sampling in samplings.values()]
-        return digest([documents, probe.system, probe.user, drawn, self.completions_per_call])
+        drawn = [[asdict(sampling) for sampling in samplings.values()], self.completions_per_call, self.drawn_by]
+        signature = digest([VERSION, asked, probe.system, probe.user, answering.spelling, drawn])
+        return TaskStore(self.folder, weights=answering.weights, task=folder, signature=signature)
 
     def _score(self, name: str, judged: Mapping[Decoding, Mapping[str, Judged]]) -> BenchmarkScore:
         """Outcomes by document; without samples the greedy response is the only one."""

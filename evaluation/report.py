@@ -32,9 +32,13 @@ class Notes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """Scores of one set of weights with `notes` by benchmark and lm-eval's own results by decoding, task by task."""
+    """Scores of one set of weights with `notes` by benchmark and lm-eval's own results by decoding, task by task.
+
+    weights: their hash; key: that of everything else about who was asked how. Both are empty for an unknown policy.
+    """
 
     weights: str
+    key: str
     scores: Scores
     notes: Mapping[str, Notes]
     lm_results: Mapping[Decoding, Sequence[Json]]
@@ -49,5 +53,6 @@ class Evaluation:
         return self.scores.metrics()
 
     def to_json(self) -> Json:
-        """The scores as plain data; `Scores.from_json` reads it."""
-        return self.scores.to_json()
+        """The scores as plain data, which `Scores.from_json` reads, and the truncated share of each decoding."""
+        truncated = {name: dict(notes.truncated) for name, notes in self.notes.items()}
+        return {**self.scores.to_json(), "truncated": truncated}

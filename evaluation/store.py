@@ -1,10 +1,11 @@
 """Files of an evaluation that keep what was generated and judged, so that nothing is done twice.
 
-    <folder>/<weights>/<task>-<signature>/responses_00000.json      one engine call's completions
-    <folder>/<weights>/<task>-<signature>/score_<judging>.json      the task's score
+    <folder>/<weights>/<task>-<decoding>-<signature>/responses_00000.json      one engine call's completions
+    <folder>/<weights>/<task>-<signature>/score_<judging>.json                 the task's score
 
-`weights`, `signature` and `judging` are hashes: of the model, of everything that decides what is asked and how answers
-are drawn, and of everything that decides what is right. A file that is there is complete (atomic writes), so an
+`weights`, `signature` and `judging` are hashes: of the model's weights, of everything else that decides a response
+(tokenizer, rendered prompt, engine and its dtype, documents, decoding, version of the task), and of everything that
+decides what is right. A file that is there is complete (atomic writes), so an
 evaluation that was killed goes on behind its last complete engine call, and a changed protocol, prompt, data set or
 grader never meets old numbers.
 """
@@ -23,28 +24,14 @@ import rzero.grading
 from evaluation import judging, phrases, reading, reasoning
 from rzero.durable import write_atomically
 from rzero.escaping import json_line
-from rzero.interfaces import RolloutEngine
-from rzero.types import Json, Prompt, Sampling
+from rzero.types import Json
 
 HASH_CHARS = 16
-# Temperature 1 from a fixed seed: any change of the weights shows in the log-probs, and sooner or later in the tokens.
-_PROBE = Sampling(n=2, temperature=1.0, max_tokens=24, seed=0)
-_PROBE_PROMPTS = (Prompt(user="Compute 17 + 25."), Prompt(user="Which is larger, 3 or 5?"))
 
 
 def digest(value: object) -> str:
     """A short hash of plain data."""
     return hashlib.sha256(json_line(value).encode()).hexdigest()[:HASH_CHARS]
-
-
-def fingerprint(engine: RolloutEngine) -> str:
-    """A hash of the weights behind an engine, by what they do: sampled tokens and their log-probs on two probes.
-
-    For callers that do not know the weights themselves. Equal weights on one machine give equal hashes; where an engine
-    is not deterministic the hash differs, and the evaluation is made again instead of being mixed up.
-    """
-    groups = engine.generate(_PROBE_PROMPTS, _PROBE)
-    return digest([[c.token_ids, [repr(p) for p in c.logprobs]] for group in groups for c in group.completions])
 
 
 def code_hash() -> str:

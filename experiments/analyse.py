@@ -5,9 +5,9 @@
     python -m experiments.analyse RUN --no-matrix                         # nothing is generated
 
 diversity: clusters and entropy of each iteration's questions. pass@k beside maj@k of each Solver. contamination: n-gram
-overlap of each iteration's questions with every benchmark. matrix: how hard the questions of iteration i are for the
-Solver of iteration j (j = 0: the base model); where the micro world's oracle knows a question, also how often the
-Solver is right, and how often the pseudo-label was.
+overlap of each iteration's questions, and of the prompts, with every benchmark. matrix: how hard the questions of
+iteration i are for the Solver of iteration j (j = 0: the base model); where the micro world's oracle knows a question,
+also how often the Solver is right, and how often the pseudo-label was.
 
 Exit codes: 0 written, 2 a wrong path, a damaged file or a wrong value.
 """
@@ -36,6 +36,7 @@ from evaluation.problems import Benchmark
 from experiments import composition
 from experiments.command_line import DONE, add_config_dir, command_parser, exit_code, say
 from experiments.compose import compose, importable
+from experiments.provenance import start_day
 from experiments.recipe import modern
 from experiments.reporting import figures
 from experiments.reporting.data import Iteration, Run, iteration_name, read_run
@@ -43,6 +44,7 @@ from experiments.resolvers import register_resolvers
 from rzero.durable import write_atomically
 from rzero.grading import MathGrader
 from rzero.interfaces import Grader
+from rzero.prompts import set_day
 from rzero.seeding import derive
 from rzero.types import Json, Sampling
 from rzero.voting import PaperVote
@@ -82,12 +84,18 @@ def benchmarks_of(run: Run, asked: Asked, *, grader: Grader) -> Sequence[Benchma
 
 
 def contamination(run: Run, benchmarks: Sequence[Benchmark], *, n: int) -> dict[str, list[Json]]:
-    """Return the overlaps of every iteration's kept questions with every benchmark."""
-    return {
-        iteration.name: [asdict(found) for found in overlaps(kept_questions(iteration), benchmarks, n=n)]
-        for iteration in run.trained
-        if iteration.questions
+    """Return the overlaps of every iteration's kept questions with every benchmark, and those of the prompts, if any.
+
+    A benchmark's question among the examples of a prompt is answered by copying.
+    """
+    texts = {iteration.name: kept_questions(iteration) for iteration in run.trained if iteration.questions}
+    prompts = instantiate(run.config.prompts)
+    asked = [text for prompt in (prompts.challenger(), prompts.solver("")) for text in (prompt.system, prompt.user)]
+    found = {
+        name: [asdict(found) for found in overlaps(texts, benchmarks, n=n)]
+        for name, texts in {"prompts": [text for text in asked if text], **texts}.items()
     }
+    return {name: rows for name, rows in found.items() if name != "prompts" or any(row["overlapping"] for row in rows)}
 
 
 def label_accuracy(iteration: Iteration, *, accepts: Callable[[str, str], bool]) -> float | None:
@@ -120,7 +128,9 @@ def matrix(run: Run, *, grader: MathGrader, questions: int, samples: int, consol
     engine = instantiate(config.engine)
     try:
         for path in track(solvers(run), description="Solvers", console=console, transient=True):
-            engine.sync(load(path))
+            policy = load(path)
+            set_day(policy.tokenizer, start_day(run.path))
+            engine.sync(policy)
             for number, texts in asked.items():
                 truths = [known[1] if (known := oracle(text)) else None for text in texts]
                 cell = difficulty(

@@ -15,11 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from experiments import nodes
 from experiments.model_package import ModelPackage
 from experiments.parts import check_keys, made, naming
-from experiments.provenance import public_config
+from experiments.provenance import public_config, start_day
 from experiments.resolvers import register_resolvers
 from rzero.adapters import holds_adapters
 from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy
+from rzero.policy_check import CheckedLoader
 from rzero.processes.cpu import set_matmul_precision
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks, alone
@@ -57,18 +58,16 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
     curriculum, launch = _curriculum(cfg, grader, bank), join or _launch(cfg, directory)
     collapse = made(cfg, "collapse")
-    weights = Weights(
-        base=str(cfg.policy.path_or_id),
-        make=policy_loader(cfg.policy),
-        directory=RunDirectory(directory),
-        roles=made(cfg, "roles"),
-    )
+    roles = made(cfg, "roles")
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
     # last, because it opens files: whatever is wrong with the configuration has been said by now
     record, tracker = _record(cfg, directory, ledger) if first else (NullTracker(), NullTracker())
     narrator = ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds) if first else Silent()
     for note in ledger.notes if first else ():
         narrator.say(f"warning: {note}")
+    day = functools.partial(start_day, directory)
+    load = CheckedLoader(load=policy_loader(cfg.policy), prompts=prompts, day=day, say=narrator.say)
+    weights = Weights(base=str(cfg.policy.path_or_id), make=load, directory=RunDirectory(directory), roles=roles)
     stages = Stages(
         directory=RunDirectory(directory),
         ledger=ledger,

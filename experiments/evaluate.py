@@ -7,6 +7,7 @@
 
 Everything lands in `directory` (outputs/evaluate): responses, scores, lm-eval's own result files, table.md. What is
 there is not done again, so the same command goes on after an interruption, and a further checkpoint costs only itself.
+Other weights, another tokenizer, chat template, prompt, engine, dtype, decoding or task are asked anew.
 
 Exit codes: 0 finished; 1 stopped by the user (resumable); 2 a wrong value, path or place.
 """
@@ -15,9 +16,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -30,16 +32,15 @@ from evaluation.harness import HarnessSuite
 from evaluation.metrics import PROTOCOLS, Scores, standard_errors
 from evaluation.report import Notes
 from experiments import composition, rundir
-from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy
+from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy, say
 from experiments.compose import compose
 from experiments.reporting.markdown import markdown_table
 from experiments.terminal import print_table, quiet_libraries
 from rzero.durable import write_atomically
 from rzero.escaping import markdown_cell
-from rzero.policy import Policy
+from rzero.policy_check import findings
 from rzero.processes.cpu import set_up_cpu
-from rzero.prompts import encode_prompt
-from rzero.types import Prompt
+from rzero.prompts import set_day
 from rzero.voting import PaperVote
 
 DIRECTORY = Path("outputs/evaluate")
@@ -70,22 +71,19 @@ def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) 
     return composed
 
 
-def fits(policy: Policy) -> Callable[[Prompt], bool]:
-    """Whether a prompt leaves room for a response in the model's context."""
-    context = policy.context()
-    return lambda prompt: context is None or len(encode_prompt(policy.tokenizer, prompt)) < context
-
-
 def evaluate(name: str, cfg: DictConfig, suite: HarnessSuite, *, directory: Path, progress: Bars | Lines) -> Evaluated:
-    """One checkpoint through `suite`; its scores are also written to `<directory>/scores/<tasks>_<weights>.json`."""
+    """One checkpoint through `suite`; its scores also go to `<directory>/scores/<tasks>_<weights>_<key>.json`."""
     policy = composition.policy_loader(cfg.policy)(str(cfg.policy.path_or_id))
+    set_day(policy.tokenizer, first_day(directory))
+    for finding in findings(policy, suite.prompts):
+        if finding.state == "note":
+            progress.say(f"{name}: {finding.line()}")
     engine = instantiate(cfg.engine)
     try:
         engine.sync(policy)
         found = suite.evaluate(
             engine,
-            weights=policy.weights_hash(),
-            fits=fits(policy),
+            policy=policy,
             progress=progress.benchmark,
             on_call=progress.document,
         )
@@ -98,9 +96,23 @@ def evaluate(name: str, cfg: DictConfig, suite: HarnessSuite, *, directory: Path
         "notes": {benchmark: asdict(notes) for benchmark, notes in found.notes.items()},
         "scores": found.to_json(),
     }
-    path = directory / "scores" / f"{tasks_in_a_name(list(suite.tasks))}_{found.weights[:16]}.json"
+    path = directory / "scores" / f"{tasks_in_a_name(list(suite.tasks))}_{found.weights[:16]}_{found.key[:8]}.json"
     write_atomically(path, json.dumps(data).encode())
     return Evaluated(policy=name, scores=found.scores, notes=found.notes)
+
+
+def first_day(directory: Path) -> date:
+    """The date for prompts that show one: that of the first evaluation into this directory, which goes on with it.
+
+    Raises ValueError when the file that keeps it holds something else.
+    """
+    path = directory / "date.txt"
+    if not path.exists():
+        write_atomically(path, datetime.now(UTC).date().isoformat().encode())
+    try:
+        return date.fromisoformat(path.read_text(encoding="utf-8").strip())
+    except ValueError as error:
+        raise ValueError(f"{path} holds no date such as 2026-01-31 ({error}); write one or remove it") from error
 
 
 def tasks_in_a_name(tasks: Sequence[str]) -> str:
@@ -122,6 +134,9 @@ class Bars:
     def document(self, what: str, done: int, total: int) -> None:
         self.bar.update(self.inner, description=what, completed=done, total=total)
 
+    def say(self, text: str) -> None:
+        say(text, console=self.bar.console)
+
 
 class Lines:
     """The same for a log file: one line per finished benchmark."""
@@ -130,9 +145,12 @@ class Lines:
         self.console, self.title = console, title
 
     def benchmark(self, done: int, total: int) -> None:
-        self.console.print(f"{self.title}: {done}/{total} benchmarks", highlight=False, markup=False, soft_wrap=True)
+        self.say(f"{self.title}: {done}/{total} benchmarks")
 
     def document(self, what: str, done: int, total: int) -> None: ...
+
+    def say(self, text: str) -> None:
+        say(text, console=self.console)
 
 
 @contextmanager
@@ -163,15 +181,18 @@ def truncated(notes: Notes | None) -> str:
 
 
 def table_of_several(results: Sequence[Evaluated]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: the score that counts, one column per checkpoint."""
+    """Header and rows: the score that counts and the truncated shares beside it, two columns per checkpoint."""
     headline = results[0].scores.headline
-    tables = [result.scores.table() for result in results]
-    rows = [
-        [name, *(f"{sum(table[name][p] for p in headline) / len(headline):.2f}" for table in tables)]
-        for name in tables[0]
-    ]
-    rows.append(["overall", *(f"{result.scores.overall:.2f}" for result in results)])
-    return [f"mean of {' and '.join(headline)}", *(result.policy for result in results)], rows
+    rows = []
+    for name in results[0].scores.table():
+        cells = []
+        for result in results:
+            row = result.scores.table()[name]
+            cells += [f"{sum(row[p] for p in headline) / len(headline):.2f}", truncated(result.notes.get(name))]
+        rows.append([name, *cells])
+    rows.append(["overall", *(cell for result in results for cell in (f"{result.scores.overall:.2f}", ""))])
+    names = (cell for result in results for cell in (result.policy, "truncated"))
+    return [f"mean of {' and '.join(headline)}", *names], rows
 
 
 def notes_of(result: Evaluated) -> list[str]:

@@ -10,6 +10,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -55,6 +56,27 @@ def _without_secrets(key: str, value: object) -> object:
     return WITHHELD if isinstance(value, str) and SECRET.search(key) else value
 
 
+def start_day(directory: Path) -> date:
+    """Return the date (UTC) on which a run began, which its prompts go on to show; today's where no run has begun.
+
+    Raises ValueError when the run's manifest holds something else.
+    """
+    path = RunDirectory(directory).manifest
+    if not path.exists():
+        return datetime.now(UTC).date()
+    try:
+        return date.fromisoformat(_day_in(json.loads(path.read_bytes())))
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} does not say when the run began ({error!r}); restore it") from error
+
+
+def _day_in(manifest: Json) -> str:
+    """The date in a manifest; earlier versions wrote down the time of each attempt only."""
+    if "date" in manifest:
+        return str(manifest["date"])
+    return datetime.fromtimestamp(manifest["attempts"][0]["started_unix_s"], UTC).date().isoformat()
+
+
 def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired: Sequence[str] = ()) -> str:
     """Note the start (a new attempt) or the end of an attempt: one of them, or several where a run was resumed.
 
@@ -64,12 +86,14 @@ def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired
     path, warning = RunDirectory(directory).manifest, ""
     now = time.time()
     manifest: Json = {"attempts": []}
+    day = datetime.fromtimestamp(now, UTC).date().isoformat()
     if path.exists():
         try:
-            manifest["attempts"] = list(json.loads(path.read_bytes())["attempts"])
-        except (ValueError, KeyError, TypeError) as error:
+            earlier = json.loads(path.read_bytes())
+            manifest["attempts"], day = list(earlier["attempts"]), _day_in(earlier)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
             path.rename(path.with_name("run.damaged.json"))
-            warning = f"{path} is damaged ({error}); the times of earlier attempts are lost"
+            warning = f"{path} is damaged ({error}); the times of earlier attempts are lost, and the date in prompts"
     if finished:
         manifest["attempts"][-1] |= {
             "finished_unix_s": now,
@@ -83,6 +107,7 @@ def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired
     manifest |= {
         "name": cfg.name,
         "seed": cfg.seed,
+        "date": day,
         "finished": finished,
         "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         "python": platform.python_version(),

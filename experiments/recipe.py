@@ -19,6 +19,8 @@ from rzero.types import Json
 NOT_THE_RECIPE = ("name", "directory", "resume", "log_seconds", "grader_alarm", "grader", "tracker")
 """A run's name, where it was written, whom it told, and the limits of the grader's processes."""
 
+BENCHMARKS = PROJECT / "conf" / "benchmarks"
+
 NAMES: Mapping[str, str] = {
     "rzero.engines.resident.Resident": "rzero.engines.vllm.in_process.InProcessVllm",
     "rzero.engines.fleet.Fleet": "rzero.engines.vllm.servers.VllmServers",
@@ -42,13 +44,20 @@ def _suite_is_harness(data: Json) -> None:
     """The micro benchmarks had a suite of their own, flat; what it did not name was as it is in today's."""
     old = _node(data, "benchmarks")
     if old.get("_target_") == "evaluation.suite.Suite":
-        folder = PROJECT / "conf" / "benchmarks"
-        parts = [OmegaConf.load(folder / f"{name}.yaml") for name in ("_harness", "micro")]
+        parts = [OmegaConf.load(BENCHMARKS / f"{name}.yaml") for name in ("_harness", "micro")]
         today: Any = OmegaConf.to_container(OmegaConf.merge(*parts), resolve=False)
         del today["defaults"]
         today["source"]["source"] = old["benchmarks"]
         today["protocol"].update({key: old[key] for key in old.keys() & today["protocol"].keys() - {"_target_"}})
         data["benchmarks"] = today
+
+
+def _engine_is_in_the_key(data: Json) -> None:
+    """Responses were kept without regard to the engine that drew them."""
+    suite = _node(data, "benchmarks")
+    if suite.get("_target_") == "evaluation.harness.HarnessSuite" and "drawn_by" not in suite:
+        today: Any = OmegaConf.to_container(OmegaConf.load(BENCHMARKS / "_harness.yaml"), resolve=False)
+        suite["drawn_by"] = today["drawn_by"]
 
 
 def _precision_is_named(data: Json) -> None:
@@ -60,6 +69,7 @@ SHAPES: tuple[Callable[[Json], None], ...] = (
     _groups_are_seen,
     _patience_is_timeouts,
     _suite_is_harness,
+    _engine_is_in_the_key,
     _precision_is_named,
 )
 """Each brings one node of an old configuration, names already today's, into today's shape, in place."""

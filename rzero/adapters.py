@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 """The name of frozen adapters beside those that are trained, in the same model."""
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_EMBEDDING_NAMES = ("embed_tokens", "lm_head", "wte", "embed_in", "embed_out")
+ALL_LINEAR = "all-linear"
+"""PEFT's word for every linear layer but the head."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,14 +38,20 @@ class LoraSpec:
     """Low-rank adapters trained in place of the full weights. Effective scale is `alpha / rank`.
 
     `dropout` is there for PEFT and must be 0: GRPO compares log-probs of two passes over the same tokens.
+    `target_modules` are names of modules, or the ends of their dotted names, or `ALL_LINEAR`.
     """
 
     rank: int
     alpha: float
     dropout: float
-    target_modules: tuple[str, ...]
+    target_modules: tuple[str, ...] | str
 
     def __post_init__(self) -> None:
+        if isinstance(self.target_modules, str) and self.target_modules != ALL_LINEAR:
+            raise ValueError(
+                f"policy.lora.target_modules must be a list of names or {ALL_LINEAR}, got {self.target_modules!r}; "
+                f"for one module write [{self.target_modules}]"
+            )
         if self.dropout:
             raise ValueError(
                 f"policy.lora.dropout must be 0, got {self.dropout}: the ratio to the old policy and the KL would "
@@ -55,24 +62,39 @@ class LoraSpec:
 def add_adapters(model: PreTrainedModel, spec: LoraSpec) -> Any:
     """Returns PEFT's wrapper around `model`, which answers like the model and trains the adapters alone.
 
-    Raises ValueError for target modules whose weights the model ties together.
+    Raises ValueError for target modules whose weights the model ties together, and for ones that it does not have.
     """
     from peft import LoraConfig, get_peft_model  # slow to import, needed only with adapters
 
-    tied = model.config.get_text_config().tie_word_embeddings
-    if tied and (wrong := [name for name in spec.target_modules if name in _EMBEDDING_NAMES]):
-        raise ValueError(f"lora.target_modules has {wrong}, which this model ties together; leave them out")
+    targets = spec.target_modules if isinstance(spec.target_modules, str) else list(spec.target_modules)
+    if isinstance(targets, list):
+        _check_targets(model, targets)
     config = LoraConfig(
         r=spec.rank,
         lora_alpha=spec.alpha,  # type: ignore[arg-type]  # annotated as int, used as a factor
         lora_dropout=spec.dropout,
-        target_modules=list(spec.target_modules),
+        target_modules=targets,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
         # all ranks, and a resumed run, must draw the same adapters; they start as a sum with nothing
         torch.manual_seed(0)
         return get_peft_model(model, config)
+
+
+def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    tied = model.config.get_text_config().tie_word_embeddings or ends[0].weight is getattr(ends[1], "weight", None)
+    names = {name: module for name, module in model.named_modules() if name}
+    for target in targets:  # as PEFT reads them: a name, or the end of a dotted one
+        found = [module for name, module in names.items() if name == target or name.endswith(f".{target}")]
+        if not found:
+            raise ValueError(f"policy.lora.target_modules has {target!r}, and this model has no module of that name")
+        if tied and any(module is end for module in found for end in ends):
+            raise ValueError(
+                f"policy.lora.target_modules has {target!r}: the embedding and the head, which this model ties "
+                "together; leave it out"
+            )
 
 
 def unwrap_adapters(model: nn.Module) -> PreTrainedModel:
@@ -128,14 +150,15 @@ def load_adapters(model: Any, spec: LoraSpec, directory: Path) -> None:
     Raises FileNotFoundError when they are missing, ValueError when they are not of this model and `spec`.
     """
     config = _config(directory)
+    [adapter] = model.active_adapters
+    trained = model.peft_config[adapter]
     for name, ours, theirs in (
         ("rank", spec.rank, config.get("r")),
         ("alpha", spec.alpha, config.get("lora_alpha")),
-        ("target_modules", sorted(spec.target_modules), sorted(config.get("target_modules") or ())),
+        ("target_modules", sorted(trained.target_modules), sorted(config.get("target_modules") or ())),
     ):
         if ours != theirs:
             raise ValueError(f"{directory} holds adapters with {name} {theirs}, policy.lora.{name} is {ours}")
-    [adapter] = model.active_adapters
     own = {_name_in_file(name, adapter): tensor for name, tensor in adapter_weights(model).items()}
     try:
         saved = load_file(_weights_file(directory))
@@ -207,4 +230,4 @@ def _config(directory: Path) -> Json:
 
 
 def _name_in_file(name: str, adapter: str) -> str:
-    return name.replace(f".{adapter}.", ".")
+    return name.replace(f".{adapter}.", ".").removesuffix(f".{adapter}")  # it ends those of embeddings

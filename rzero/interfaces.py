@@ -3,7 +3,7 @@
 votes     = [vote(group) for group in solver_engine.generate(prompts, sampling)]
 rewards   = challenger_reward(questions, votes)
 labelled  = curriculum.select(questions, votes)
-scores    = suite.evaluate(engine)
+scores    = suite.evaluate(engine, policy=policy)
 """
 
 from __future__ import annotations
@@ -175,12 +175,17 @@ class EvaluationScores(Protocol):
 
 @runtime_checkable
 class BenchmarkSuite(Protocol):
-    """Scores a policy through its engine under a fixed protocol. `progress` counts `benchmarks`."""
+    """Scores a policy through its engine under a fixed protocol. `progress` counts `benchmarks`.
+
+    scores = suite.evaluate(engine, policy=policy)     # the one that the engine was synced with
+    """
 
     @property
     def benchmarks(self) -> Sequence[object]: ...
 
-    def evaluate(self, engine: RolloutEngine, *, progress: Progress | None = None) -> EvaluationScores: ...
+    def evaluate(
+        self, engine: RolloutEngine, *, policy: Policy | None = None, progress: Progress | None = None
+    ) -> EvaluationScores: ...
 
 
 @runtime_checkable

@@ -36,6 +36,7 @@ from rzero.adapters import (
     with_adapters_merged,
 )
 from rzero.durable import new_directory
+from rzero.repairs import repaired
 from rzero.sharding import whole
 from rzero.types import Json
 
@@ -46,10 +47,14 @@ _CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Policy:
-    """A causal language model, perhaps inside PEFT's wrapper, which answers alike, and its tokenizer."""
+    """A causal language model, perhaps inside PEFT's wrapper, which answers alike, and its tokenizer.
+
+    `notes` says, a line each, what was changed while it was loaded.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    notes: tuple[str, ...] = ()
 
     def save(self, directory: Path, *, write: bool = True) -> None:
         """Writes an ordinary Hugging Face directory (safetensors, tokenizer, config).
@@ -103,6 +108,11 @@ class Policy:
         ids = configured if isinstance(configured, list) else [configured]
         return tuple(sorted({i for i in (*ids, self.tokenizer.eos_token_id) if i is not None}))
 
+    def pad_id(self) -> int:
+        """Returns the token that fills up short rows: any will do, because what counts is known by position."""
+        pad = self.tokenizer.pad_token_id
+        return next(iter(self.eos_ids()), 0) if pad is None else pad
+
     def context(self) -> int | None:
         """Returns the longest sequence (tokens, the response included) the model was built for; None: no limit."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -126,6 +136,8 @@ def load_policy(
     A path is never looked up on the hub: anything that exists here, starts with `.`, `/` or `~`, has more or fewer than
     one slash, or whose first part is a directory here, is a path.
 
+    What would fail later and can be put right is (`rzero.repairs`); `Policy.notes` says so.
+
     Raises FileNotFoundError when the path, or a file the directory must hold, is missing, and ValueError when the
     files do not make a complete model or the dtype is not usable on this machine.
     """
@@ -148,8 +160,7 @@ def load_policy(
         raise ValueError(f"{source} lacks weights for {broken[:5]} ({len(broken)} in all); is the download complete?")
     if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
         raise ValueError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
-    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
-        tokenizer.pad_token = tokenizer.eos_token
+    notes = repaired(model, tokenizer)
     for directory in merged:
         model = with_adapters_merged(model, directory)
     if gradient_checkpointing:
@@ -161,7 +172,7 @@ def load_policy(
             load_adapters(model, spec, Path(adapter))
     elif adapter is not None:
         model = with_adapters_merged(model, Path(adapter))
-    return Policy(model=model, tokenizer=tokenizer)
+    return Policy(model=model, tokenizer=tokenizer, notes=notes)
 
 
 @contextmanager

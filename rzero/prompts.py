@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -25,9 +26,15 @@ if TYPE_CHECKING:  # slow to import, and texts are read without it
 QUESTION_SLOT = "{question}"
 PLAIN_MARKERS = ("system:", "user:", "assistant:")
 """Beginnings of the turns of the plain form, which is asked for where a tokenizer has no chat template."""
+THINK, END_OF_THINK = "<think>", "</think>"
+"""What encloses a model's thinking, where it was trained to show it."""
 FILE_PREFIX = "file:"
 # Letters only: a placeholder must survive any template untouched, and no template or system text contains it.
 _PLACEHOLDER = "RZEROUSERTEXTGOESHERE"
+_SYSTEM_PLACEHOLDER = "RZEROSYSTEMTEXTGOESHERE"
+_CLOCK = "strftime_now"
+_TEMPLATE_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError)
+"""What rendering raises for a template that refuses what it is given, or was written for something else."""
 _MEMO_SIZE = 4096
 
 
@@ -60,16 +67,48 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Prompt) -> list[in
     """Returns the token ids of `prompt` up to where the response begins.
 
     Uses the tokenizer's chat template where it has one, else `system: ...\\nuser: ...\\nassistant: ` (opened by the bos
-    token where the tokenizer has the habit). A template that refuses system messages gets the system text in front of
-    the user text. Lone surrogates, which no tokenizer accepts, become U+FFFD.
+    token where the tokenizer has the habit). A template that refuses or drops system messages gets the system text in
+    front of the user text (`takes_system`), and one that asks for the date is told that of `set_day`. Lone surrogates,
+    which no tokenizer accepts, become U+FFFD.
 
-    Raises ValueError when the template does not show the user text exactly once.
+    Raises ValueError when the template cannot be rendered or does not show the user text exactly once.
     """
+    return list(_encoder(tokenizer).encode(prompt, tokenizer=tokenizer))
+
+
+def set_day(tokenizer: PreTrainedTokenizerBase, day: date) -> None:
+    """Fixes the date that chat templates are told; without it, it is the day (UTC) of the first prompt."""
+    _DAYS[tokenizer] = day
+
+
+def day_of(tokenizer: PreTrainedTokenizerBase) -> date | None:
+    """Returns the date that is in the prompts of this tokenizer; None where its chat template shows none."""
+    if tokenizer.chat_template is None or _CLOCK not in str(tokenizer.chat_template):
+        return None
+    asked, days = [{"role": "user", "content": _PLACEHOLDER}], (date(2001, 2, 3), date(2014, 11, 25))
+    shown = {_apply_template(asked, tokenizer=tokenizer, day=day) for day in days}
+    return _DAYS[tokenizer] if len(shown) > 1 else None
+
+
+def takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Returns whether a system text has a place of its own; else it stands in front of the user text."""
+    return _encoder(tokenizer).takes_system
+
+
+def opened_thinking(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns what of a response the prompt has written already: `<think>` and what follows it, else the empty text.
+
+    Some chat templates open (or open and close) the thinking themselves; the model then goes on inside of it.
+    """
+    return _encoder(tokenizer).thinking
+
+
+def _encoder(tokenizer: PreTrainedTokenizerBase) -> _PromptEncoder:
     encoder = _ENCODERS.get(tokenizer)
-    # A changed template or an added token must not be served from the memo.
+    # A changed template, date or an added token must not be served from the memo.
     if encoder is None or encoder.stamp != _stamp(tokenizer):
         encoder = _ENCODERS[tokenizer] = _PromptEncoder(tokenizer)
-    return list(encoder.encode(prompt, tokenizer=tokenizer))
+    return encoder
 
 
 def control_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -99,9 +138,11 @@ class _Frame:
 class _PromptEncoder:
     """Encodes for one tokenizer. Holds no reference to it, so that the weak table below can let go of both."""
 
-    stamp: tuple[str | None, int]
+    stamp: tuple[str, int, date]
     control_ids: frozenset[int]
     control_text: re.Pattern[str]
+    takes_system: bool
+    thinking: str
     frames: dict[tuple[str | None, str, str], _Frame] = field(default_factory=dict)
     memo: dict[Prompt, tuple[int, ...]] = field(default_factory=dict)
 
@@ -110,6 +151,9 @@ class _PromptEncoder:
         self.control_ids = control_token_ids(tokenizer)
         literals = sorted((str(tokenizer.added_tokens_decoder[i]) for i in self.control_ids), key=len, reverse=True)
         self.control_text = re.compile("|".join(map(re.escape, literals)) or r"(?!)")
+        self.takes_system = _takes_system(tokenizer)
+        _, _, tail = _render(None, _PLACEHOLDER, tokenizer=tokenizer, takes_system=True).rpartition(_PLACEHOLDER)
+        self.thinking = tail[tail.rfind(THINK) :] if THINK in tail else ""
         self.frames = {}
         self.memo = {}
 
@@ -133,7 +177,9 @@ class _PromptEncoder:
         if key not in self.frames:
             if len(self.frames) >= _MEMO_SIZE:
                 self.frames.clear()
-            self.frames[key] = self._cut(_render(system, left + _PLACEHOLDER + right, tokenizer=tokenizer), tokenizer)
+            user = left + _PLACEHOLDER + right
+            rendered = _render(system, user, tokenizer=tokenizer, takes_system=self.takes_system)
+            self.frames[key] = self._cut(rendered, tokenizer)
         return self.frames[key]
 
     def _cut(self, rendered: str, tokenizer: PreTrainedTokenizerBase) -> _Frame:
@@ -170,7 +216,15 @@ class _PromptEncoder:
         return [i for i in ids if i not in self.control_ids]
 
 
+class _Days(WeakKeyDictionary["PreTrainedTokenizerBase", date]):
+    """The date of each tokenizer's prompts: today's, and the same from then on, unless another was set."""
+
+    def __getitem__(self, tokenizer: PreTrainedTokenizerBase) -> date:
+        return self.setdefault(tokenizer, datetime.now(UTC).date())
+
+
 _ENCODERS: WeakKeyDictionary[PreTrainedTokenizerBase, _PromptEncoder] = WeakKeyDictionary()
+_DAYS = _Days()
 
 
 def replace_surrogates(text: str) -> str:
@@ -178,26 +232,41 @@ def replace_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _stamp(tokenizer: PreTrainedTokenizerBase) -> tuple[str | None, int]:
-    return tokenizer.chat_template, len(tokenizer)
+def _stamp(tokenizer: PreTrainedTokenizerBase) -> tuple[str, int, date]:
+    return str(tokenizer.chat_template), len(tokenizer), _DAYS[tokenizer]
 
 
-def _render(system: str | None, user: str, *, tokenizer: PreTrainedTokenizerBase) -> str:
+def _takes_system(tokenizer: PreTrainedTokenizerBase) -> bool:
+    if tokenizer.chat_template is None:
+        return True
+    messages = [{"role": "system", "content": _SYSTEM_PLACEHOLDER}, {"role": "user", "content": _PLACEHOLDER}]
+    try:
+        shown = _apply_template(messages, tokenizer=tokenizer, day=_DAYS[tokenizer])
+    except _TEMPLATE_ERRORS:  # the Gemma 2 way of saying that it knows no system role
+        return False
+    return _SYSTEM_PLACEHOLDER in shown and _PLACEHOLDER in shown
+
+
+def _render(system: str | None, user: str, *, tokenizer: PreTrainedTokenizerBase, takes_system: bool) -> str:
     if tokenizer.chat_template is None:
         for_system, for_user, for_assistant = PLAIN_MARKERS
         opening = f"{for_system} {system}\n" if system is not None else ""
         return f"{opening}{for_user} {user}\n{for_assistant} "
     messages = [{"role": "user", "content": user}]
-    if system is not None:
-        try:
-            return _apply_template([{"role": "system", "content": system}, *messages], tokenizer=tokenizer)
-        except TemplateError:  # the Gemma 2 way of saying that it knows no system role
-            messages = [{"role": "user", "content": f"{system}\n\n{user}"}]
-    return _apply_template(messages, tokenizer=tokenizer)
+    if system is not None and takes_system:
+        messages.insert(0, {"role": "system", "content": system})
+    elif system is not None:
+        messages = [{"role": "user", "content": f"{system}\n\n{user}"}]
+    try:
+        return _apply_template(messages, tokenizer=tokenizer, day=_DAYS[tokenizer])
+    except _TEMPLATE_ERRORS as error:
+        raise ValueError(f"the chat template cannot be rendered: {type(error).__name__}: {error}") from error
 
 
-def _apply_template(messages: list[dict[str, str]], *, tokenizer: PreTrainedTokenizerBase) -> str:
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+def _apply_template(messages: list[dict[str, str]], *, tokenizer: PreTrainedTokenizerBase, day: date) -> str:
+    # a variable of this name goes before the function that transformers offers, which would look at the clock
+    clock = {_CLOCK: datetime.combine(day, time()).strftime} if _CLOCK in str(tokenizer.chat_template) else {}
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **clock)
     assert isinstance(rendered, str)
     return rendered
 

@@ -218,8 +218,9 @@ class SelfPlay:
     def evaluate(self, iteration: int) -> str:
         """Scores S_i under the protocol; iteration 0 is the base model."""
         self.stages.expect(steps=len(self.suite.benchmarks))
-        self.frozen.sync(self.weights.load("solver", iteration))
-        scores = self.suite.evaluate(self.frozen, progress=lambda done, total: self.stages.advance())
+        policy = self.weights.load("solver", iteration)
+        self.frozen.sync(policy)
+        scores = self.suite.evaluate(self.frozen, policy=policy, progress=lambda done, total: self.stages.advance())
         self.stages.keep_scores(scores)
         return f"overall {scores.overall:.2f}"
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
 
 from rzero.interfaces import Progress
 from rzero.policy import Policy
 from rzero.prompts import encode_prompt
 from rzero.types import Completion, FinishReason, Group, Prompt, Sampling
+from tests.rzero.conftest import build_tokenizer
 
 Script = Callable[[Prompt, int], str] | Mapping[str, str | Sequence[str]]
 
@@ -74,3 +78,22 @@ class ScriptedEngine:
             reply = bytes(ids).decode(errors="replace") if self._policy is None else tokenizer.decode(ids)
         token_ids = (*ids, *closing)
         return Completion(text=reply, token_ids=token_ids, logprobs=(0.0,) * len(token_ids), finish_reason=reason)
+
+
+@dataclass(kw_only=True)
+class NamedPolicy:
+    """A policy that is nothing but a name, a tokenizer and a context: what an evaluation knows of one."""
+
+    name: str = "w"
+    tokenizer: PreTrainedTokenizerBase = field(default_factory=build_tokenizer)
+    ends: tuple[int, ...] = (1,)
+    longest: int | None = None
+
+    def weights_hash(self) -> str:
+        return self.name
+
+    def eos_ids(self) -> tuple[int, ...]:
+        return self.ends
+
+    def context(self) -> int | None:
+        return self.longest

@@ -17,11 +17,11 @@ SOURCES = sorted(path for package in PACKAGES for path in (PROJECT / package).rg
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (PROJECT / folder).rglob("*.yaml"))
 
 LAYERS = (
-    {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "policy"},
+    {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "repairs", "policy"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
     {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo"},
-    {"modules", "engines", "curriculum", "runs", "tracking", "collapse"},
+    {"modules", "engines", "curriculum", "runs", "tracking", "collapse", "policy_check"},
     {"selfplay"},
 )
 """What lies in rzero/, lowest first: an import goes to the same layer or to one before it."""

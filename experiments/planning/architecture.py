@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from rzero.adapters import ALL_LINEAR
 from rzero.types import Json
 
 
@@ -67,9 +69,10 @@ class Architecture:
         tables = 1 if self.tie_word_embeddings else 2
         return self.num_hidden_layers * self.layer_parameters + tables * self.embedding_parameters
 
-    def adapter_parameters(self, *, rank: int, target_modules: list[str]) -> int:
+    def adapter_parameters(self, *, rank: int, target_modules: Iterable[str]) -> int:
         """Count the parameters of low-rank adapters on those matrices in every layer."""
-        return self.num_hidden_layers * sum(rank * sum(self.linears[name]) for name in target_modules)
+        names = self.linears if target_modules == ALL_LINEAR else target_modules
+        return self.num_hidden_layers * sum(rank * sum(self.linears[name]) for name in names)
 
     @property
     def cache_bytes_per_token(self) -> int:

@@ -47,7 +47,7 @@ class Setting:
     def trained_parameters(self, model: Architecture) -> int:
         if self.lora is None:
             return model.parameters
-        return model.adapter_parameters(rank=self.lora["rank"], target_modules=list(self.lora["target_modules"]))
+        return model.adapter_parameters(rank=self.lora["rank"], target_modules=self.lora["target_modules"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,12 +128,15 @@ def results(run: Run) -> Section:
     if not run.scores:
         return Section(id="result", title="Result", paragraphs=("No model of this run has been evaluated yet.",))
     k = run.scores[-1][1].k
+    truncated = any(iteration.truncated for iteration in run.iterations)  # older runs did not write it down
     main = _score_table(
         run,
         columns=("greedy", "mean@k"),
+        truncated=truncated,
         caption=f"Right answers in percent, greedy and mean over k = {k} samples; the best of each row and protocol "
         "is bold. Overall AVG is the mean of MATH AVG and each general benchmark; overall is the mean of its two "
-        "columns.",
+        "columns."
+        + (" Truncated: responses that ran into the token limit, in percent, greedy / sampled." if truncated else ""),
     )
     other = _score_table(
         run,
@@ -144,21 +147,30 @@ def results(run: Run) -> Section:
     return Section(id="result", title="Result", tables=(main, _gain_table(run), other))
 
 
-def _score_table(run: Run, *, columns: Sequence[str], caption: str) -> Table:
+def _score_table(run: Run, *, columns: Sequence[str], caption: str, truncated: bool = False) -> Table:
     tables = [scores.table() for _, scores in run.scores]
+    shown = (*columns, "truncated") if truncated else columns
     rows = []
     for name in tables[0]:
         values = [[table[name][column] for column in columns] for table in tables]
         by_column = [_marked(column, form=".1f") for column in zip(*values, strict=True)]
+        if truncated:
+            shares = [run.iterations[number].truncated.get(name, {}) for number, _ in run.scores]
+            by_column.append([Cell(text=_percentages(share)) for share in shares])
         rows.append([Cell(text=name, model=True), *(cell for cells in zip(*by_column, strict=True) for cell in cells)])
     if "greedy" in columns:
         overall = [scores.overall for _, scores in run.scores]
-        rows.append([Cell(text="overall"), *_marked(overall, span=len(columns))])
+        rows.append([Cell(text="overall"), *_marked(overall, span=len(shown))])
     return Table(
-        heads=(("", ("",)), *((iteration_name(number), columns) for number, _ in run.scores)),
+        heads=(("", ("",)), *((iteration_name(number), shown) for number, _ in run.scores)),
         rows=rows,
         caption=caption,
     )
+
+
+def _percentages(shares: Mapping[str, float]) -> str:
+    """Shares of the two decodings, greedy / sampled, in percent."""
+    return " / ".join(f"{100 * share:.1f}" for share in shares.values()) or NOTHING
 
 
 def _marked(values: Sequence[float], *, form: str = ".2f", span: int = 1) -> list[Cell]:

@@ -26,6 +26,8 @@ Row = Mapping[str, float | None]
 class Iteration:
     """One iteration as far as it got; number 0 is the base model, which has `scores` only.
 
+    truncated: by benchmark and decoding the share in [0, 1] of the responses that ran into the token limit; empty for
+    runs that did not write it down.
     challenger, solver: a row of metrics per training step. curriculum: the row of `curriculum/...` and `audit/...`
     (empty before the questions were posed). questions: every candidate posed in this iteration, kept or not. logged:
     all rows of the iteration, the evaluation's among them.
@@ -33,6 +35,7 @@ class Iteration:
 
     number: int
     scores: Scores | None
+    truncated: Mapping[str, Mapping[str, float]]
     challenger: tuple[Row, ...]
     solver: tuple[Row, ...]
     curriculum: Row
@@ -158,9 +161,11 @@ def wall_seconds(run: Run) -> tuple[float, bool]:
 def _read_iteration(there: RunDirectory, number: int, rows: list[Row]) -> Iteration:
     mine = [row for row in rows if row["iteration"] == number]
     posed = JsonlBank(there).get(number) if there.questions(number).is_file() else []
+    evaluation = _read_object(there.scores(number)) if there.scores(number).is_file() else None
     return Iteration(
         number=number,
-        scores=_read_scores(there.scores(number)) if there.scores(number).is_file() else None,
+        scores=None if evaluation is None else _scores(evaluation, there.scores(number)),
+        truncated=(evaluation or {}).get("truncated", {}),
         challenger=tuple(row for row in mine if "challenger/reward" in row),
         solver=tuple(row for row in mine if "solver/reward" in row),
         curriculum=next((row for row in mine if "curriculum/candidates" in row), {}),
@@ -169,9 +174,9 @@ def _read_iteration(there: RunDirectory, number: int, rows: list[Row]) -> Iterat
     )
 
 
-def _read_scores(path: Path) -> Scores:
+def _scores(evaluation: Json, path: Path) -> Scores:
     try:
-        return Scores.from_json(_read_object(path))
+        return Scores.from_json(evaluation)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no scores ({error!r}); restore it or leave this run out") from error
 

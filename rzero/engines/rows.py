@@ -5,15 +5,19 @@ An engine encodes the prompts, draws its share of the rows in any order it likes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rzero.prompts import encode_prompt
+from rzero.parsing import CLOSE, OPEN
+from rzero.prompts import END_OF_THINK, THINK, encode_prompt, opened_thinking
 from rzero.types import Completion, FinishReason, Group, Prompt, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+MARKERS = (OPEN, CLOSE, THINK, END_OF_THINK)
+"""Text of the contract between the roles, which is read in responses also where a tokenizer calls it special."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,19 +76,36 @@ def to_completions(
     stopped: Sequence[bool],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[Completion]:
-    """Returns completions from sampled ids. `stopped`: the row ended with an eos token, which is not text."""
+    """Returns completions from sampled ids. `stopped`: the row ended with an eos token, which is not text.
+
+    Special tokens are no text either, apart from `MARKERS`, and neither are ids that the tokenizer has no token for.
+    Where the chat template opens the thinking, the text begins with that: it is part of the response.
+    """
     if not ids:  # some tokenizers decode an empty batch to one empty text
         return []
+    rows = [row[:-1] if ended else row for row, ended in zip(ids, stopped, strict=True)]
+    mute = _mute_ids(tokenizer, {number for row in rows for number in row})
     texts = tokenizer.batch_decode(
-        [list(row[:-1] if ended else row) for row, ended in zip(ids, stopped, strict=True)],
-        skip_special_tokens=True,
+        [[number for number in row if number not in mute] for row in rows],
+        skip_special_tokens=False,
         clean_up_tokenization_spaces=False,
     )
+    opening = opened_thinking(tokenizer)
     reasons: list[FinishReason] = ["stop" if ended else "length" for ended in stopped]
     return [
-        Completion(text=text, token_ids=tuple(row), logprobs=tuple(values), finish_reason=reason)
+        Completion(text=opening + text, token_ids=tuple(row), logprobs=tuple(values), finish_reason=reason)
         for text, row, values, reason in zip(texts, ids, logprobs, reasons, strict=True)
     ]
+
+
+def _mute_ids(tokenizer: PreTrainedTokenizerBase, drawn: Set[int]) -> Set[int]:
+    """Those of the drawn ids that say nothing to a reader of responses."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special |= set(tokenizer.all_special_ids)
+    mute = {i for i in special & drawn if str(tokenizer.convert_ids_to_tokens(i)).strip() not in MARKERS}
+    if not tokenizer.is_fast:  # fast ones pass over an id that has no token, others fail
+        mute |= drawn - set(tokenizer.get_vocab().values())
+    return mute
 
 
 def to_groups(

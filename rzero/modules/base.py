@@ -189,7 +189,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
             settings=self.settings,
             loss=self.loss,
             ranks=self.ranks,
-            pad_id=self.policy.tokenizer.pad_token_id,
+            pad_id=self.policy.pad_id(),
             device=self.device,
         )
         return update(groups, rewards)

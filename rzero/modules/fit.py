@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 from torch.utils.data import DataLoader, Dataset
 
 from rzero.modules.base import Batch, GRPOModule
+from rzero.repairs import switch_off_dropout
 from rzero.types import LabelledQuestion
 
 
@@ -60,18 +60,6 @@ class AfterStep(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object, **__: object) -> None:
         self.after_step()
-
-
-def switch_off_dropout(model: torch.nn.Module) -> None:
-    """Sets every dropout rate of a model to 0; its configuration, and so what is saved of it, stays.
-
-    Under dropout two passes over the same tokens differ by nats, so that ratio and KL would start away from 1 and 0.
-    """
-    for part in model.modules():
-        if isinstance(part, torch.nn.Dropout):
-            part.p = 0.0
-        if isinstance(getattr(part, "attention_dropout", None), float):  # a number that attention applies itself
-            part.attention_dropout = 0.0  # type: ignore[assignment]
 
 
 def fit(

@@ -65,7 +65,7 @@ def completion_logprobs(
     def forward(**inputs: Tensor) -> tuple[Tensor, Tensor | None]:
         return head_logprobs(
             layout.hidden(causal_lm, inputs, row_S=row_S, column_S=column_S - 1),
-            weight_VE=_head_weight(causal_lm),
+            weight_VE=head_weight(causal_lm),
             targets_S=input_ids_BT[row_S, column_S],
             shape=LogitShape.of(causal_lm.config.get_text_config(), temperature=temperature),
             chunk_tokens=chunk_tokens,
@@ -250,7 +250,7 @@ def _forward_replaced(module: nn.Module, forward: Callable[..., object]) -> Iter
             del module.forward
 
 
-def _head_weight(causal_lm: PreTrainedModel) -> Tensor:
+def head_weight(causal_lm: PreTrainedModel) -> Tensor:
     head = causal_lm.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:
         raise ValueError(

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rzero.interfaces import Grader, Responses
+from rzero.prompts import END_OF_THINK, THINK
 from rzero.repetition import cluster_shares
 from rzero.rewards.parts import Questions, Votes, repetition_penalties
 from rzero.types import RewardBreakdown
 
-THINK, END_OF_THINK, BOX = "<think>", "</think>", "\\boxed{"
+BOX = "\\boxed{"
 
 
 class OfficialChallengerReward:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.decoders import Fuse
 
 from evaluation.engine_lm import EngineLM
 from evaluation.harness import HarnessSuite
@@ -21,12 +23,14 @@ from evaluation.remote_judge import NoRemoteJudge
 from evaluation.sources import Datasets, Generated
 from evaluation.store import TaskStore
 from rzero.grading import ExactGrader
-from rzero.prompts import Prompts
+from rzero.prompts import Prompts, set_day
 from rzero.types import Group, Json, Prompt, Sampling
 from rzero.voting import PaperVote
-from tests.scripted import ScriptedEngine
+from tests.rzero.conftest import CHAT_TEMPLATE
+from tests.scripted import NamedPolicy, ScriptedEngine
 
 GRADER = ExactGrader(max_chars=2000)
+W: Any = NamedPolicy()
 PROMPTS = Prompts(challenger_system="", challenger_user="x", solver_system="S", solver_user="Q: {question}")
 
 
@@ -59,6 +63,7 @@ def suite(folder: Path | None, **changes: Any) -> HarnessSuite:
         "grader": GRADER,
         "vote": PaperVote(GRADER),
         "folder": None if folder is None else str(folder),
+        "drawn_by": ["an.Engine", None],
         "completions_per_call": 8,
         "remote_judge": NoRemoteJudge(),
     }
@@ -79,8 +84,8 @@ class Killed(RuntimeError):
 class DyingEngine(ScriptedEngine):
     """Answers `lives` calls, then dies."""
 
-    def __init__(self, lives: int) -> None:
-        super().__init__(reply)
+    def __init__(self, lives: int, script: Any = reply) -> None:
+        super().__init__(script)
         self.lives = lives
 
     def generate(self, prompts: Any, sampling: Sampling, *, progress: Any = None) -> list[Group]:
@@ -91,7 +96,7 @@ class DyingEngine(ScriptedEngine):
 
 def test_scores_by_hand_and_one_engine_call_per_group_of_samples() -> None:
     engine = ScriptedEngine(reply)
-    scores = suite(None).evaluate(engine, weights="w").scores
+    scores = suite(None).evaluate(engine, policy=W).scores
     table = scores.table()
     # mean@4 of sum: items 0, 2, 4 all right, 1 and 3 one of four; order is not sampled, its greedy answers are right
     assert table["sum"] == pytest.approx(
@@ -125,36 +130,103 @@ def test_benchmarks_are_known_before_anything_is_asked() -> None:
 
 @pytest.mark.parametrize("lives", range(1, 5))
 def test_an_evaluation_killed_anywhere_goes_on_and_ends_alike(tmp_path: Path, lives: int) -> None:
-    whole = suite(None).evaluate(ScriptedEngine(reply), weights="w")
+    whole = suite(None).evaluate(ScriptedEngine(reply), policy=W)
     first = DyingEngine(lives)
     with pytest.raises(Killed):
-        suite(tmp_path).evaluate(first, weights="w")
+        suite(tmp_path).evaluate(first, policy=W)
     second = ScriptedEngine(reply)
-    assert suite(tmp_path).evaluate(second, weights="w") == whole
+    assert suite(tmp_path).evaluate(second, policy=W) == whole
     assert len(first.calls) + len(second.calls) == 5, "no call was made twice"
 
 
-def test_nothing_is_evaluated_twice_and_other_weights_or_protocols_are_evaluated(tmp_path: Path) -> None:
-    found = suite(tmp_path).evaluate(ScriptedEngine(reply), weights="w")
-    again = ScriptedEngine(reply)
-    assert suite(tmp_path).evaluate(again, weights="w") == found
+def other_tokenizer(change: Any) -> Any:
+    policy = NamedPolicy()
+    change(policy.tokenizer)
+    return policy
+
+
+TWICE_AS_HARD = CHAT_TEMPLATE.replace("assistant", "assistant\\nThink twice.")
+DATED = "{{ strftime_now('%d %b %Y') }}" + CHAT_TEMPLATE
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"policy": NamedPolicy(name="other")},
+        {"policy": other_tokenizer(lambda tokenizer: setattr(tokenizer, "chat_template", TWICE_AS_HARD))},
+        {"policy": other_tokenizer(lambda tokenizer: tokenizer.add_tokens(["boxed"]))},
+        {"policy": other_tokenizer(lambda tokenizer: setattr(tokenizer.backend_tokenizer, "decoder", Fuse()))},
+        {"policy": NamedPolicy(ends=(1, 5))},
+        {"policy": NamedPolicy(longest=100)},
+        {"protocol": Protocol(max_tokens=32)},
+        {"drawn_by": ["an.Engine", "bfloat16"]},
+        {"drawn_by": ["another.Engine", None]},
+        {"prompts": Prompts(challenger_system="", challenger_user="x", solver_system="T", solver_user="Q: {question}")},
+        {"source": Generated(source=(benchmark("sum", "math", 6), benchmark("order", "general", 4)))},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_whatever_decides_a_response_is_part_of_its_key(tmp_path: Path, changes: dict[str, Any]) -> None:
+    found = suite(tmp_path).evaluate(ScriptedEngine(reply), policy=W)
+    W.tokenizer(["a", "longer"], padding=True)  # leaves its mark on the tokenizer, and none on what it does
+    again, other = ScriptedEngine(reply), ScriptedEngine(reply)
+    assert suite(tmp_path).evaluate(again, policy=W) == found
     assert again.calls == []
-    for weights, protocol in (
-        ("other", Protocol(sampled=["sum"], k=4, temperature=1.0, max_tokens=64)),
-        ("w", Protocol(max_tokens=32)),
-    ):
+    policy = changes.pop("policy", W)
+    suite(tmp_path, **changes).evaluate(other, policy=policy)
+    assert other.calls
+
+
+def test_a_date_in_the_prompt_is_part_of_the_key(tmp_path: Path) -> None:
+    asked = []
+    for day in (date(2026, 1, 1), date(2026, 1, 1), date(2026, 1, 2)):
+        policy = other_tokenizer(lambda tokenizer: setattr(tokenizer, "chat_template", DATED))
+        set_day(policy.tokenizer, day)
         engine = ScriptedEngine(reply)
-        suite(tmp_path, protocol=protocol).evaluate(engine, weights=weights)
-        assert engine.calls
+        suite(tmp_path).evaluate(engine, policy=policy)
+        asked.append(bool(engine.calls))
+    assert asked == [True, False, True]
 
 
-def test_without_a_weights_hash_the_engine_is_probed(tmp_path: Path) -> None:
+def test_what_decides_a_verdict_gives_new_verdicts_on_the_same_responses(tmp_path: Path) -> None:
+    suite(tmp_path).evaluate(ScriptedEngine(reply), policy=W)
+    items = tuple(replace(item, answer="no number") for item in benchmark("sum", "math", 5).items)
+    corrected = Generated(source=(replace(benchmark("sum", "math", 5), items=items), benchmark("order", "general", 4)))
+    general = {**DEFINITIONS, "sum": {"group": "general", "kind": "mathematics"}}
+    for changes, column, right in (({"source": corrected}, "MATH AVG", 0.0), ({"definitions": general}, "sum", 100.0)):
+        engine = ScriptedEngine(reply)
+        table = suite(tmp_path, **changes).evaluate(engine, policy=W).scores.table()
+        assert engine.calls == []
+        assert table[column]["greedy"] == right
+    assert "MATH AVG" not in table
+
+
+def test_without_a_policy_nothing_is_kept_or_found(tmp_path: Path) -> None:
     suite(tmp_path).evaluate(ScriptedEngine(reply))
-    same, other = ScriptedEngine(reply), ScriptedEngine(lambda prompt, sample: reply(prompt, sample) + "!")
-    suite(tmp_path).evaluate(same)
-    suite(tmp_path).evaluate(other)
-    assert len(same.calls) == 1, "the probe only"
-    assert len(other.calls) > 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lives", range(1, 4))
+def test_k_repeats_are_k_samples_also_after_a_kill(tmp_path: Path, lives: int) -> None:
+    def numbered(prompt: Prompt, sample: int) -> str:
+        return rf"{prompt.user}: \boxed{{{sample}}}"
+
+    eight = Protocol(sampled=["sum"], k=8, temperature=1.0, max_tokens=64)
+    engine = DyingEngine(lives, script=numbered)
+    with pytest.raises(Killed):
+        suite(tmp_path, tasks=["sum"], protocol=eight).evaluate(engine, policy=W)
+    suite(tmp_path, tasks=["sum"], protocol=eight).evaluate(ScriptedEngine(numbered), policy=W)
+    kept = [json.loads(path.read_bytes())["texts"] for path in tmp_path.rglob("sum-sampled-*/responses_*.json")]
+    assert [len(set(texts)) for call in kept for texts in call] == [8] * 5
+
+
+def test_an_empty_line_ends_no_response(tmp_path: Path) -> None:
+    """Few-shot delimiters as stops would cut reasoning; a definition cannot bring them in either."""
+    engine = ScriptedEngine(lambda prompt, sample: "First this.\n\n\nThen\n\n" + reply(prompt, sample))
+    assert suite(None, tasks=["order"]).evaluate(engine, policy=W).scores.table()["order"]["greedy"] == 100
+    cut = {**DEFINITIONS["order"], "generation_kwargs": {"until": [";"]}}
+    with pytest.raises(ValueError, match=r"definitions\.order: .*generation_kwargs"):
+        suite(None, definitions={**DEFINITIONS, "order": cut})
 
 
 def test_lm_eval_result_files_are_lm_evals_own(tmp_path: Path) -> None:
@@ -162,7 +234,7 @@ def test_lm_eval_result_files_are_lm_evals_own(tmp_path: Path) -> None:
 
     for _ in range(2):
         harness = suite(tmp_path)
-        harness.write_lm_results(harness.evaluate(ScriptedEngine(reply), weights="w"))
+        harness.write_lm_results(harness.evaluate(ScriptedEngine(reply), policy=W))
     [path] = (tmp_path / "lm_eval" / "sampled" / "w").glob("results_*.json")
     results = json.loads(path.read_text())
     assert results["results"]["sum"]["exact_match,all"] == pytest.approx(0.7)
@@ -181,14 +253,18 @@ def test_no_global_random_generator_is_touched() -> None:
     np.random.seed(2)
     torch.manual_seed(3)
     before = (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
-    suite(None).evaluate(ScriptedEngine(reply), weights="w")
+    suite(None).evaluate(ScriptedEngine(reply), policy=W)
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # type: ignore[index]
 
 
 def test_prompts_over_the_context_are_wrong_and_reported() -> None:
-    found = suite(None).evaluate(ScriptedEngine(reply), weights="w", fits=lambda prompt: not prompt.user.endswith("0"))
+    long = replace(benchmark("sum", "math", 5).items[0], question="sum" + " of many" * 30 + " 0")
+    items = (long, *benchmark("sum", "math", 5).items[1:])
+    source = Generated(source=(replace(benchmark("sum", "math", 5), items=items), benchmark("order", "general", 4)))
+    policy: Any = NamedPolicy(longest=80)
+    found = suite(None, source=source).evaluate(ScriptedEngine(reply), policy=policy)
     assert found.scores.table()["sum"]["greedy"] == 80
-    assert {name: notes.too_long for name, notes in found.notes.items()} == {"sum": 1, "order": 1}
+    assert {name: notes.too_long for name, notes in found.notes.items()} == {"sum": 1, "order": 0}
 
 
 class CuttingEngine(ScriptedEngine):
@@ -206,19 +282,19 @@ class CuttingEngine(ScriptedEngine):
 @pytest.mark.parametrize("kept", [False, True])
 def test_the_truncated_share_of_each_decoding_is_reported_kept_or_not(tmp_path: Path, kept: bool) -> None:
     folder = tmp_path if kept else None
-    found = suite(folder).evaluate(CuttingEngine(reply), weights="w")
+    found = suite(folder).evaluate(CuttingEngine(reply), policy=W)
     assert found.notes["sum"].truncated == {"greedy": 0.0, "sampled": 0.2}
     assert found.notes["order"].truncated == {"greedy": 0.0}
     if kept:
         for path in tmp_path.rglob("score_*.json"):
             path.unlink()
-        assert suite(folder).evaluate(DyingEngine(0), weights="w").notes == found.notes, "told by kept responses too"
+        assert suite(folder).evaluate(DyingEngine(0), policy=W).notes == found.notes, "told by kept responses too"
 
 
 def test_the_authors_mean_is_one_greedy_answer_repeated() -> None:
     protocol = Protocol(sampled=["sum"], k=32, temperature=0.0, max_tokens=64)
     engine = ScriptedEngine(lambda prompt, sample: reply(prompt, 0))
-    scores = suite(None, tasks=["sum"], protocol=protocol).evaluate(engine, weights="w").scores
+    scores = suite(None, tasks=["sum"], protocol=protocol).evaluate(engine, policy=W).scores
     assert scores.table()["sum"]["mean@k"] == scores.table()["sum"]["greedy"] == 100
     assert {sampling.temperature for _, sampling in engine.calls} == {0.0}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from evaluation.harness import HarnessSuite
 from evaluation.sources import ReasoningGym
 from experiments import PROJECT, analyse, compare, evaluate
 from experiments.command_line import WRONG
+from experiments.reporting.data import read_run
 from experiments.resolvers import register_resolvers
 from rzero.grading import ExactGrader
 from rzero.prompts import Prompts
@@ -148,6 +150,33 @@ def test_a_benchmark_of_ones_own_folder_is_evaluated(
     assert "truncated" in capsys.readouterr().out
 
 
+def test_what_is_known_of_a_checkpoint_is_said_and_its_date_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another template, other responses; the same one again, none; and truncated shares beside each score."""
+    dated, plain = tmp_path / "dated", PROJECT / "experiments" / "models" / "micro"
+    shutil.copytree(plain, dated)
+    template = (plain / "chat_template.jinja").read_text()
+    (dated / "chat_template.jinja").write_text("{{ strftime_now('%d') }}" + template)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "date.txt").write_text("2026-01-31")
+    arguments = [*TINY, "benchmarks.protocol.max_tokens=3", f"policy={plain},{dated}", f"directory={out}"]
+    assert evaluate.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "note: policy, date: the chat template shows the date; it is 2026-01-31" in shown
+    assert "truncated" in (out / "table.md").read_text()
+    assert (out / "table.md").read_text().count("100\\.0 / 100\\.0") == 4
+    assert len(list((out / "scores").iterdir())) == 2
+    responses = sorted(out.rglob("responses_*.json"))
+    assert len(responses) == 2 * 2 * 2, "two checkpoints of the same weights, two tasks, two decodings"
+    kept = {path: path.stat().st_mtime_ns for path in responses}
+    assert evaluate.main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in sorted(out.rglob("responses_*.json"))} == kept
+    (out / "date.txt").write_text("tomorrow")
+    assert evaluate.main(arguments) == WRONG
+
+
 @pytest.mark.slow
 def test_checkpoints_are_evaluated_into_one_table_and_never_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -217,6 +246,20 @@ def test_analyses_of_a_run_without_generating_anything(tmp_path: Path) -> None:
     assert data["diversity"]["iteration 1"]["questions"] > 5
     assert set(data["contamination"]) == {"iteration 1", "iteration 2"}
     assert (run.path / "pass_at_k.png").is_file()
+
+
+def test_a_benchmark_question_among_the_examples_of_a_prompt_is_reported(tmp_path: Path) -> None:
+    """lm-evaluation-harness#4145: what is tested must not be shown with its answer."""
+    prompts = {
+        "_target_": "rzero.prompts.Prompts",
+        "challenger_system": "",
+        "challenger_user": "x",
+        "solver_system": "",
+    }
+    shown = {**prompts, "solver_user": "What is 2 + 2?\nassistant: 4\nuser: {question}"}
+    run = read_run(finished_run(tmp_path / "run", prompts=shown).path)
+    [found] = analyse.contamination(run, KnownSuite().benchmarks, n=4)["prompts"]
+    assert (found["benchmark"], found["overlapping"]) == ("b", 1)
 
 
 class KnownSuite:

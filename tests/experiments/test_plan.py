@@ -87,6 +87,8 @@ def test_parameters_and_memory_by_hand() -> None:
     lora = tiny_memory(replace(SETTING, sharded=False, lora={"rank": 2, "target_modules": ["q_proj", "down_proj"]}))
     assert lora.reference == 0
     assert lora.optimiser == 8 * 2 * 2 * (10 + 10 + 20 + 10)
+    named = tiny_memory(replace(SETTING, sharded=False, lora={"rank": 2, "target_modules": list(TINY.linears)}))
+    assert tiny_memory(replace(SETTING, sharded=False, lora={"rank": 2, "target_modules": "all-linear"})) == named
     assert tiny_memory(replace(SETTING, checkpointing=True)).activations < memory.activations
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from evaluation.metrics import spread
 from experiments.report import main, write_report
 from experiments.reporting import iterations
 from experiments.reporting.data import band, read_run
+from rzero.runs.directory import RunDirectory
 from tests.experiments.hostile import hostile_questions
 from tests.experiments.runs import RunWriter, finished_run, make_config, make_questions
 
@@ -58,6 +60,24 @@ def test_the_result_is_the_one_of_the_metrics(complete: Path) -> None:
     row = next(line for line in markdown.split("\n") if line.startswith("| MATH AVG"))
     best = last.table()["MATH AVG"]
     assert row.endswith(f"| **{best['greedy']:.1f}** | **{best['mean@k']:.1f}** |")
+
+
+def test_truncated_shares_stand_beside_each_score(complete: Path, tmp_path: Path) -> None:
+    """olmo-eval#399: a third of the answers cut at the limit, and nothing said. Older runs did not write it down."""
+    run = finished_run(tmp_path / "run")
+    there = RunDirectory(run.path)
+    names = [benchmark["name"] for benchmark in json.loads(there.scores(0).read_text())["benchmarks"]]
+    for iteration in (0, 1):
+        data = json.loads(there.scores(iteration).read_text())
+        shares = {name: {"greedy": 0.25 * iteration, "sampled": 0.325} for name in names}
+        there.scores(iteration).write_text(json.dumps({**data, "truncated": shares}))
+    write_report([run.path], output=run.path)
+    markdown = (run.path / "report.md").read_text()
+    row = next(line for line in markdown.split("\n") if line.startswith(f"| {names[0]} "))
+    cells = [cell.strip(" *") for cell in row.strip("|").split("|")]
+    assert (cells[3], cells[6], cells[9]) == ("0.0 / 32.5", "25.0 / 32.5", "–")
+    assert "Truncated: responses that ran into the token limit" in markdown
+    assert "runcated" not in (complete / "report.md").read_text()
 
 
 def test_html_needs_nothing_from_elsewhere(complete: Path) -> None:

@@ -70,10 +70,97 @@ def test_dropout_of_adapters_is_refused(make_policy, tmp_path):
         load(tmp_path, lora={"rank": 2, "alpha": 4, "dropout": 0.1, "target_modules": ["q_proj"]})
 
 
-def test_adapters_on_a_tied_head_are_refused(make_policy, tmp_path):
+@pytest.mark.parametrize(
+    "targets",
+    [["lm_head"], ["q_proj", "embed_tokens"], ["model.embed_tokens"], ["model.layers.0.self_attn.q_proj", "lm_head"]],
+)
+def test_adapters_on_tied_embeddings_are_refused_however_they_are_named(make_policy, tmp_path, targets):
     make_policy("qwen3_tied").save(tmp_path)
-    with pytest.raises(ValueError, match=r"lm_head.*ties together"):
-        load(tmp_path, lora={"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": ["lm_head"]})
+    with pytest.raises(ValueError, match=r"target_modules has '(lm_head|(model\.)?embed_tokens)': .* ties together"):
+        load(tmp_path, lora={"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": targets})
+
+
+def test_adapters_on_untied_embeddings_are_right_after_save_and_load(make_policy, tmp_path):
+    make_policy("qwen3").save(tmp_path / "base")
+    lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": ["model.embed_tokens", "lm_head"]}
+    policy = load(tmp_path / "base", lora=lora)
+    torch.manual_seed(1)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    policy.save(tmp_path / "saved")
+    assert torch.equal(logits(load(tmp_path / "base", lora=lora, adapter=tmp_path / "saved")), logits(policy))
+    torch.testing.assert_close(logits(load(tmp_path / "saved")), logits(policy), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(logits(load(tmp_path / "base")), logits(policy), atol=1e-2)
+
+
+def test_all_linear_is_a_word_of_its_own(make_policy, tmp_path):
+    make_policy("qwen3_tied").save(tmp_path / "base")
+    lora = {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": "all-linear"}
+    policy = load(tmp_path / "base", lora=lora)
+    shake_adapters(policy)
+    adapted = {name.split(".")[-4] for name, _ in policy.model.named_parameters() if ".lora_A" in name}
+    assert adapted == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    policy.save(tmp_path / "saved")
+    assert torch.equal(logits(load(tmp_path / "base", lora=lora, adapter=tmp_path / "saved")), logits(policy))
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ("q_proj", r"a list of names or all-linear, got 'q_proj'; for one module write \[q_proj\]"),
+        (["q_proj", "c_attn"], r"has 'c_attn', and this model has no module of that name"),
+        (["proj"], r"has 'proj', and this model has no module of that name"),
+    ],
+)
+def test_adapters_on_modules_that_are_not_there_are_one_line(make_policy, tmp_path, targets, said):
+    make_policy("qwen3").save(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        load(tmp_path, lora={"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": targets})
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.filterwarnings("ignore:.*generation flags")
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": 0.6, "top_p": 0.9}, {"length_penalty": 0.5}, {"pad_token_id": -1}, {"min_p": 0.1}]
+)
+def test_a_generation_config_that_cannot_be_saved_is_reduced_to_its_ids_with_a_line(make_policy, tmp_path, wrong):
+    make_policy("qwen3").save(tmp_path / "base")
+    edit(tmp_path / "base" / "generation_config.json", eos_token_id=[256, 258], **wrong)
+    policy = load(tmp_path / "base")
+    [note] = policy.notes
+    assert (
+        note == f"generation_config.json could not be saved again ({', '.join(wrong)}), so only its token ids are kept"
+    )
+    policy.save(tmp_path / "trained")
+    again = load(tmp_path / "trained")
+    assert again.notes == ()
+    assert {256, 258} <= set(policy.eos_ids())
+    assert policy.eos_ids() == again.eos_ids()
+
+
+def test_a_generation_config_that_can_be_saved_stays(make_policy, tmp_path):
+    make_policy("qwen3").save(tmp_path / "base")
+    edit(tmp_path / "base" / "generation_config.json", temperature=0.6, do_sample=True)
+    policy = load(tmp_path / "base")
+    policy.save(tmp_path / "trained")
+    assert policy.notes == ()
+    assert json.loads((tmp_path / "trained" / "generation_config.json").read_text())["temperature"] == 0.6
+
+
+def test_dropout_is_off_from_the_start_and_said(make_policy, tmp_path):
+    """trl#3234: two passes over the same tokens in training mode agree; what is saved keeps the rates it came with."""
+    make_policy("gpt2").save(tmp_path / "base")
+    policy = load(tmp_path / "base")
+    assert policy.notes == ("dropout is set to 0: two passes over the same tokens must give the same log-probs",)
+    policy.model.train()
+    with torch.no_grad():
+        assert torch.equal(policy.model(input_ids=IDS).logits, policy.model(input_ids=IDS).logits)
+    policy.save(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["resid_pdrop"] == 0.1
 
 
 def test_saving_over_an_older_save_replaces_it(make_policy, tmp_path):
@@ -124,11 +211,21 @@ def test_a_disk_that_takes_no_more_is_an_oserror_and_leaves_nothing(make_policy,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pad_token_defaults_to_eos(make_policy, tmp_path):
+def test_pad_token_defaults_to_eos_with_a_line(make_policy, tmp_path):
     policy = make_policy("qwen3")
     policy.tokenizer.pad_token = None
     policy.save(tmp_path)
-    assert load(tmp_path).tokenizer.pad_token_id == policy.tokenizer.eos_token_id
+    loaded = load(tmp_path)
+    assert loaded.tokenizer.pad_token_id == loaded.pad_id() == policy.tokenizer.eos_token_id
+    assert loaded.notes == ("there is no pad token; the end-of-sequence token '<|end|>' takes its place",)
+
+
+def test_rows_are_filled_up_without_any_special_token(make_policy):
+    policy = make_policy("qwen3")
+    policy.tokenizer.pad_token = policy.tokenizer.eos_token = None
+    assert policy.pad_id() == policy.model.generation_config.eos_token_id
+    policy.model.generation_config.eos_token_id = None
+    assert (policy.pad_id(), policy.eos_ids()) == (0, ())
 
 
 def test_a_missing_path_is_never_looked_up_on_the_hub(tmp_path, monkeypatch):

@@ -196,6 +196,29 @@ def test_a_policy_without_eos_runs_to_the_limit(engine, policy):
     assert {completion.finish_reason for completion in completions} == {"length"}
 
 
+def test_a_generation_config_does_not_leak_into_rollouts(engine, policy):
+    """verl#7270, ART#140: penalties and temperatures that a model brings are not those that were asked for."""
+    sampling = Sampling(n=4, max_tokens=12, seed=1)
+    engine.sync(policy)
+    before = tokens(engine.generate(PROMPTS, sampling))
+    for name, value in (("repetition_penalty", 1.5), ("top_k", 2), ("temperature", 0.1), ("do_sample", True)):
+        setattr(policy.model.generation_config, name, value)
+    engine.sync(policy)
+    assert tokens(engine.generate(PROMPTS, sampling)) == before
+
+
+def test_rows_of_the_embedding_without_a_token_are_drawn_and_are_no_text(engine, policy):
+    """NeMo-RL#237: Qwen's models have more rows than their tokenizers have tokens."""
+    engine.sync(policy)
+    completions = flat(engine.generate(PROMPTS, Sampling(n=40, temperature=2.0, max_tokens=20, seed=1)))
+    spare = {i for completion in completions for i in completion.token_ids if i >= len(policy.tokenizer)}
+    assert spare
+    for completion in completions:
+        ids = completion.token_ids[:-1] if completion.finish_reason == "stop" else completion.token_ids
+        said = [i for i in ids if i not in spare]
+        assert completion.text == policy.tokenizer.decode(said, skip_special_tokens=True)
+
+
 def test_weights_are_a_copy_until_the_next_sync(engine, policy):
     engine.sync(policy)
     before = tokens(engine.generate(PROMPTS, GREEDY))

@@ -182,6 +182,14 @@ def test_rows_that_do_not_count_are_scored_but_not_learned_from():
             assert batch.completion_mask_BT[position].any()
 
 
+def test_the_last_eos_is_learned_where_it_is_also_the_pad_token():
+    """trl#6357: which tokens count goes by position; `cut` fills up with 0."""
+    [batch] = cut([make_row(completion_ids=(5, 6, 7, 0)), make_row(index=1, completion_ids=(5, 0))], max_tokens=100)
+    assert batch.input_ids_BT.tolist() == [[1, 5, 6, 7, 0], [1, 5, 0, 0, 0]]
+    assert batch.mask_BT.tolist() == [[False, True, True, True, True], [False, True, True, False, False]]
+    assert (batch.weights_BT > 0).tolist() == batch.mask_BT.tolist()
+
+
 def test_mini_batches_are_whole_groups():
     rows = [replace(row, group=group) for row, group in zip(make_rows(10), [7, 7, 3, 3, 9, 9, 1, 1, 7, 5], strict=True)]
     # groups in order 7, 3, 9 | 1, 5

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +32,9 @@ def test_no_model_of_an_earlier_phase_is_alive_at_the_next_stage(tmp_path: Path,
             self.synced.clear()
 
     class Counting(Suite):
-        def evaluate(self, engine: Any, *, progress: Callable[[int, int], object] | None = None) -> Any:
+        def evaluate(self, engine: Any, *, policy: Any = None, progress: Any = None) -> Any:
             alive_at_evaluation.append(sum(model() is not None for model in models))
-            return super().evaluate(engine, progress=progress)
+            return super().evaluate(engine, policy=policy, progress=progress)
 
     gc.disable()  # only what the run itself collects counts
     try:
