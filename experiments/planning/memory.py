@@ -15,9 +15,10 @@ _ADAM = 8  # two float32 moments per trained parameter
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Where a configuration keeps things. devices: those of all nodes."""
+    """Where a configuration keeps things. devices: those of all `nodes`."""
 
     devices: int
+    nodes: int
     sharded: bool  # FSDP2
     weight_bytes: int
     mixed: bool  # products in bf16 from float32 weights
@@ -33,8 +34,10 @@ class Setting:
         strategy = trainer.get("strategy") or {}
         rounded = trainer["precision"].endswith("-true") and "16" in trainer["precision"]
         weight_bytes = 2 if rounded else BYTES[policy["dtype"]]
+        nodes = trainer.get("num_nodes", 1)
         return cls(
-            devices=trainer["devices"] * trainer.get("num_nodes", 1),
+            devices=trainer["devices"] * nodes,
+            nodes=nodes,
             sharded=isinstance(strategy, Mapping) and strategy.get("_target_", "").endswith("ModelParallelStrategy"),
             weight_bytes=weight_bytes,
             mixed="mixed" in trainer["precision"],
@@ -113,7 +116,8 @@ def memory_of(
     gathered, activations = _update_bytes(model, setting, tokens=microbatch_tokens, chunk_tokens=chunk_tokens)
     return Memory(
         weights=all_weights / parts + (trained * 4 if setting.lora is not None else 0) / parts,
-        reference=all_weights / parts if needs_reference and setting.lora is None else 0,
+        # adapters that go on from those of an earlier phase are compared with a frozen copy of these
+        reference=needs_reference * (all_weights if setting.lora is None else trained * 4) / parts,
         gradients=trained * trained_bytes / parts,
         optimiser=trained * _ADAM / parts,
         gathered=gathered,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from experiments.planning.architecture import Architecture
@@ -15,17 +17,19 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 class Rollouts:
     """An engine's demands.
 
-    devices: how many decode. copies: of the weights on each training device; the embedded engine has one for each role,
-    one vLLM serves both, and servers on devices of their own need none here (what they need there is not planned).
-    rows: at most so many side by side on a device. vllm_share, vllm_cache_gib: what vLLM takes of a device's memory for
-    weights and cache together, or for the cache; it keeps them while the policy trains. eager: no CUDA graphs.
+    engines: how many decode. devices_each: over which each splits weights and cache (tensor parallelism). copies: of
+    the weights on each training device, before that; the embedded engine has one for each role, one vLLM serves both,
+    and servers on devices of their own need none here (what they need there is not planned). rows: at most so many side
+    by side in an engine. vllm_share, vllm_cache_gib: what vLLM takes of a device's memory for weights and cache
+    together, or for the cache; it keeps them while the policy trains. eager: no CUDA graphs.
     """
 
-    devices: int
+    engines: int
     copies: int
     weight_bytes: int
     rows: int
     response_tokens: int
+    devices_each: int = 1
     vllm_share: float | None = None
     vllm_cache_gib: float | None = None
     eager: bool = True
@@ -33,8 +37,7 @@ class Rollouts:
     @classmethod
     def of(cls, cfg: Json, *, policy_bytes: int) -> Rollouts:
         """From a resolved run configuration."""
-        engine, nodes = cfg["engine"], cfg["trainer"].get("num_nodes", 1)
-        training = cfg["trainer"]["devices"] * nodes
+        engine, training = cfg["engine"], cfg["trainer"]["devices"] * cfg["trainer"].get("num_nodes", 1)
         common: Json = {
             "weight_bytes": BYTES[engine["dtype"]] if engine["dtype"] else policy_bytes,
             "rows": engine["max_rows"],
@@ -42,19 +45,21 @@ class Rollouts:
         }
         host = engine.get("host")
         if host is None:
-            return cls(devices=training, copies=2, **common)
+            return cls(engines=training, copies=2, **common)
         vllm = {
             "vllm_share": host["gpu_memory_utilization"],
             "vllm_cache_gib": host["kv_cache_gib"],
             "eager": host["enforce_eager"],
         }
         if "replicas" not in host:
-            return cls(devices=training, copies=1, **vllm, **common)
+            return cls(engines=training, copies=1, **vllm, **common)
+        vllm["devices_each"] = _tensor_parallel(host["arguments"])
         if host["urls"]:
-            return cls(devices=len(host["urls"]), copies=0, **vllm, **common)
+            return cls(engines=len(host["urls"]), copies=0, **vllm, **common)
         serving = set(",".join(map(str, host["devices"])).split(",")) - {""}
         elsewhere = bool(serving) and serving.isdisjoint(map(str, range(cfg["trainer"]["devices"])))
-        return cls(devices=host["replicas"] * nodes, copies=0 if elsewhere else 1, **vllm, **common)
+        # servers that a run starts are on its first node
+        return cls(engines=host["replicas"], copies=0 if elsewhere else 1, **vllm, **common)
 
     @property
     def stays(self) -> bool:
@@ -62,7 +67,8 @@ class Rollouts:
         return self.vllm_share is not None
 
     def weights(self, model: Architecture) -> float:
-        return self.copies * model.parameters * self.weight_bytes
+        """Bytes of weights on a training device."""
+        return self.copies * model.parameters * self.weight_bytes / self.devices_each
 
     def cache(self, model: Architecture, hardware: Hardware) -> float:
         """Bytes of the KV cache on a training device."""
@@ -71,17 +77,26 @@ class Rollouts:
         return self._vllm_cache(model, hardware) if self.copies else 0.0
 
     def side_by_side(self, model: Architecture, hardware: Hardware) -> int:
-        """Rows that are decoded at once on a device: vLLM takes as many of average length as its cache holds."""
+        """Rows that an engine decodes at once: vLLM takes as many of average length as its cache holds."""
         if self.vllm_share is None:
             return self.rows
         average = hardware.prompt_tokens + self.response_tokens * hardware.response_fraction
-        return min(self.rows, int(self._vllm_cache(model, hardware) / self._row(model, tokens=average)))
+        cache = self._vllm_cache(model, hardware) * self.devices_each
+        return min(self.rows, int(cache / self._row(model, tokens=average)))
 
     def _vllm_cache(self, model: Architecture, hardware: Hardware) -> float:
         if self.vllm_cache_gib is not None:
             return self.vllm_cache_gib * 2**30
         assert self.vllm_share is not None
-        return max(0.0, self.vllm_share * hardware.memory_bytes - model.parameters * self.weight_bytes)
+        weights = model.parameters * self.weight_bytes / self.devices_each
+        return max(0.0, self.vllm_share * hardware.memory_bytes - weights)
 
     def _row(self, model: Architecture, *, tokens: float) -> float:
         return tokens * model.cache_bytes_per_token * self.weight_bytes / 2
+
+
+def _tensor_parallel(arguments: Sequence[str]) -> int:
+    """Returns over how many devices those arguments of `vllm serve` have it split a model."""
+    words = " ".join(map(str, arguments)).replace("=", " ").split()
+    flags = ("--tensor-parallel-size", "-tp")
+    return next((int(size) for flag, size in itertools.pairwise(words) if flag in flags), 1)

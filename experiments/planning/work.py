@@ -27,7 +27,7 @@ class Work:
 
 
 def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, completions: int) -> Work:
-    """One call of an engine: each token step reads all weights once and each row's cache, on every device that decodes.
+    """One call of all engines: each token step of an engine reads all weights once and each row's cache.
 
     A call ends with its longest response, so its tail is decoded with few rows. vLLM fills places as they become free;
     the embedded engine draws in waves. A token step takes its least time however few rows are left.
@@ -37,7 +37,7 @@ def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, compl
     context = hardware.prompt_tokens + mean / 2
     tokens = completions * mean
     flops = model.forward_flops(tokens=tokens, scored=tokens, context=context)
-    rows = math.ceil(completions / rollouts.devices)
+    rows = math.ceil(completions / rollouts.engines)
     side_by_side = max(1, rollouts.side_by_side(model, hardware))
     # in every wave some response runs to the limit, while finished rows are taken out
     waves = math.ceil(rows / side_by_side) * limit
@@ -45,20 +45,29 @@ def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, compl
     cache = rows * mean * context * model.cache_bytes_per_token * rollouts.weight_bytes / 2
     traffic = steps * model.parameters * rollouts.weight_bytes + cache
     busy = max(
-        traffic / (hardware.bandwidth_gb_s * 1e9),
-        flops / rollouts.devices / (hardware.peak_tflops * 1e12),
+        traffic / rollouts.devices_each / (hardware.bandwidth_gb_s * 1e9),
+        flops / rollouts.engines / rollouts.devices_each / (hardware.peak_tflops * 1e12),
     )
     least = steps * (hardware.eager_token_step_ms if rollouts.eager else hardware.token_step_ms) / 1e3
     return Work(tokens=tokens, flops=flops, hours=max(busy / hardware.decoding_utilisation, least) / 3600)
 
 
 def update(
-    model: Architecture, setting: Setting, hardware: Hardware, *, completions: int, prompts: int, passes: int
+    model: Architecture,
+    setting: Setting,
+    hardware: Hardware,
+    *,
+    completions: int,
+    prompts: int,
+    passes: int,
+    steps: int,
+    microbatch_tokens: int,
 ) -> Work:
     """Forward and backward over every sequence once, plus `passes` more (old, reference); checkpointing adds one.
 
-    prompts: how many copies of prompts it runs over. Float32 hidden states meet the head in float32 or TF32, which are
-    slower than the bf16 of everything else.
+    prompts: how many copies of prompts it runs over. steps: of the optimiser; each ends when the device with most rows
+    does. Float32 hidden states meet the head in float32 or TF32, which are slower than the bf16 of everything else.
+    FSDP2 gathers all weights for each pass over a micro-batch, while it computes: the slower of the two counts.
     """
     mean = setting.rollouts.response_tokens * hardware.response_fraction
     tokens = prompts * hardware.prompt_tokens + completions * mean
@@ -71,9 +80,28 @@ def update(
     head_tflops = (
         (hardware.tf32_tflops if setting.tf32 else hardware.fp32_tflops) if slow_head else hardware.peak_tflops
     )
+    share = _largest_share(completions, setting, steps=steps)
     seconds = times * (body / hardware.peak_tflops + head / head_tflops) / 1e12
-    hours = seconds / setting.devices / hardware.training_utilisation / 3600
-    return Work(tokens=tokens, flops=times * (body + head), hours=hours)
+    computing = seconds * share / hardware.training_utilisation
+    microbatches = steps * math.ceil(tokens * share / steps / microbatch_tokens)
+    gathering = microbatches * _gathering(model, setting, hardware, passes=passes)
+    return Work(tokens=tokens, flops=times * (body + head), hours=max(computing, gathering) / 3600)
+
+
+def _largest_share(completions: int, setting: Setting, *, steps: int) -> float:
+    """Returns the share of a step's rows that the device with most of them has."""
+    rows = completions / steps
+    return math.ceil(rows / setting.devices) / rows
+
+
+def _gathering(model: Architecture, setting: Setting, hardware: Hardware, *, passes: int) -> float:
+    """Returns the seconds in which FSDP2 moves the weights of the passes over one micro-batch, and its gradients."""
+    if not setting.sharded or setting.devices == 1:
+        return 0.0
+    gathered = (passes + 2) * model.parameters * setting.weight_bytes  # the backward pass gathers once more
+    scattered = setting.trained_parameters(model) * 4
+    speed = hardware.link_gb_s if setting.nodes == 1 else hardware.network_gb_s
+    return (gathered + scattered) / (speed * 1e9)
 
 
 def sync(model: Architecture, setting: Setting, hardware: Hardware) -> Work:

@@ -16,7 +16,7 @@ from experiments.export import main
 from rzero.adapters import adapter_weights, holds_adapters
 from rzero.policy import load_policy, merged_weights
 from tests.experiments.small import config
-from tests.rzero.conftest import build_policy
+from tests.tiny_models import build_policy
 
 LORA = {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"]}
 

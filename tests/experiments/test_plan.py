@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import replace
 
@@ -57,14 +58,16 @@ TINY = Architecture(
     hidden_size=10, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, head_dim=5, intermediate_size=20,
     vocab_size=100, tie_word_embeddings=True,
 )  # fmt: skip
-EMBEDDED = Rollouts(devices=4, copies=2, weight_bytes=4, rows=8, response_tokens=50)
+EMBEDDED = Rollouts(engines=4, copies=2, weight_bytes=4, rows=8, response_tokens=50)
 SETTING = Setting(
-    devices=4, sharded=True, weight_bytes=4, mixed=False, tf32=False, lora=None, checkpointing=False, rollouts=EMBEDDED
+    devices=4, nodes=1, sharded=True, weight_bytes=4, mixed=False, tf32=False, lora=None, checkpointing=False,
+    rollouts=EMBEDDED,
 )  # fmt: skip
 DEVICE = Hardware(
     name="x", peak_tflops=1.0, tf32_tflops=0.5, fp32_tflops=0.1, bandwidth_gb_s=1.0, memory_gib=1.0,
     training_utilisation=0.5, decoding_utilisation=0.5, token_step_ms=0.0, eager_token_step_ms=0.0, sync_gb_s=0.001,
-    usable_memory=0.9, context_gib=0.01, prompt_tokens=10, response_fraction=0.5, questions={"asked": 7},
+    link_gb_s=1e9, network_gb_s=1e9, usable_memory=0.9, context_gib=0.01,
+    prompt_tokens=10, response_fraction=0.5, questions={"asked": 7},
 )  # fmt: skip
 
 
@@ -85,7 +88,7 @@ def test_parameters_and_memory_by_hand() -> None:
     alone = tiny_memory(replace(SETTING, sharded=False))
     assert (alone.weights, alone.optimiser) == (4 * 2800, 8 * 2800)
     lora = tiny_memory(replace(SETTING, sharded=False, lora={"rank": 2, "target_modules": ["q_proj", "down_proj"]}))
-    assert lora.reference == 0
+    assert lora.reference == 4 * 2 * 2 * (10 + 10 + 20 + 10)  # a frozen copy of the adapters
     assert lora.optimiser == 8 * 2 * 2 * (10 + 10 + 20 + 10)
     named = tiny_memory(replace(SETTING, sharded=False, lora={"rank": 2, "target_modules": list(TINY.linears)}))
     assert tiny_memory(replace(SETTING, sharded=False, lora={"rank": 2, "target_modules": "all-linear"})) == named
@@ -99,17 +102,18 @@ def test_operations_by_hand() -> None:
 
 def test_work_scales_as_it_should() -> None:
     device = DEVICE
-    once = update(TINY, SETTING, device, completions=16, prompts=16, passes=0)
-    twice = update(TINY, SETTING, device, completions=32, prompts=32, passes=0)
+    updated = functools.partial(update, TINY, SETTING, device, steps=1, microbatch_tokens=100)
+    once = updated(completions=16, prompts=16, passes=0)
+    twice = updated(completions=32, prompts=32, passes=0)
     assert twice.hours == pytest.approx(2 * once.hours)
-    assert update(TINY, SETTING, device, completions=16, prompts=16, passes=3).flops == pytest.approx(2 * once.flops)
-    shared = update(TINY, SETTING, device, completions=16, prompts=4, passes=0)
+    assert updated(completions=16, prompts=16, passes=3).flops == pytest.approx(2 * once.flops)
+    shared = updated(completions=16, prompts=4, passes=0)
     assert once.tokens - shared.tokens == 12 * device.prompt_tokens
     assert shared.flops < once.flops
     assert once.hours * 3600 == pytest.approx(once.flops / 4 / 0.5e12)
     drawn = decoding(TINY, SETTING, device, completions=32)
     assert drawn.tokens == 32 * 25
-    alone = replace(SETTING, rollouts=replace(EMBEDDED, devices=1))
+    alone = replace(SETTING, rollouts=replace(EMBEDDED, engines=1))
     assert decoding(TINY, alone, device, completions=32).hours > 3 * drawn.hours
     rounded = replace(SETTING, rollouts=replace(EMBEDDED, weight_bytes=2))
     assert decoding(TINY, rounded, device, completions=32).hours == pytest.approx(drawn.hours / 2)
@@ -150,10 +154,15 @@ def test_where_vllm_runs_is_read_from_the_configuration() -> None:
         return Setting.of(resolved(compose("experiment=paper", *overrides))).rollouts
 
     beside = rollouts()
-    assert (beside.devices, beside.copies, beside.weight_bytes) == (8, 1, 2)
-    assert rollouts("trainer.devices=4").devices == 4
+    assert (beside.engines, beside.copies, beside.weight_bytes) == (8, 1, 2)
+    assert rollouts("trainer.devices=4").engines == 4
     elsewhere = rollouts("trainer.devices=4", "engine.host.replicas=2", "engine.host.devices=['4','5']")
-    assert (elsewhere.devices, elsewhere.copies) == (2, 0)
+    assert (elsewhere.engines, elsewhere.copies) == (2, 0)
+    split = rollouts("engine.host.replicas=2", "engine.host.devices=['0,1','2,3']", "engine.host.arguments=[-tp,2]")
+    assert (split.engines, split.devices_each, split.copies) == (2, 2, 1)
+    flag = "engine.host.arguments=['--tensor-parallel-size=8']"
+    urls = rollouts("engine.host.urls=[http://one:8000,http://two:8000,http://three:8000]", flag)
+    assert (urls.engines, urls.devices_each, urls.copies) == (3, 8, 0)
     assert rollouts("engine=embedded").copies == 2
 
 
@@ -227,7 +236,9 @@ def test_a_float32_head_is_as_fast_as_float32_products() -> None:
     """Body at 1 Tflop/s, head at 0.1, with TF32 at 0.5; all bf16 where the weights are."""
     mixed = replace(SETTING, mixed=True)
     hours = {
-        name: update(TINY, setting, DEVICE, completions=4, prompts=4, passes=0).hours
+        name: update(
+            TINY, setting, DEVICE, completions=4, prompts=4, passes=0, steps=1, microbatch_tokens=100
+        ).hours
         for name, setting in {
             "fp32": mixed, "tf32": replace(mixed, tf32=True), "bf16": replace(mixed, weight_bytes=2),
         }.items()
@@ -243,7 +254,51 @@ def test_nodes_count() -> None:
     cfg["trainer"]["num_nodes"] = 2
     two = Setting.of(cfg)
     assert (one.devices, two.devices) == (8, 16)
-    assert (one.rollouts.devices, two.rollouts.devices) == (8, 16)
+    assert (one.rollouts.engines, two.rollouts.engines) == (8, 8)  # a run starts servers on its first node
+    embedded = [
+        Setting.of(resolved(compose("experiment=paper", "engine=embedded", f"trainer.num_nodes={n}"))) for n in (1, 2)
+    ]
+    assert [setting.rollouts.engines for setting in embedded] == [8, 16]
+
+
+def test_a_step_ends_when_the_device_with_most_rows_does() -> None:
+    """5 rows over 4 devices take as long as 8; 4 steps of 2 rows on 4 devices take as long as 4 of 4."""
+    updated = functools.partial(update, TINY, SETTING, DEVICE, passes=0, microbatch_tokens=10**9)
+    hours = {count: updated(completions=count, prompts=count, steps=1).hours for count in (4, 5, 8)}
+    assert hours[5] == pytest.approx(hours[8]) == pytest.approx(2 * hours[4])
+    idle = updated(completions=8, prompts=8, steps=4).hours
+    assert idle == pytest.approx(updated(completions=16, prompts=16, steps=4).hours)
+
+
+def test_gathering_weights_by_hand() -> None:
+    """On a slow network 2 optimiser steps of 2 micro-batches move 2,800 weights 3 times and their gradients once."""
+    slow = replace(DEVICE, link_gb_s=1e-6, network_gb_s=1e-7)
+    setting = replace(SETTING, nodes=2)
+    updated = functools.partial(update, TINY, completions=16, prompts=16, passes=1, steps=2, microbatch_tokens=40)
+    moved = 2 * 2 * (3 + 1) * 2800 * 4
+    assert updated(setting, slow).hours == pytest.approx(moved / 100 / 3600)
+    assert updated(SETTING, slow).hours == pytest.approx(moved / 1000 / 3600)
+    assert updated(replace(SETTING, sharded=False), slow).hours == updated(SETTING, DEVICE).hours
+
+
+def test_servers_over_several_devices_by_hand() -> None:
+    """Half of 2,800 weights of 2 bytes on each; twice the cache and twice the speed of one."""
+    one = replace(EMBEDDED, engines=1, copies=1, weight_bytes=2, rows=10**9, vllm_share=0.25, eager=False)
+    two = replace(one, devices_each=2)
+    assert two.weights(TINY) == 2800
+    assert two.cache(TINY, DEVICE) == 2**28 - 2800
+    assert two.side_by_side(TINY, DEVICE) == 2 * (2**28 - 2800) // (35 * 20 * 2)
+    hours = [
+        decoding(TINY, replace(SETTING, rollouts=rollouts), DEVICE, completions=8).hours for rollouts in (one, two)
+    ]
+    assert hours[0] == pytest.approx(2 * hours[1])
+
+
+def test_what_does_not_fit_has_no_hours() -> None:
+    figures = plan(["experiment=paper", "policy=qwen3_8b_base", "trainer=ddp"])
+    assert figures["hours"] is figures["device_hours"] is figures["evaluation"]["hours"] is None
+    assert figures["phases"]["solver"]["hours"] is None
+    assert figures["phases"]["questions"]["hours"] > 0
 
 
 def test_gpu_presets_are_set_for_speed() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pytest
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
@@ -63,10 +64,10 @@ def make_loss(**changes: Any) -> PolicyLoss:
     return PolicyLoss(**{**values, **changes})
 
 
-def make_engine(ranks: Ranks) -> Any:
+def make_engine(ranks: Ranks, *, device: str | None = None) -> Any:
     engine = EmbeddedEngine(
         max_rows=64, threads=1, compact_below=0.85, prefill_tokens=4096, first_capacity=16, verify_sync=True,
-        decoder="auto",
+        decoder="auto", device=device,
     )  # fmt: skip
     return across(engine, ranks)
 
@@ -158,10 +159,12 @@ def make_module(policy: Policy, *, role: str, ranks: Ranks, **changes: Any) -> G
     )
 
 
-def make_trainer(*, devices: int = 1, strategy: Any = "auto", precision: Any = "32-true", **options: Any) -> pl.Trainer:
-    """As conf/trainer/{cpu,ddp_cpu,fsdp_cpu}.yaml have it."""
+def make_trainer(
+    *, accelerator: str = "cpu", devices: int = 1, strategy: Any = "auto", precision: Any = "32-true", **options: Any
+) -> pl.Trainer:
+    """As conf/trainer has it."""
     return pl.Trainer(
-        accelerator="cpu", devices=devices, strategy=strategy, precision=precision, max_epochs=1, logger=False,
+        accelerator=accelerator, devices=devices, strategy=strategy, precision=precision, max_epochs=1, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         use_distributed_sampler=False, plugins=[LightningEnvironment()], **options,
     )  # fmt: skip
@@ -185,6 +188,22 @@ def start(base: Path, *, role: str, tuning: str) -> Policy:
     """Where a phase begins: the Challenger with fresh adapters, the Solver with those of an earlier phase."""
     goes_on = tuning == "lora" and role == "solver"
     return load(base, tuning=tuning, **({"adapter": base.with_name("earlier")} if goes_on else {}))
+
+
+def near_float32(metrics: Mapping[str, float], expected: Mapping[str, float], *, role: str) -> None:
+    """Raises AssertionError unless a step in bf16-mixed is what rounding leaves of the same step in float32.
+
+    The rollout is the same, tokens and rewards included, because engines draw in the policy's own dtype.
+    """
+    drawn = ("reward", "reward_std", "num_tokens", "completions/mean_length", "learning_rate", "skipped_steps")
+    for name in drawn:
+        assert metrics[f"{role}/{name}"] == pytest.approx(expected[f"{role}/{name}"], abs=1e-9), name
+    assert metrics[f"{role}/grad_norm"] == pytest.approx(expected[f"{role}/grad_norm"], rel=0.1)
+    assert metrics[f"{role}/entropy"] == pytest.approx(expected[f"{role}/entropy"], rel=0.01)
+    for name in ("loss", "policy_loss", "kl"):
+        assert metrics[f"{role}/{name}"] == pytest.approx(expected[f"{role}/{name}"], abs=0.02), name
+    difference = f"{role}/sampling/sampling_logp_difference/mean"
+    assert expected[difference] < 1e-4 < metrics[difference] < 0.1, "the update was not in bf16, or far from float32"
 
 
 def shared_in_two(role: str, ranks: Ranks) -> GRPOSettings:
