@@ -1,8 +1,9 @@
 """Linear layers of the fused decoder: as they are, rounded to int8, and either with adapters beside them.
 
-Rounded layers hold weights per output channel and round activations per row, both symmetrically to [-127, 127]; sums are
-exact integers (oneDNN's int8 product, `torch.ops.onednn.qlinear_pointwise`). Adapters act beside them in float32: added
-to weights that are rounded again they would drown, since a delta is smaller than a step of the grid.
+Rounded layers hold weights with a scale per output channel and round activations with one per row, both symmetrically
+to [-127, 127]; sums are exact integers (oneDNN's int8 product, `torch.ops.onednn.qlinear_pointwise`). Adapters act
+beside them in float32: added to weights that are rounded again they would drown, since a delta is smaller than a step
+of the grid.
 
 Shapes: W rows, I width in, O width out, K ranks of the adapters side by side.
 """

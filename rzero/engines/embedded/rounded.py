@@ -1,8 +1,8 @@
 """Rollouts in int8 on a CPU: one rounded base for all engines of the process, adapters beside it in float32.
 
-The base is rounded when an engine first meets it and shared by whoever samples over the same weights, so that Challenger
-and frozen Solver hold it once. A sync then moves the adapters alone. Without adapters all weights are rounded at each
-sync.
+The base is rounded when an engine first meets it and shared by whoever samples over the same weights, so that
+Challenger and frozen Solver hold it once. A sync then moves the adapters alone. Without adapters all weights are
+rounded at each sync.
 
 Rounding hides small faults from a comparison of log-probs, so weights are compared themselves: the base by its sha256,
 adapters value by value, and each layer by what it makes of the policy's own hidden states.
@@ -80,7 +80,7 @@ class RoundedDecoder:
         expected = with_deltas(self._base, model.config, base, deltas(model))
         if not all(_equal_adapters(*pair) for pair in zip(_linears(expected), _linears(self._weights), strict=True)):
             raise RuntimeError("the engine's adapters are not the policy's: its weights are stale")
-        for part, error in _errors(self._weights, policy):
+        for part, error in errors(self._weights, policy):
             limit = LOGITS_TOLERANCE if part == "the output layer" else LAYER_TOLERANCE
             if not error <= limit:
                 raise RuntimeError(
@@ -106,6 +106,8 @@ def deltas(model: PreTrainedModel) -> dict[str, Delta]:
         if not hasattr(layer, "lora_A"):
             continue
         [adapter] = layer.active_adapters
+        if adapter not in layer.lora_A:
+            raise ValueError(f"adapters on {name} cannot act beside rounded weights; use engine.dtype=null")
         up_OR = layer.lora_B[adapter].weight.detach() * layer.scaling[adapter]
         found[name] = Delta(down_RI=layer.lora_A[adapter].weight.detach(), up_OR=up_OR)
     return found
@@ -137,7 +139,8 @@ def _equal_adapters(one: object, other: object) -> bool:
     return torch.equal(one.down_IK, other.down_IK) and torch.equal(one.up_KO, other.up_KO)
 
 
-def _errors(weights: ModelWeights, policy: Policy) -> Iterator[tuple[str, float]]:
+@torch.no_grad()
+def errors(weights: ModelWeights, policy: Policy) -> Iterator[tuple[str, float]]:
     """Yields the error of each part when it is given the policy's own hidden states on a probe.
 
     Shapes: T tokens of the probe, E model width, V vocabulary.
@@ -145,9 +148,7 @@ def _errors(weights: ModelWeights, policy: Policy) -> Iterator[tuple[str, float]
     probe_1T = torch.tensor([max(probe_prompts(policy), key=len)])
     with _hidden_states(unwrap_adapters(policy.model)) as states_1TE:
         logits_TV = policy.model(input_ids=probe_1T, use_cache=False).logits[0]
-    session = FusedSession(
-        weights, prompt_lengths=[probe_1T.shape[1]], prompt_of_row=[0], max_new=1, first_capacity=1
-    )
+    session = FusedSession(weights, prompt_lengths=[probe_1T.shape[1]], prompt_of_row=[0], max_new=1, first_capacity=1)
     yield "the embedding", _relative(session.embed(probe_1T), states_1TE[0])
     for number in range(len(weights.layers)):
         given_1TE, expected_1TE = states_1TE[number : number + 2]
