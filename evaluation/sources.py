@@ -76,9 +76,8 @@ class Datasets:
             rows = read_hub(HubDataset(**self._dataset(benchmark)), benchmark)
         chosen = rows[slice(*self.rows[benchmark])] if benchmark in self.rows else rows
         if not chosen:
-            raise ValueError(
-                f"{benchmark} has {len(rows)} rows, benchmarks.source.rows asks for {self.rows[benchmark]}"
-            )
+            first, end = self.rows[benchmark]
+            raise ValueError(f"{benchmark} has {len(rows)} rows, benchmarks.source.rows asks for {first} to {end}")
         return [to_document(row, kind=kind) for row in chosen[: self.limit]]
 
     def _dataset(self, benchmark: str) -> Json:
