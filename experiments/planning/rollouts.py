@@ -10,7 +10,7 @@ from experiments.planning.architecture import Architecture
 from experiments.planning.hardware import Hardware
 from rzero.types import Json
 
-BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

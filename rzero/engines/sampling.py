@@ -3,7 +3,7 @@
 Every uniform is a hash of (seed, prompt index, sample index, step, attempt). So a completion is the same whatever other
 rows share its batch, in whatever order they finish.
 
-Shapes: B rows, Y of them to be drawn again, V vocabulary, I candidates.
+Shapes: B rows, Y of them to be drawn again, V vocabulary, I candidates, N blocks of a vocabulary.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from rzero.types import Sampling
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
+_WIDE = 16384  # tokens from which a vocabulary is summed up in blocks: below it everything stays in the cache anyway
+_BLOCK = 128
 _ATTEMPTS = 64  # counter stride per step; more redraws than that reach into later steps, harmlessly
 
 
@@ -65,12 +67,16 @@ class TokenSampler:
         if sampling.temperature == 0.0:
             peak_B, best_B = logits_BV.max(-1)
             return best_B, -logits_BV.sub_(peak_B[:, None]).exp_().sum(-1).log()
-        weights_BV = logits_BV.sub_(logits_BV.amax(-1, keepdim=True)).exp_()  # unnormalised probabilities, at most 1
-        mass_B = weights_BV.sum(-1)
+        if logits_BV.shape[-1] >= _WIDE:
+            weights_BV, sums_BN = _weights_in_blocks(logits_BV)
+            mass_B = sums_BN.sum(-1)
+        else:
+            weights_BV = logits_BV.sub_(logits_BV.amax(-1, keepdim=True)).exp_()  # not normalised, at most 1
+            mass_B, sums_BN = weights_BV.sum(-1), None
         if sampling.top_k and sampling.top_p < 1.0:
             token_B, weight_B = self._draw_sorted(weights_BV, step=step, attempt=0, rows=None)
         else:
-            token_B, weight_B = self._draw_and_redraw(weights_BV, mass_B, step=step)
+            token_B, weight_B = self._draw_and_redraw(weights_BV, mass_B, sums_BN, step=step)
         return token_B, weight_B.log() - mass_B.log()
 
     def _draw_sorted(
@@ -87,13 +93,19 @@ class TokenSampler:
         choice_B1 = invert_cdf(cdf_BI, self._uniforms(step=step, attempt=attempt, rows=rows))[:, None]
         return ids_BI.gather(1, choice_B1).squeeze(1), weights_BI.gather(1, choice_B1).squeeze(1)
 
-    def _draw_and_redraw(self, weights_BV: Tensor, mass_B: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
+    def _draw_and_redraw(
+        self, weights_BV: Tensor, mass_B: Tensor, sums_BN: Tensor | None, *, step: int
+    ) -> tuple[Tensor, Tensor]:
         """Top-k or top-p with as little sorting as possible: draw, and draw again where the token is cut off.
 
         Exact, because a draw from all tokens is, given that it stays, a draw from those that stay. For top-p a token
         that is cut off takes everything behind it along before the next draw, so few rounds are needed.
         """
-        token_B = invert_cdf(weights_BV.cumsum(-1), self._uniforms(step=step, attempt=0, rows=None))
+        uniform_B = self._uniforms(step=step, attempt=0, rows=None)
+        if sums_BN is None:
+            token_B = invert_cdf(weights_BV.cumsum(-1), uniform_B)
+        else:
+            token_B = _invert_in_blocks(weights_BV, sums_BN, uniform_B)
         weight_B = weights_BV.gather(1, token_B[:, None]).squeeze(1)
         # Most tokens are likely enough to stay without a look at the others: one that is cut off has at most 1 - top_p
         # of the mass, or top_k tokens in front of it that are no lighter than itself.
@@ -126,8 +138,43 @@ def invert_cdf(cdf_BV: Tensor, uniform_B: Tensor) -> Tensor:
     """The first index whose cumulative weight exceeds `uniform` times the total; never an index of weight zero."""
     total_B = cdf_BV[:, -1]
     # Rounding may lift the product to the total itself, which no entry exceeds.
-    target_B = torch.minimum(uniform_B.to(total_B) * total_B, torch.nextafter(total_B, torch.zeros_like(total_B)))
+    target_B = torch.minimum(uniform_B.to(total_B) * total_B, _just_below(total_B))
     return torch.searchsorted(cdf_BV, target_B[:, None], right=True).squeeze(1)
+
+
+def _weights_in_blocks(logits_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns weights (not normalised, at most 1), written over the logits, and their sums over `_BLOCK` tokens each.
+
+    Row by row: a row of a large vocabulary fits the cache between the passes over it, all rows together do not.
+    """
+    whole = logits_BV.shape[-1] // _BLOCK * _BLOCK
+    sums_BN = logits_BV.new_empty(len(logits_BV), -(-logits_BV.shape[-1] // _BLOCK))
+    for logits_V, sums_N in zip(logits_BV, sums_BN, strict=True):
+        logits_V.sub_(logits_V.amax()).exp_()
+        sums_N[: whole // _BLOCK] = logits_V[:whole].view(-1, _BLOCK).sum(-1)
+        if whole < len(logits_V):
+            sums_N[-1] = logits_V[whole:].sum()
+    return logits_BV, sums_BN
+
+
+def _invert_in_blocks(weights_BV: Tensor, sums_BN: Tensor, uniform_B: Tensor) -> Tensor:
+    """`invert_cdf` of the weights, which adds up blocks first and then the tokens of one block."""
+    cdf_BN = sums_BN.double().cumsum(-1)
+    total_B1 = cdf_BN[:, -1:]
+    target_B1 = torch.minimum(uniform_B.to(total_B1)[:, None] * total_B1, _just_below(total_B1))
+    block_B1 = torch.searchsorted(cdf_BN, target_B1, right=True)
+    before_B1 = (cdf_BN.gather(1, block_B1) - sums_BN.gather(1, block_B1)).clamp_(min=0.0)
+    index_BI = block_B1 * _BLOCK + torch.arange(_BLOCK, device=weights_BV.device)
+    inside_BV = index_BI < weights_BV.shape[-1]
+    tokens_BI = weights_BV.gather(1, index_BI.clamp(max=weights_BV.shape[-1] - 1)).double() * inside_BV
+    cdf_BI = tokens_BI.cumsum(-1) + before_B1
+    # Both sums round: the target must lie between them, or a token of weight zero at either end would be taken.
+    target_B1 = torch.maximum(torch.minimum(target_B1, _just_below(cdf_BI[:, -1:])), before_B1)
+    return (block_B1 * _BLOCK + torch.searchsorted(cdf_BI, target_B1, right=True)).squeeze(1)
+
+
+def _just_below(x: Tensor) -> Tensor:
+    return torch.nextafter(x, torch.zeros_like(x))
 
 
 def _is_ahead(weights_BV: Tensor, token_B: Tensor, weight_B: Tensor) -> Tensor:

@@ -336,6 +336,22 @@ def test_missing_data_is_said_clearly(tmp_path: Path) -> None:
         suite(None, tasks=["math500"], protocol=Protocol(), source=folder)
 
 
+def test_some_rows_of_a_benchmark(tmp_path: Path) -> None:
+    rows = "".join(f'{{"id": "{number}", "problem": "p", "answer": "{number}"}}\n' for number in range(6))
+    (tmp_path / "gsm8k.jsonl").write_text(rows)
+
+    def answers(**options: Any) -> list[str]:
+        source = Datasets(hub={}, data_dir=str(tmp_path), **options)
+        return [row["answer"] for row in source.documents("gsm8k", kind="mathematics")]
+
+    assert answers(rows={"gsm8k": (2, 5), "math500": (0, 1)}) == ["2", "3", "4"]
+    assert answers(rows={"gsm8k": (2, 5)}, limit=1) == ["2"]
+    with pytest.raises(ValueError, match=r"gsm8k has 6 rows, benchmarks.source.rows asks for 6 to 9"):
+        answers(rows={"gsm8k": (6, 9)})
+    with pytest.raises(ValueError, match="one behind the last"):
+        answers(rows={"gsm8k": (3, 3)})
+
+
 def test_the_hub_out_of_reach_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 

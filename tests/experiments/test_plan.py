@@ -44,6 +44,23 @@ def test_every_experiment_of_the_paper_has_a_plan(experiment: str) -> None:
     assert figures["room_for_vllm"] >= compose(*experiment.split()).engine.host.gpu_memory_utilization
 
 
+@pytest.mark.parametrize(
+    ("policy", "published"),
+    [
+        ("qwen2_5_coder_0_5b", 0.494e9),
+        ("qwen2_5_0_5b_instruct", 0.494e9),
+        ("qwen3_0_6b_base", 0.596e9),
+        ("smollm2_360m_instruct", 0.362e9),
+        ("llama3_2_1b_instruct", 1.236e9),
+    ],
+)
+def test_small_models_from_the_hub_take_the_place_of_the_packaged_one(policy: str, published: float) -> None:
+    """Published: parameters as their makers count them."""
+    figures = plan(["experiment=qwen2_5_coder_0_5b", f"policy={policy}"])
+    assert figures["parameters"] == pytest.approx(published, rel=0.01)
+    assert figures["fits"]
+
+
 def test_the_shape_of_a_local_model_is_read_from_its_config() -> None:
     path = PROJECT / "experiments" / "models" / "micro"
     shape = Architecture.of({"path_or_id": str(path)})

@@ -25,6 +25,7 @@ from rzero.engines.embedded.decoder import Decoder
 from rzero.engines.embedded.fused import FusedDecoder
 from rzero.engines.embedded.fused_weights import why_not_fused
 from rzero.engines.embedded.generic import GenericDecoder
+from rzero.engines.embedded.rounded import RoundedDecoder, why_not_rounded
 from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
@@ -57,7 +58,8 @@ class EmbeddedEngine:
     alive below which finished rows are taken out. prefill_tokens: padded prompt tokens read at once. first_capacity:
     response tokens that room is made for at first. verify_sync: compare with the policy's own forward pass after each
     sync. decoder: `auto` takes the fused decoder where it computes the architecture exactly, else the generic one.
-    dtype: what weights are rounded to for rollouts, such as bfloat16; None: the policy's. device: where rollouts are
+    dtype: what weights are rounded to for rollouts, such as bfloat16, or int8 on CPUs (fused decoder; adapters stay as
+    they are beside the rounded base); None: the policy's. device: where rollouts are
     computed, such as cuda; None: where the policy is. A frozen Solver lies in host memory and is still drawn from on
     the GPU.
     """
@@ -88,9 +90,12 @@ class EmbeddedEngine:
         self._first_capacity = first_capacity
         self._verify_sync = verify_sync
         self._decoder_name = decoder
-        self._dtype = rollout_dtype(dtype)
+        self._int8 = dtype == "int8"
+        if self._int8 and decoder == "generic":
+            raise ValueError("engine.dtype=int8 needs the fused decoder: engine.decoder=auto")
+        self._dtype = None if self._int8 else rollout_dtype(dtype)
         self._device = None if device is None else torch.device(device)
-        self._decoder: Decoder | None = None
+        self._decoder: Decoder | RoundedDecoder | None = None
         self._model_of_decoder: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._eos_ids: tuple[int, ...] = ()
@@ -100,13 +105,19 @@ class EmbeddedEngine:
 
     @torch.no_grad()
     def sync(self, policy: Policy) -> None:
-        """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ."""
+        """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ.
+
+        In int8 adapters are taken beside the rounded weights.
+        """
         model = unwrap_adapters(policy.model)
         device = self._device or model.device
         if self._decoder is None or self._model_of_decoder is not policy.model:
             self._decoder = self._make_decoder(model, self._dtype or model.dtype, device)
             self._model_of_decoder = policy.model
-        self._decoder.load({name: tensor.to(device) for name, tensor in merged_weights(policy.model).items()})
+        if isinstance(self._decoder, RoundedDecoder):
+            self._decoder.take(policy)
+        else:
+            self._decoder.load({name: tensor.to(device) for name, tensor in merged_weights(policy.model).items()})
         self._tokenizer = policy.tokenizer
         self._eos_ids = policy.eos_ids()
         self._context = policy.context()
@@ -116,6 +127,9 @@ class EmbeddedEngine:
     @torch.no_grad()
     def verify(self, policy: Policy) -> None:
         """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
+        if isinstance(self._decoder, RoundedDecoder):
+            self._decoder.verify(policy)
+            return
         vocabulary = policy.vocabulary()
         probes, continuation = probe_prompts(policy), [vocabulary // 2, vocabulary // 3]
         dtype = coarser(policy.model.dtype, self._dtype or policy.model.dtype)
@@ -131,12 +145,21 @@ class EmbeddedEngine:
         """Returns the engine of which each of several processes draws a share."""
         return ShardedEngine(self, ranks)
 
-    def _make_decoder(self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> Decoder:
+    def _make_decoder(
+        self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device
+    ) -> Decoder | RoundedDecoder:
+        if self._int8:
+            if (reason := why_not_rounded(model, device)) is not None:
+                raise ValueError(f"engine.dtype=int8 cannot run this model: {reason}; use engine.dtype=null")
+            return RoundedDecoder(self._fused(model))
         reason = why_not_fused(model, dtype)
         if self._decoder_name == "fused" and reason is not None:
             raise ValueError(f"engine.decoder=fused cannot run this model: {reason}; use auto or generic")
         if self._decoder_name == "generic" or reason is not None:
             return GenericDecoder(model, dtype=dtype, device=device)
+        return self._fused(model)
+
+    def _fused(self, model: PreTrainedModel) -> FusedDecoder:
         return FusedDecoder(model, prefill_tokens=self._prefill_tokens, first_capacity=self._first_capacity)
 
     def _probe(self, probes: list[list[int]], *, continuation: list[int]) -> list[Tensor]:

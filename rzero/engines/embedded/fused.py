@@ -41,7 +41,11 @@ class FusedDecoder:
         self._weights: ModelWeights | None = None
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        self._weights = arrange(self._model, weights)
+        self.use(arrange(self._model, weights))
+
+    def use(self, weights: ModelWeights) -> None:
+        """Decodes with weights that are arranged already."""
+        self._weights = weights
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int], max_new: int
@@ -99,24 +103,34 @@ class FusedSession:
             ids_PL = torch.tensor([[*p, *([0] * (width - len(p)))] for p in chunk], device=self._device)
             hidden_PLE = self._read_chunk(ids_PL, first=first)
             last_P = self._length_P[first : first + len(chunk)] - 1
-            logits.append(self._head(hidden_PLE[torch.arange(len(chunk)), last_P]))
+            logits.append(self.head(hidden_PLE[torch.arange(len(chunk)), last_P]))
         return torch.cat(logits)
 
     def _read_chunk(self, ids_PL: Tensor, *, first: int) -> Tensor:
-        w = self._w
-        n, length = ids_PL.shape
-        x = F.embedding(ids_PL, w.embedding_VE).view(n * length, -1)
-        for layer, cache in zip(w.layers, self._caches, strict=True):
-            turn = self._turns[layer.rope][:length].expand(n, length, -1).reshape(n * length, -1)
-            q, k, v = (t.view(n, length, -1, w.head_width).transpose(1, 2) for t in self._project(x, layer, turn))
-            slots = slice(first * w.key_heads, (first + n) * w.key_heads)
-            cache.prefix_k_ODL[slots, :, :length] = k.reshape(-1, length, w.head_width).transpose(1, 2)
-            cache.prefix_v_OLD[slots, :length] = v.reshape(-1, length, w.head_width)
-            mask = _band(length, layer.window, self._device) if layer.window and length > layer.window else None
-            groups = w.query_heads // w.key_heads
-            k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
-            x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * length, -1), layer)
+        x_PLE = self.embed(ids_PL)
+        for number in range(len(self._caches)):
+            x_PLE = self.read_layer(number, x_PLE, first=first)
+        return x_PLE
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Returns what the first layer reads, one dimension more than `ids`."""
+        return F.embedding(ids, self._w.embedding_VE).to(self._w.dtype)
+
+    def read_layer(self, number: int, x_PLE: Tensor, *, first: int = 0) -> Tensor:
+        """One layer over prompts, of which the one in front is number `first`; fills their caches."""
+        w, layer, cache = self._w, self._w.layers[number], self._caches[number]
+        n, length, _ = x_PLE.shape
+        x = x_PLE.view(n * length, -1)
+        turn = self._turns[layer.rope][:length].expand(n, length, -1).reshape(n * length, -1)
+        q, k, v = (t.view(n, length, -1, w.head_width).transpose(1, 2) for t in self._project(x, layer, turn))
+        slots = slice(first * w.key_heads, (first + n) * w.key_heads)
+        cache.prefix_k_ODL[slots, :, :length] = k.reshape(-1, length, w.head_width).transpose(1, 2)
+        cache.prefix_v_OLD[slots, :length] = v.reshape(-1, length, w.head_width)
+        mask = _band(length, layer.window, self._device) if layer.window and length > layer.window else None
+        groups = w.query_heads // w.key_heads
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
+        x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * length, -1), layer)
         return x.view(n, length, -1)
 
     # ---- own tokens ----------------------------------------------------------------------------------------------
@@ -125,7 +139,7 @@ class FusedSession:
         if self._time == self._capacity:
             self._grow()
         w = self._w
-        x = F.embedding(token_B, w.embedding_VE)
+        x = self.embed(token_B)
         position_B = self._length_P[self._prompt_B] + self._time
         turns = {name: turn[position_B] for name, turn in self._turns.items()}
         for layer, cache in zip(w.layers, self._caches, strict=True):
@@ -134,7 +148,7 @@ class FusedSession:
             cache.own_v_RCD[:, self._time] = v_BJD.reshape(-1, w.head_width)
             x = self._finish_layer(x, self._attend(q_BHD, cache, layer.window), layer)
         self._time += 1
-        return self._head(x)
+        return self.head(x)
 
     def _attend(self, q_BHD: Tensor, cache: _LayerCache, window: int | None) -> Tensor:
         """Attention of one new token per row over prefix and own tokens; returns [B, H * D]."""
@@ -206,7 +220,7 @@ class FusedSession:
     def _project(self, x_WE: Tensor, layer: LayerWeights, turn_WD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries, rotated keys and values, each [W, heads, D], for W tokens."""
         w = self._w
-        qkv = _linear(_normalise(x_WE, w.norm_eps), layer.qkv_EX, layer.qkv_bias_X)
+        qkv = layer.qkv(_normalise(x_WE, w.norm_eps))
         qkv_WHD = qkv.view(len(x_WE), -1, w.head_width)
         turned = w.query_heads + w.key_heads
         qk_WHD = qkv_WHD[:, :turned]
@@ -218,35 +232,33 @@ class FusedSession:
 
     def _finish_layer(self, x_WE: Tensor, mixed: Tensor, layer: LayerWeights) -> Tensor:
         eps = self._w.norm_eps
-        update = _linear(mixed, layer.out_XE, layer.out_bias_E)
+        update = layer.out(mixed)
         if layer.attention_gain_E is not None:
             update = _normalise(update, eps) * layer.attention_gain_E
         x_WE = x_WE + update
-        gate, up = _linear(_normalise(x_WE, eps), layer.gate_up_EF, layer.gate_up_bias_F).chunk(2, -1)
-        update = _linear(self._act(gate) * up, layer.down_FE, layer.down_bias_E)
+        gate, up = layer.gate_up(_normalise(x_WE, eps)).chunk(2, -1)
+        update = layer.down(self._act(gate) * up)
         if layer.feed_forward_gain_E is not None:
             update = _normalise(update, eps) * layer.feed_forward_gain_E
         return x_WE + update
 
-    def _head(self, x_BE: Tensor) -> Tensor:
-        logits_BV = _normalise(x_BE, self._w.norm_eps) @ self._w.head_EV
+    def head(self, x_BE: Tensor) -> Tensor:
+        """Returns the logits [B, V] behind the last layer."""
+        logits_BV = self._w.head(_normalise(x_BE, self._w.norm_eps))
         cap = self._w.logit_cap
         return logits_BV if cap is None else torch.tanh(logits_BV / cap) * cap
 
     def _empty_cache(self) -> _LayerCache:
         w, (prompts, prefix) = self._w, self._pad_bias_PL.shape
         rows, slots, width = len(self._prompt_B) * w.key_heads, prompts * w.key_heads, w.head_width
+        like = w.embedding_VE.new_empty(0, dtype=w.dtype)
         # Padded prefix slots have weight zero; they must be finite all the same, since 0 * nan is nan.
         return _LayerCache(
-            prefix_k_ODL=w.embedding_VE.new_zeros(slots, width, prefix),
-            prefix_v_OLD=w.embedding_VE.new_zeros(slots, prefix, width),
-            own_k_RDC=w.embedding_VE.new_empty(rows, width, self._capacity),
-            own_v_RCD=w.embedding_VE.new_empty(rows, self._capacity, width),
+            prefix_k_ODL=like.new_zeros(slots, width, prefix),
+            prefix_v_OLD=like.new_zeros(slots, prefix, width),
+            own_k_RDC=like.new_empty(rows, width, self._capacity),
+            own_v_RCD=like.new_empty(rows, self._capacity, width),
         )
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x @ weight if bias is None else torch.addmm(bias, x, weight)
 
 
 def _normalise(x: Tensor, eps: float) -> Tensor:

@@ -13,13 +13,15 @@ side by side, F feed-forward width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from rzero.engines.embedded.linear import Adapted, Dense, Linear
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 # Rotary types whose frequencies depend on the length of the sequence cannot be read off once.
@@ -28,29 +30,25 @@ _LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerWeights:
-    """Matrices are stored [in, out], gains are folded in where a projection follows. None: the family has no such."""
+    """Gains are folded in where a projection follows. None: the family has no such."""
 
-    qkv_EX: Tensor
-    qkv_bias_X: Tensor | None
+    qkv: Linear
     qk_gain_HD: Tensor | None
-    out_XE: Tensor
-    out_bias_E: Tensor | None
+    out: Linear
     attention_gain_E: Tensor | None
-    gate_up_EF: Tensor
-    gate_up_bias_F: Tensor | None
-    down_FE: Tensor
-    down_bias_E: Tensor | None
+    gate_up: Linear
+    down: Linear
     feed_forward_gain_E: Tensor | None
     rope: str
     window: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class ModelWeights:
     """Everything a forward pass needs. `frequencies` maps a rope name to (frequencies [D/2], scale)."""
 
     embedding_VE: Tensor
-    head_EV: Tensor
+    head: Linear
     layers: tuple[LayerWeights, ...]
     frequencies: Mapping[str, tuple[Tensor, float]]
     query_heads: int
@@ -59,6 +57,11 @@ class ModelWeights:
     norm_eps: float
     activation: str
     logit_cap: float | None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations: at least float32, also where the embedding is kept in less."""
+        return torch.promote_types(self.embedding_VE.dtype, torch.float32)
 
 
 def why_not_fused(model: PreTrainedModel, dtype: torch.dtype) -> str | None:
@@ -82,8 +85,21 @@ def why_not_fused(model: PreTrainedModel, dtype: torch.dtype) -> str | None:
     return None
 
 
-def arrange(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ModelWeights:
-    """Copies `weights` (Hugging Face names) into the fused layout; `model` gives the configuration and frequencies."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What an adapter adds to a projection [out, in]: `up_OR @ down_RI`, its scale included."""
+
+    down_RI: Tensor
+    up_OR: Tensor
+
+
+def arrange(
+    model: PreTrainedModel, weights: Mapping[str, Tensor], *, linear: Callable[[Tensor, Tensor | None], Linear] = Dense
+) -> ModelWeights:
+    """Copies `weights` (Hugging Face names) into the fused layout; `model` gives the configuration and frequencies.
+
+    linear: makes a layer of weights [in, out] and a bias, such as a rounded one.
+    """
     config = model.config
     gemma = config.model_type == "gemma3_text"
     embedding_VE = weights["model.embed_tokens.weight"]
@@ -91,8 +107,8 @@ def arrange(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ModelWeigh
     final_gain_E = _gain(weights["model.norm.weight"], gemma=gemma)
     return ModelWeights(
         embedding_VE=embedding_VE * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
-        head_EV=_transpose(head_VE * final_gain_E),
-        layers=tuple(_layer(config, weights, index, gemma=gemma) for index in range(config.num_hidden_layers)),
+        head=linear(_transpose(head_VE * final_gain_E), None),
+        layers=tuple(_layer(config, weights, index, linear) for index in range(config.num_hidden_layers)),
         frequencies=_frequencies(model, embedding_VE.device),
         query_heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
@@ -103,8 +119,70 @@ def arrange(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> ModelWeigh
     )
 
 
-def _layer(config: Any, weights: Mapping[str, Tensor], index: int, *, gemma: bool) -> LayerWeights:
-    prefix = f"model.layers.{index}."
+def with_deltas(
+    arranged: ModelWeights, config: Any, weights: Mapping[str, Tensor], deltas: Mapping[str, Delta]
+) -> ModelWeights:
+    """Returns `arranged` with adapters beside its matrices; these are shared, not copied.
+
+    weights: those that were arranged, for the gains. deltas: by the name of the module, such as
+    model.layers.0.self_attn.q_proj. Raises ValueError for one that has no place in the fused layout.
+    """
+    left = dict(deltas)
+    layers = tuple(
+        _adapted_layer(layer, config, weights, f"model.layers.{index}.", left)
+        for index, layer in enumerate(arranged.layers)
+    )
+    gain_E = _gain(weights["model.norm.weight"], gemma=config.model_type == "gemma3_text")
+    head = _beside(arranged.head, [left.pop("lm_head", None)], gain_I=gain_E)
+    if left:
+        raise ValueError(f"adapters on {sorted(left)[:3]} cannot act beside rounded weights; use engine.dtype=null")
+    return replace(arranged, layers=layers, head=head)
+
+
+def _adapted_layer(
+    layer: LayerWeights, config: Any, weights: Mapping[str, Tensor], prefix: str, left: dict[str, Delta]
+) -> LayerWeights:
+    gemma, width = config.model_type == "gemma3_text", _head_width(config)
+    q, k, v, out = (left.pop(f"{prefix}self_attn.{name}_proj", None) for name in "qkvo")
+    gate, up, down = (left.pop(f"{prefix}mlp.{name}_proj", None) for name in ("gate", "up", "down"))
+    scale = _attention_scale(config) if layer.qk_gain_HD is None else 1.0
+    q, k = (
+        delta and replace(delta, up_OR=delta.up_OR[_interleaved(heads, width)] * factor)
+        for delta, heads, factor in ((q, config.num_attention_heads, scale), (k, config.num_key_value_heads, 1.0))
+    )
+    before_mlp = "pre_feedforward_layernorm.weight" if gemma else "post_attention_layernorm.weight"
+    heads = [config.num_attention_heads * width, *[config.num_key_value_heads * width] * 2]
+    attention_gain_E = _gain(weights[f"{prefix}input_layernorm.weight"], gemma=gemma)
+    mlp_gain_E = _gain(weights[prefix + before_mlp], gemma=gemma)
+    return replace(
+        layer,
+        qkv=_beside(layer.qkv, [q, k, v], gain_I=attention_gain_E, widths=heads),
+        out=_beside(layer.out, [out]),
+        gate_up=_beside(layer.gate_up, [gate, up], gain_I=mlp_gain_E, widths=[config.intermediate_size] * 2),
+        down=_beside(layer.down, [down]),
+    )
+
+
+def _beside(
+    below: Linear, deltas: Sequence[Delta | None], *, gain_I: Tensor | None = None, widths: Sequence[int] = (0,)
+) -> Linear:
+    """Adapters of projections whose outputs, `widths` wide, stand side by side; None: that one has no adapter."""
+    present = [delta for delta in deltas if delta is not None]
+    if not present:
+        return below
+    down_KI = torch.cat([delta.down_RI for delta in present])
+    blocks = [
+        present[0].up_OR.new_zeros(0, width) if delta is None else delta.up_OR.t()
+        for delta, width in zip(deltas, widths, strict=True)
+    ]
+    down_IK = _transpose(down_KI if gain_I is None else down_KI * gain_I)
+    return Adapted(below, down_IK, torch.block_diag(*blocks).contiguous())
+
+
+def _layer(
+    config: Any, weights: Mapping[str, Tensor], index: int, linear: Callable[[Tensor, Tensor | None], Linear]
+) -> LayerWeights:
+    prefix, gemma = f"model.layers.{index}.", config.model_type == "gemma3_text"
 
     def get(name: str) -> Tensor | None:
         return weights.get(prefix + name)
@@ -113,8 +191,7 @@ def _layer(config: Any, weights: Mapping[str, Tensor], index: int, *, gemma: boo
         return _gain(weights[prefix + name], gemma=gemma)
 
     heads, width = config.num_attention_heads, _head_width(config)
-    scale = (config.query_pre_attn_scalar if gemma else width) ** -0.5
-    qk_gain_HD = None
+    scale, qk_gain_HD = _attention_scale(config), None
     if get("self_attn.q_norm.weight") is not None:
         order = _interleaved(1, width)
         q_gain_D, k_gain_D = gain("self_attn.q_norm.weight")[order], gain("self_attn.k_norm.weight")[order]
@@ -123,25 +200,29 @@ def _layer(config: Any, weights: Mapping[str, Tensor], index: int, *, gemma: boo
     projection_XE = _stack_qkv(config, weights, prefix, "weight", query_scale=query_scale)
     gate_up_FE = torch.cat([weights[prefix + "mlp.gate_proj.weight"], weights[prefix + "mlp.up_proj.weight"]])
     before_mlp = "pre_feedforward_layernorm.weight" if gemma else "post_attention_layernorm.weight"
-    has_qkv_bias, has_mlp_bias = get("self_attn.q_proj.bias") is not None, get("mlp.gate_proj.bias") is not None
+    qkv_bias_X = gate_up_bias_F = None
+    if get("self_attn.q_proj.bias") is not None:
+        qkv_bias_X = _stack_qkv(config, weights, prefix, "bias", query_scale=query_scale)
+    if get("mlp.gate_proj.bias") is not None:
+        gate_up_bias_F = torch.cat([weights[prefix + f"mlp.{n}_proj.bias"] for n in ("gate", "up")])
     layer_type = config.layer_types[index] if getattr(config, "layer_types", None) else "full_attention"
     return LayerWeights(
-        qkv_EX=_transpose(projection_XE * gain("input_layernorm.weight")),
-        qkv_bias_X=_stack_qkv(config, weights, prefix, "bias", query_scale=query_scale) if has_qkv_bias else None,
+        qkv=linear(_transpose(projection_XE * gain("input_layernorm.weight")), qkv_bias_X),
         qk_gain_HD=qk_gain_HD,
-        out_XE=_transpose(weights[prefix + "self_attn.o_proj.weight"]),
-        out_bias_E=_copy(get("self_attn.o_proj.bias")),
+        out=linear(_transpose(weights[prefix + "self_attn.o_proj.weight"]), _copy(get("self_attn.o_proj.bias"))),
         attention_gain_E=gain("post_attention_layernorm.weight") if gemma else None,
-        gate_up_EF=_transpose(gate_up_FE * gain(before_mlp)),
-        gate_up_bias_F=torch.cat([weights[prefix + f"mlp.{n}_proj.bias"] for n in ("gate", "up")])
-        if has_mlp_bias
-        else None,
-        down_FE=_transpose(weights[prefix + "mlp.down_proj.weight"]),
-        down_bias_E=_copy(get("mlp.down_proj.bias")),
+        gate_up=linear(_transpose(gate_up_FE * gain(before_mlp)), gate_up_bias_F),
+        down=linear(_transpose(weights[prefix + "mlp.down_proj.weight"]), _copy(get("mlp.down_proj.bias"))),
         feed_forward_gain_E=gain("post_feedforward_layernorm.weight") if gemma else None,
         rope=layer_type if gemma else "default",
         window=config.sliding_window if layer_type == "sliding_attention" else None,
     )
+
+
+def _attention_scale(config: Any) -> float:
+    gemma = config.model_type == "gemma3_text"
+    scale: float = (config.query_pre_attn_scalar if gemma else _head_width(config)) ** -0.5
+    return scale
 
 
 def _stack_qkv(config: Any, weights: Mapping[str, Tensor], prefix: str, kind: str, *, query_scale: float) -> Tensor:

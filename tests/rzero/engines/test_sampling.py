@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from rzero.engines.sampling import TokenSampler, invert_cdf, row_keys, uniforms
+from rzero.engines.sampling import (
+    TokenSampler,
+    _invert_in_blocks,
+    _weights_in_blocks,
+    invert_cdf,
+    row_keys,
+    uniforms,
+)
 from rzero.types import Sampling
 
 ROWS = 40_000
@@ -118,3 +125,32 @@ def test_keep_takes_the_keys_along():
     sampler.keep(np.array([2, 7]))
     part, _ = sampler.draw(logits_BV[:2].clone(), step=3)
     assert part.tolist() == whole[[2, 7]].tolist()
+
+
+def test_blocks_of_a_large_vocabulary_draw_what_one_sum_over_it_draws():
+    """Sums round differently, so a uniform next to a border may fall on its other side: one in 10,000 at most."""
+    generator = torch.Generator().manual_seed(0)
+    weights_BV = (5 * torch.randn(400, 20_001, generator=generator)).sub_(20).exp()
+    weights_BV[:, ::3] = 0.0
+    logits_BV = weights_BV.log()
+    uniform_B = torch.rand(400, generator=generator)
+    uniform_B[:2] = torch.tensor([0.0, 1 - 2.0**-24])
+    again_BV, sums_BN = _weights_in_blocks(logits_BV.clone())
+    assert torch.allclose(again_BV, (logits_BV - logits_BV.amax(-1, keepdim=True)).exp())
+    assert torch.allclose(sums_BN.sum(-1), again_BV.sum(-1))
+    drawn_B = _invert_in_blocks(again_BV, sums_BN, uniform_B)
+    assert (again_BV.gather(1, drawn_B[:, None]) > 0).all()
+    expected_B = invert_cdf(again_BV.double().cumsum(-1), uniform_B)
+    assert (drawn_B != expected_B).sum() <= 1
+
+
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.75}, {"top_k": 2}, {"temperature": 0.5}])
+def test_a_large_vocabulary_is_drawn_from_alike(options):
+    small_B, small_logprob_B = draw(**options)
+    padded = torch.cat([PROBABILITIES, torch.zeros(20_000 - len(PROBABILITIES))])
+    few = 2_000
+    sampler = TokenSampler(Sampling(max_tokens=1, **options), keys=keys(few))
+    token_B, logprob_B = sampler.draw((padded.log() + 3.0).expand(few, -1).clone(), step=0)
+    same_B = token_B == small_B[:few]
+    assert same_B.float().mean() > 0.999
+    assert torch.allclose(logprob_B[same_B], small_logprob_B[:few][same_B], atol=1e-5)

@@ -1,0 +1,189 @@
+"""Rollouts in int8: near the policy's own log-probs, adapters untouched by the rounding, wrong weights refused."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rzero.adapters import LoraSpec, add_adapters
+from rzero.engines.embedded import EmbeddedEngine
+from rzero.engines.embedded.linear import Adapted, Dense, Rounded
+from rzero.engines.embedded.rounded import LAYER_TOLERANCE, LOGITS_TOLERANCE, errors
+from rzero.policy import Policy
+from rzero.types import Prompt, Sampling
+
+PROMPTS = [Prompt(user=text) for text in ("What is 12 + 34?", "Let x be a number. " * 3)]
+SETTINGS = {
+    "max_rows": 64, "threads": 1, "compact_below": 0.85, "prefill_tokens": 100, "first_capacity": 4,
+    "verify_sync": True, "decoder": "auto", "dtype": "int8",
+}  # fmt: skip
+SPEC = LoraSpec(
+    rank=4, alpha=8, dropout=0.0,
+    target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+)  # fmt: skip
+FAMILIES = ["qwen3", "qwen3_tied", "qwen2", "llama", "gemma3"]
+
+
+def with_lora(policy, *, size=0.05, spec=SPEC, seed=3):
+    adapted = Policy(model=add_adapters(policy.copy().model, spec), tokenizer=policy.tokenizer)
+    change(adapted, size=size, seed=seed)
+    return adapted
+
+
+@torch.no_grad()
+def change(policy, *, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in policy.model.named_parameters():
+        if "lora_B" in name:
+            parameter.copy_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def engine_of(policy, **changes):
+    engine = EmbeddedEngine(**{**SETTINGS, **changes})
+    engine.sync(policy)
+    return engine
+
+
+def policy_logprobs(policy, group):
+    for completion in group.completions:
+        ids = torch.tensor([[*group.prompt_ids, *completion.token_ids]])
+        with torch.no_grad():
+            logits_TV = policy.model(input_ids=ids).logits[0, len(group.prompt_ids) - 1 : -1]
+        yield logits_TV.log_softmax(-1).gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(1)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logprobs_are_near_the_policys(make_policy, family, lora):
+    policy = with_lora(make_policy(family)) if lora else make_policy(family)
+    engine = engine_of(policy)
+    differences = [
+        torch.tensor(completion.logprobs) - expected
+        for group in engine.generate(PROMPTS, Sampling(n=4, max_tokens=20, seed=1))
+        for completion, expected in zip(group.completions, policy_logprobs(policy, group), strict=True)
+    ]
+    assert 0 < torch.cat(differences).abs().mean() < 0.15  # nats; logits of these models are large
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rounding_explains_a_small_part_of_what_is_allowed(make_policy, family):
+    policy = with_lora(make_policy(family))
+    for part, error in errors(engine_of(policy)._decoder._weights, policy):
+        assert error < (LOGITS_TOLERANCE if part == "the output layer" else LAYER_TOLERANCE) / 4, part
+
+
+def test_what_adapters_learned_is_kept_where_rounding_it_would_drown_it():
+    x_WI = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
+    weight_IO = 0.2 * torch.randn(32, 24, generator=torch.Generator().manual_seed(1))
+    down_IK = torch.randn(32, 2, generator=torch.Generator().manual_seed(2))
+    up_KO = 1e-5 * torch.randn(2, 24, generator=torch.Generator().manual_seed(3))
+    beside = Adapted(Rounded(weight_IO, None), down_IK, up_KO)(x_WI) - Rounded(weight_IO, None)(x_WI)
+    merged = Rounded(weight_IO + down_IK @ up_KO, None)(x_WI) - Rounded(weight_IO, None)(x_WI)
+    true = x_WI @ down_IK @ up_KO
+    assert torch.allclose(beside, true, atol=1e-6)
+    assert (merged - true).norm() > 0.5 * true.norm()
+
+
+def test_engines_share_one_base_until_nobody_needs_it(make_policy):
+    challenger = with_lora(make_policy("qwen3_tied"))
+    solver = Policy(model=challenger.copy().model, tokenizer=challenger.tokenizer)
+    change(solver, size=0.1, seed=9)
+    one, other = engine_of(challenger), engine_of(solver)
+    first, second = one._decoder._weights, other._decoder._weights
+    assert first.head is second.head
+    assert first.layers[0].qkv.below is second.layers[0].qkv.below
+    assert not torch.equal(first.layers[0].qkv.up_KO, second.layers[0].qkv.up_KO)
+
+
+def test_a_sync_takes_the_adapters_as_they_are_now(make_policy):
+    policy = with_lora(make_policy("qwen2"))
+    engine = engine_of(policy)
+    before = engine.generate(PROMPTS, Sampling(temperature=0, max_tokens=8))
+    change(policy, size=1.0, seed=5)
+    assert engine.generate(PROMPTS, Sampling(temperature=0, max_tokens=8)) == before
+    engine.sync(policy)
+    assert engine.generate(PROMPTS, Sampling(temperature=0, max_tokens=8)) != before
+
+
+def stale_adapters(engine, policy):
+    change(policy, size=0.05, seed=8)
+
+
+def other_base(engine, policy):
+    policy.model.base_model.model.model.layers[1].input_layernorm.weight.data[0] += 1e-3
+
+
+def layers_exchanged(engine, policy):
+    weights = engine._decoder._weights
+    one, other, *others = weights.layers
+    swapped = tuple(
+        replace(mine, **{
+            name: replace(getattr(mine, name), below=getattr(its, name).below)
+            for name in ("qkv", "out", "gate_up", "down")
+        })
+        for mine, its in ((one, other), (other, one))
+    )  # fmt: skip
+    engine._decoder._weights = replace(weights, layers=(*swapped, *others))
+
+
+def missing_head(engine, policy):
+    weights = engine._decoder._weights
+    width, vocabulary = weights.embedding_VE.shape[1], weights.embedding_VE.shape[0]
+    engine._decoder._weights = replace(weights, head=Rounded(torch.randn(width, vocabulary), None))
+
+
+def other_embedding(engine, policy):
+    weights = engine._decoder._weights
+    engine._decoder._weights = replace(weights, embedding_VE=weights.embedding_VE.roll(1, 0))
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (stale_adapters, "adapters are not the policy's"),
+        (other_base, "comes from other weights"),
+        (layers_exchanged, "layer 0 of the engine is off by"),
+        (missing_head, "the output layer of the engine is off by"),
+        (other_embedding, "the embedding of the engine is off by"),
+    ],
+)
+def test_wrong_weights_are_refused(make_policy, fault, message):
+    policy = with_lora(make_policy("qwen3"))
+    engine = engine_of(policy)
+    engine.verify(policy)
+    fault(engine, policy)
+    with pytest.raises(RuntimeError, match=message):
+        engine.verify(policy)
+
+
+def test_what_int8_cannot_do_is_refused_in_one_line(make_policy):
+    with pytest.raises(ValueError, match="int8 cannot run this model: architecture gpt2"):
+        engine_of(make_policy("gpt2"))
+    with pytest.raises(ValueError, match="int8 rollouts are computed on CPUs, this engine draws on meta"):
+        engine_of(make_policy("qwen3"), device="meta")
+    with pytest.raises(ValueError, match="int8 needs the fused decoder"):
+        EmbeddedEngine(**{**SETTINGS, "decoder": "generic"})
+    on_embedding = with_lora(make_policy("qwen3"), spec=replace(SPEC, target_modules=("embed_tokens",)))
+    with pytest.raises(ValueError, match="embed_tokens"):
+        engine_of(on_embedding)
+    policy = make_policy("llama").copy()
+    policy.model.model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="no numbers cannot be rounded"):
+        engine_of(policy)
+
+
+def test_a_rounded_product_by_hand():
+    """Columns scaled to 127 steps each, the row to 127 of its own: x = [1, -0.5], w = [[0.5, 2], [0.25, -2]]."""
+    x_WI, weight_IO = torch.tensor([[1.0, -0.5]]), torch.tensor([[0.5, 2.0], [0.25, -2.0]])
+    # Row: scale 1/127, steps [127, -64]. Columns: scales 0.5/127 and 2/127, steps [127, 64] and [127, -127].
+    first = (127 * 127 - 64 * 64) * (1 / 127) * (0.5 / 127)
+    second = (127 * 127 + 64 * 127) * (1 / 127) * (2 / 127)
+    assert torch.allclose(Rounded(weight_IO, None)(x_WI), torch.tensor([[first, second]]), rtol=1e-6)
+    bias_O = torch.tensor([10.0, 20.0])
+    assert torch.allclose(Rounded(weight_IO, bias_O)(x_WI), torch.tensor([[first, second]]) + bias_O, rtol=1e-6)
+    assert torch.equal(Rounded(weight_IO, None)(torch.zeros(1, 2)), torch.zeros(1, 2))
+
+
+def test_sums_are_exact_where_a_narrow_accumulator_would_overflow():
+    weight_IO, x_WI = torch.ones(4096, 8), torch.ones(3, 4096)
+    assert torch.allclose(Rounded(weight_IO, None)(x_WI), Dense(weight_IO, None)(x_WI))
