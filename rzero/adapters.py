@@ -80,6 +80,14 @@ def unwrap_adapters(model: nn.Module) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
+def adapter_rank(model: nn.Module) -> int | None:
+    """Returns the rank of the trained adapters; None without LoRA."""
+    if not hasattr(model, "peft_config"):
+        return None
+    [adapter] = model.active_adapters  # type: ignore[misc, union-attr]
+    return int(model.peft_config[adapter].r)
+
+
 def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
     """Returns the trained adapters' tensors alone, which may be split over ranks; empty without LoRA."""
     return {

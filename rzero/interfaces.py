@@ -23,6 +23,9 @@ Responses: TypeAlias = Sequence[Sequence[str]]
 Progress: TypeAlias = Callable[[int, int], object]
 """Called as `progress(done, total)` while something long is under way."""
 
+Ask: TypeAlias = Callable[[str], Prompt | None]
+"""Returns what the text of a completion makes us ask somebody else; None: nothing."""
+
 
 @runtime_checkable
 class RolloutEngine(Protocol):
@@ -70,6 +73,27 @@ class ServableEngine(RolloutEngine, Protocol):
     """
 
     def sync(self, policy: Policy, *, ranks: Ranks = ...) -> None: ...
+
+
+@runtime_checkable
+class AskingEngine(RolloutEngine, Protocol):
+    """A rollout engine that draws for another policy while it still draws for its own.
+
+    if engine.beside(other):        # the weights of both are there at the same time
+        groups, texts = engine.generate_and_ask(prompts, sampling, ask=ask, other=other, answers=answers)
+
+    gives, with the same random numbers, what these do one after the other:
+
+    groups = engine.generate(prompts, sampling)
+    asked  = [prompt for group in groups for c in group.completions if (prompt := ask(c.text)) is not None]
+    texts  = other.generate(asked, answers)   # there the texts, None where nothing was asked
+    """
+
+    def beside(self, other: RolloutEngine) -> bool: ...
+
+    def generate_and_ask(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, ask: Ask, other: RolloutEngine, answers: Sampling
+    ) -> tuple[list[Group], list[list[str] | None]]: ...
 
 
 @runtime_checkable

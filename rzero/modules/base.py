@@ -28,7 +28,7 @@ from rzero.processes.ranks import Ranks
 from rzero.roles import Role
 from rzero.seeding import derive
 from rzero.sharding import shard
-from rzero.types import Group, Prompt, RewardBreakdown
+from rzero.types import Group, Prompt, RewardBreakdown, Sampling
 
 Batch = TypeVar("Batch")
 Rewards = list[list[RewardBreakdown]]
@@ -79,6 +79,10 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
     @abstractmethod
     def prompts(self, batch: Batch) -> Sequence[Prompt]:
         """The requests of one rollout."""
+
+    def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
+        """The groups of a rollout, or of a part of it, which `pay` is called with next."""
+        return self.engine.generate(prompts, sampling)
 
     @abstractmethod
     def pay(self, groups: Sequence[Group], batch: Batch) -> Rewards:
@@ -143,7 +147,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         return self._refilled(groups, rewards, batch, refill=self.settings.refill, metrics=metrics)
 
     def _draw(self, prompts: Sequence[Prompt], *names: str | int) -> list[Group]:
-        return self.engine.generate(prompts, self.settings.rollout_sampling(seed=derive(self.seed, *names)))
+        return self.draw(prompts, self.settings.rollout_sampling(seed=derive(self.seed, *names)))
 
     def _paid(self, groups: Sequence[Group], batch: Batch) -> Rewards:
         rewards = self.pay(groups, batch)

@@ -57,6 +57,7 @@ class Recorder:
 
     def __init__(self, fail_first: int = 0) -> None:
         self.calls: list[str] = []
+        self.emptied = True
         self.model_config = type("Config", (), {"max_model_len": 256})
 
     def collective_rpc(self, method, *, kwargs):
@@ -65,6 +66,7 @@ class Recorder:
 
     def reset_prefix_cache(self):
         self.calls.append("reset_prefix_cache")
+        return self.emptied
 
     def wake_up(self, tags):
         self.calls.append(f"wake {tags}")
@@ -73,9 +75,9 @@ class Recorder:
         self.calls.append(f"sleep {level}")
 
 
-def draw(host: ResidentVllm, llm: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "_generate", lambda llm, requests: llm.calls.append("generate") or [])
-    host.draw([])
+def draw(host: ResidentVllm, snapshot: Snapshot, llm: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "_generate", lambda llm, requests, adapter: llm.calls.append("generate") or [])
+    host.draw([], snapshot)
 
 
 @pytest.mark.parametrize("level", [1, 2])
@@ -84,13 +86,13 @@ def test_a_sleeping_vllm_wakes_weights_first_and_the_cache_last(policy, monkeypa
     host = ResidentVllm(make=lambda shape: llm, threads=1, sleep_level=level)
     first, second = host.take(policy), host.take(policy)
     host.load(first)
-    draw(host, llm, monkeypatch)
+    draw(host, first, llm, monkeypatch)
     assert llm.calls == ["reload_weights", "reset_prefix_cache", "generate", f"sleep {level}"]
     llm.calls.clear()
     host.load(second)
     reload = ["reload_weights", "reset_prefix_cache"]
     assert llm.calls == ["wake ['weights']", *reload, "wake ['kv_cache']"]
-    draw(host, llm, monkeypatch)
+    draw(host, second, llm, monkeypatch)
     llm.calls.clear()
     host.load(second)  # level 1 kept the weights, level 2 did not
     assert llm.calls == ["wake ['weights']", *(reload if level == 2 else []), "wake ['kv_cache']"]
@@ -224,10 +226,10 @@ def test_a_vllm_that_dies_in_a_call_is_built_again_and_gives_the_same(policy, mo
     expected = tokens(engine.generate(PROMPTS, sampling))
     generate, failures = resident._generate, [RuntimeError("CUDA error: an illegal memory access was encountered")]
 
-    def fails_once(llm, requests):
+    def fails_once(llm, requests, adapter):
         if failures:
             raise failures.pop()
-        return generate(llm, requests)
+        return generate(llm, requests, adapter)
 
     monkeypatch.setattr(resident, "_generate", fails_once)
     assert tokens(engine.generate(PROMPTS, sampling)) == expected

@@ -70,6 +70,7 @@ def serving() -> Iterator[tuple[str, Scripted]]:
             logprobs = {"content": [{"logprob": -0.5}] * 2}
             choice = {"token_ids": body["token_ids"][:2], "logprobs": logprobs} if body and "token_ids" in body else {}
             reply = {"data": [{"max_model_len": 256}], "success": True, "choices": [choice], "results": [None]}
+            reply["version"] = "0.32.0"
             content = json.dumps(reply).encode()
             self.send_response(verdict if isinstance(verdict, int) else 200)
             self.send_header("Content-Length", str(len(content)))
@@ -106,7 +107,7 @@ def test_a_server_that_is_not_ready_yet_is_waited_for():
     with talking() as (replica, script):
         script.before = first(2, 503)
         replica.await_ready()
-        assert len(script.asked) == 3
+        assert [path for path, _ in script.asked] == [*["/health"] * 3, "/version"]
 
 
 def test_waiting_ends_with_the_name_of_the_replica():
@@ -155,7 +156,7 @@ def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy)
         assert host.load(files) == 256
         assert host.load(files) == 256  # known there already
         rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(7)]
-        assert [drawn.token_ids[0] for drawn in host.draw(rows)] == list(range(7))
+        assert [drawn.token_ids[0] for drawn in host.draw(rows, files)] == list(range(7))
         for script, share in ((first_script, {0, 1, 2, 3}), (second_script, {4, 5, 6})):
             loads = [body for path, body in script.asked if path == "/collective_rpc"]
             assert loads == [{"method": "reload_weights", "kwargs": {"weights_path": str(files.directory)}}]
@@ -174,7 +175,8 @@ def test_all_replicas_draw_at_once_however_many_rows_wait_for_the_first(make_pol
         host = VllmServers(**{**SETTINGS, "urls": [one, two], "timeouts": replace(PATIENCE, answer_s=20)}).start(
             max_rows=1, max_tokens=None
         )
-        host.load(host.take(make_policy("qwen3_tied")))
+        files = host.take(make_policy("qwen3_tied"))
+        host.load(files)
         for number, script in enumerate((first_script, second_script)):
 
             def wait(path: str, number: int = number) -> None:
@@ -183,7 +185,7 @@ def test_all_replicas_draw_at_once_however_many_rows_wait_for_the_first(make_pol
 
             script.before = wait
         rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(8)]
-        assert [drawn.token_ids[0] for drawn in host.draw(rows)] == list(range(8))
+        assert [drawn.token_ids[0] for drawn in host.draw(rows, files)] == list(range(8))
         assert met == [True] * 8
         host.shut_down()
 
@@ -192,7 +194,8 @@ def test_nothing_is_under_way_when_a_death_is_reported(make_policy):
     started, ended = [], []
     with serving() as (one, first_script), serving() as (two, second_script):
         host = VllmServers(**{**SETTINGS, "urls": [one, two]}).start(max_rows=2, max_tokens=None)
-        host.load(host.take(make_policy("qwen3_tied")))
+        files = host.take(make_policy("qwen3_tied"))
+        host.load(files)
 
         def slow(path: str) -> None:
             started.append(path)
@@ -202,7 +205,7 @@ def test_nothing_is_under_way_when_a_death_is_reported(make_policy):
         second_script.before = slow
         first_script.before = lambda path: 500 if started else time.sleep(0.1)
         with pytest.raises(EngineDied):
-            host.draw([RowRequest(prompt_ids=(index, 7), params={}) for index in range(20)])
+            host.draw([RowRequest(prompt_ids=(index, 7), params={}) for index in range(20)], files)
         assert len(started) == len(ended) < 10
         host.shut_down()
 
@@ -315,7 +318,7 @@ def test_a_server_killed_in_the_middle_of_a_call_is_replaced_and_the_result_is_t
     family = [process.pid for process in psutil.Process(before.pid).children(recursive=True)]
     drawn, draw = [], fleet.Replica.draw
 
-    def draw_and_kill(self, request):
+    def draw_and_kill(self, request, model):
         result = draw(self, request)
         drawn.append(result)
         if len(drawn) == 1:
