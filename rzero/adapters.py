@@ -124,8 +124,8 @@ def save_adapters(model: Any, adapters: Mapping[str, Tensor], directory: Path) -
     config = copy.deepcopy(model.peft_config[adapter])
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)  # a set is written in another order each time
-    if (base := Path(config.base_model_name_or_path)).is_dir():
-        config.base_model_name_or_path = str(base.resolve())
+    if (base := config.base_model_name_or_path) and Path(base).is_dir():  # None for a model that was built in memory
+        config.base_model_name_or_path = str(Path(base).resolve())
     config.save_pretrained(str(directory))
 
 

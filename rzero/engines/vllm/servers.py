@@ -203,10 +203,13 @@ class ServedVllm:
     def draw_and_follow(
         self, requests: Sequence[RowRequest], snapshot: Files, *, follow: Follow, of: Files
     ) -> tuple[list[Drawn], list[list[Drawn]]]:
-        """What follows from a row goes to one replica, as it shares a prompt, behind the rows that wait there."""
+        """Rows are dealt one by one, so that they end in about their order, in which `follow` has to be called.
+
+        What follows from a row shares a prompt and goes to one replica, behind the rows that wait there.
+        """
         with self._dealing() as deal:
             drawn, answers = [], []
-            for answer in deal(requests, snapshot, parts=self._count):
+            for answer in deal(requests, snapshot, parts=len(requests)):
                 drawn.append(answer.result())
                 answers.append(deal(follow(drawn[-1]), of, parts=1))
             return drawn, [[answer.result() for answer in group] for group in answers]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,10 @@ from rzero.engines.vllm.server_process import ServerProcess, free_port
 from rzero.engines.vllm.servers import VllmServers
 from rzero.engines.vllm.snapshot import architecture
 from rzero.types import Prompt, Sampling
+from tests.rzero.engines.scripted_server import Scripted, serving
 
 PATIENCE = Timeouts(start_s=5.0, answer_s=0.5, attempts=3, first_pause_s=0.01)
-REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2})
+REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2, "logprobs": 0})
 SETTINGS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
     "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "timeouts": PATIENCE,
@@ -38,55 +37,6 @@ PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 
 def tokens(groups):
     return [[completion.token_ids for completion in group.completions] for group in groups]
-
-
-class Scripted:
-    """A server that echoes prompts as completions. `before(path)` may delay, or return a status or "hang up"."""
-
-    def __init__(self) -> None:
-        self.before: Callable[[str], int | str | None] = lambda path: None
-        self.asked: list[tuple[str, Any]] = []
-
-
-@contextmanager
-def serving() -> Iterator[tuple[str, Scripted]]:
-    script = Scripted()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-        def do_GET(self) -> None:
-            self.answer(None)
-
-        def do_POST(self) -> None:
-            self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def answer(self, body: Any) -> None:
-            script.asked.append((self.path, body))
-            verdict = script.before(self.path)
-            if verdict == "hang up":
-                self.connection.close()
-                return
-            logprobs = {"content": [{"logprob": -0.5}] * 2}
-            choice = {"token_ids": body["token_ids"][:2], "logprobs": logprobs} if body and "token_ids" in body else {}
-            reply = {"data": [{"max_model_len": 256}], "success": True, "choices": [choice], "results": [None]}
-            reply["version"] = "0.32.0"
-            content = json.dumps(reply).encode()
-            self.send_response(verdict if isinstance(verdict, int) else 200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # a client that has given up is what some tests are about
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", script
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @contextmanager
@@ -158,7 +108,7 @@ def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy)
         rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(7)]
         assert [drawn.token_ids[0] for drawn in host.draw(rows, files)] == list(range(7))
         for script, share in ((first_script, {0, 1, 2, 3}), (second_script, {4, 5, 6})):
-            loads = [body for path, body in script.asked if path == "/collective_rpc"]
+            loads = script.bodies("/collective_rpc")
             assert loads == [{"method": "reload_weights", "kwargs": {"weights_path": str(files.directory)}}]
             assert [path for path, _ in script.asked].count("/reset_prefix_cache") == 1
             drawn = {body["token_ids"][0] for path, body in script.asked if path.endswith("generate")}
