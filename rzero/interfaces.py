@@ -66,7 +66,17 @@ class ShardableEngine(RolloutEngine, Protocol):
 
 
 @runtime_checkable
-class ServableEngine(RolloutEngine, Protocol):
+class TextEngine(RolloutEngine, Protocol):
+    """A rollout engine from which texts can be had alone, where nothing is learned from ids and log-probs.
+
+    texts[i][j] == engine.generate(prompts, sampling)[i].completions[j].text
+    """
+
+    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]: ...
+
+
+@runtime_checkable
+class ServableEngine(TextEngine, Protocol):
     """A rollout engine on servers, from which the first of several processes draws for all.
 
     Every rank calls `sync` with `ranks`: together they gather split weights and check the servers against the policy.

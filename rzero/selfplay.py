@@ -31,6 +31,7 @@ from rzero.interfaces import (
     QuestionBank,
     RolloutEngine,
     SolverReward,
+    TextEngine,
 )
 from rzero.modules import Challenger, GRPOSettings, Solver
 from rzero.modules.fit import question_batches
@@ -235,9 +236,15 @@ class SelfPlay:
         """Returns the frozen Solver's vote on each question; None where there is no question."""
         asked = [question for question in questions if question is not None]
         prompts = [self.prompts.solver(question.text) for question in asked]
-        groups = iter(self.frozen.generate(prompts, polling.of_each(seed)) if prompts else ())
-        texts = [[c.text for c in next(groups).completions] if question else None for question in questions]
-        return self._votes(polling, texts)
+        texts = iter(self._answers(prompts, polling.of_each(seed)) if prompts else ())
+        return self._votes(polling, [next(texts) if question else None for question in questions])
+
+    def _answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """The texts that the frozen Solver answers to each prompt."""
+        if isinstance(self.frozen, TextEngine):
+            return self.frozen.texts(prompts, sampling)
+        groups = self.frozen.generate(prompts, sampling)
+        return [[completion.text for completion in group.completions] for group in groups]
 
     def pose_and_poll(
         self, phase: ChallengerPhase, prompts: Sequence[Prompt], sampling: Sampling, seed: int

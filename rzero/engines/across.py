@@ -65,6 +65,10 @@ class ServedEngine:
     ) -> list[Group]:
         return self._ranks.shared(self._engine.generate)(prompts, sampling, progress=progress)
 
+    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """The texts of `generate` alone, which are all that is handed on."""
+        return self._ranks.shared(self._engine.texts)(prompts, sampling)
+
     def beside(self, other: RolloutEngine) -> bool:
         """Returns whether rank 0 can draw from both at once."""
         engine = self._engine

@@ -150,6 +150,12 @@ class VllmEngine(Generic[S]):
         completions = zip(rows, self._completions(drawn, tokenizer), strict=True)
         return to_groups(prompts, prompt_ids, list(completions))
 
+    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """Returns the texts of `generate` alone: a server is spared the log-probs, and the wire 95 % of its bytes."""
+        requests = self._text_requests(prompts, sampling)
+        texts = iter(self._texts(self._draw(requests)))
+        return [list(itertools.islice(texts, sampling.n)) for _ in prompts]
+
     def beside(self, other: RolloutEngine) -> bool:
         """Returns whether the weights of both are there at the same time: adapters of one rank over one base are."""
         if not isinstance(other, VllmEngine) or self._host is None or self._host is not other._host:
@@ -182,7 +188,7 @@ class VllmEngine(Generic[S]):
             def follow(drawn: Drawn) -> list[RowRequest]:
                 [completion] = self._completions([drawn], tokenizer)
                 prompt = ask(completion.text)
-                return [] if prompt is None else other._text_requests(prompt, answers, number=next(numbers))
+                return [] if prompt is None else other._text_requests([prompt], answers, first=next(numbers))
 
             return host.draw_and_follow(requests, snapshot, follow=follow, of=other._loaded(host))
 
@@ -195,11 +201,11 @@ class VllmEngine(Generic[S]):
             raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
         return self._tokenizer
 
-    def _text_requests(self, prompt: Prompt, sampling: Sampling, *, number: int) -> list[RowRequest]:
-        """Requests for texts alone, to prompt `number` of a call: nothing is learned from their log-probs."""
-        ids = encode_all(self._ready(), [prompt], context=self._context)
+    def _text_requests(self, prompts: Sequence[Prompt], sampling: Sampling, *, first: int = 0) -> list[RowRequest]:
+        """Requests without log-probs. first: the index in its call of the first of these prompts."""
+        ids = encode_all(self._ready(), prompts, context=self._context)
         rows = rows_of_share(ids, sampling, context=self._context, share=(0, 1))
-        return row_requests(rows, ids, sampling, eos_ids=self._eos_ids, first=number, logprobs=False)
+        return row_requests(rows, ids, sampling, eos_ids=self._eos_ids, first=first, logprobs=False)
 
     def _texts(self, drawn: Sequence[Drawn]) -> list[str]:
         return [completion.text for completion in self._completions(drawn, self._ready())]

@@ -187,6 +187,7 @@ def test_two_policies_in_one_vllm_and_answers_drawn_meanwhile(adapted, make):
     assert 0 < sum(prompt is not None for prompt in asked) < len(asked)
     expected = iter(frozen.generate([prompt for prompt in asked if prompt], answers))
     texts = [[c.text for c in next(expected).completions] if prompt else None for prompt in asked]
+    assert frozen.texts([prompt for prompt in asked if prompt], answers) == [drawn for drawn in texts if drawn]
     together = learning.generate_and_ask(PROMPTS, sampling, ask=ask, other=frozen, answers=answers)
     assert [[c.token_ids for c in group.completions] for group in together[0]] == [
         [c.token_ids for c in group.completions] for group in groups
