@@ -76,7 +76,14 @@ class TextEngine(RolloutEngine, Protocol):
 
 
 @runtime_checkable
-class ServableEngine(TextEngine, Protocol):
+class RestingEngine(RolloutEngine, Protocol):
+    """A rollout engine that can give memory back until it is asked to draw again."""
+
+    def rest(self) -> None: ...
+
+
+@runtime_checkable
+class ServableEngine(TextEngine, RestingEngine, Protocol):
     """A rollout engine on servers, from which the first of several processes draws for all.
 
     Every rank calls `sync` with `ranks`: together they gather split weights and check the servers against the policy.

@@ -65,6 +65,10 @@ class ServedEngine:
     ) -> list[Group]:
         return self._ranks.shared(self._engine.generate)(prompts, sampling, progress=progress)
 
+    def rest(self) -> None:
+        """Rank 0 has the servers give memory back; afterwards it is there on all devices."""
+        self._ranks.shared(self._engine.rest)()
+
     def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         """The texts of `generate` alone, which are all that is handed on."""
         return self._ranks.shared(self._engine.texts)(prompts, sampling)

@@ -16,7 +16,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.distributed.fsdp import FSDPModule
 
 from rzero.grpo import PolicyLoss
-from rzero.interfaces import RolloutEngine
+from rzero.interfaces import RestingEngine, RolloutEngine
 from rzero.modules.choices import Refill
 from rzero.modules.metrics import rollout_metrics, speed, timed
 from rzero.modules.reference import Reference
@@ -125,8 +125,12 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
             # Lightning runs all of this under the autocast of the trainer's precision, which is meant for the update:
             # tokens would be drawn from probabilities added up in bf16. Engines have a dtype of their own.
             with torch.autocast(self.device.type, enabled=False):
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()  # an engine that wakes, or one that is replaced, needs that memory
                 groups, rewards = self._rollout(batch, metrics)
             metrics.update(rollout_metrics(groups, rewards))
+            if isinstance(self.engine, RestingEngine):
+                self.engine.rest()
             with timed(metrics, "update"):
                 metrics.update(self.learn(groups, rewards))
         metrics.update(speed(metrics, parameters=sum(p.numel() for p in self.model.parameters())))

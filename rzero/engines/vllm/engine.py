@@ -107,6 +107,11 @@ class VllmEngine(Generic[S]):
                 dtype=coarser(policy.model.dtype, self._dtype or policy.model.dtype), tolerance=self._tolerance,
             )  # fmt: skip
 
+    def rest(self) -> None:
+        """Gives up what `sleep_level` of the host says, until something is drawn again."""
+        if self._host is not None:
+            self._host.rest()
+
     def close(self) -> None:
         """Lets go of the weights and, when no other engine uses it, of vLLM; the engine can be synced again."""
         if self._host is not None:

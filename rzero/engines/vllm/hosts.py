@@ -51,6 +51,9 @@ class Host(Protocol[S]):
         `follow` is called in the order of `requests`.
         """
 
+    def rest(self) -> None:
+        """Gives memory back until the next `load`, as far as the settings say."""
+
     def restart(self) -> None:
         """Replaces what died; weights have to be loaded again afterwards."""
 

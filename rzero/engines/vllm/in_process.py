@@ -42,12 +42,22 @@ if TYPE_CHECKING:  # not installed everywhere
 T = TypeVar("T")
 
 GIB = 2**30
+ASLEEP = ("weights", "kv_cache")
+"""What sleeps, in the order in which it has to wake."""
+FORGETFUL = 2
+"""The level of sleep that weights do not survive."""
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed over in this process
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the machine is shared with training
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+
+
+def check_sleep_level(level: int) -> None:
+    """Raises ValueError for one that vLLM does not know."""
+    if level not in (0, 1, 2):
+        raise ValueError(f"engine.host.sleep_level must be 0, 1 or 2, got {level}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +67,8 @@ class InProcessVllm:
     threads: torch threads while drawing (CPU). kv_cache_gib: memory for the KV cache, GiB; null: what
     gpu_memory_utilization leaves. gpu_memory_utilization: share of the GPU's memory for weights and cache.
     max_batched_tokens: tokens, prompts included, of one forward pass. enforce_eager: no CUDA graphs, no compilation.
-    sleep_level: what is given up on the GPU after each call, so that training has room: 0 nothing, 1 cache and weights
-    (kept in host memory), 2 both discarded. Ignored on CPUs, where vLLM knows no sleep.
+    sleep_level: what is given up on the GPU while the policy trains: 0 nothing, 1 cache and weights (kept in host
+    memory), 2 both discarded. Ignored on CPUs, where vLLM knows no sleep.
     """
 
     served: ClassVar[bool] = False
@@ -73,8 +83,7 @@ class InProcessVllm:
     def __post_init__(self) -> None:
         if self.threads < 1 or self.max_batched_tokens < 1:
             raise ValueError("engine.host.threads and max_batched_tokens must be at least 1")
-        if self.sleep_level not in (0, 1, 2):
-            raise ValueError(f"engine.host.sleep_level must be 0, 1 or 2, got {self.sleep_level}")
+        check_sleep_level(self.sleep_level)
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(
                 f"engine.host.gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}"
@@ -175,16 +184,10 @@ class ResidentVllm:
 
     def _drawing(self, work: Callable[[], T]) -> T:
         try:
-            drawn = _guarded(work, threads=self._threads)
+            return _guarded(work, threads=self._threads)
         except RuntimeError as error:  # CUDA's, the allocators' and vLLM's own
             self.restart()
             raise EngineDied(f"vLLM in this process failed while drawing: {error}") from error
-        if self._sleep_level:
-            self._running.sleep(level=self._sleep_level)
-            self._asleep = ("weights", "kv_cache")
-            if self._sleep_level == 2:  # weights are not kept
-                self._loaded = None
-        return drawn
 
     def _lora(self, snapshot: Snapshot) -> LoRARequest | None:
         if snapshot.adapter is None:
@@ -193,6 +196,15 @@ class ResidentVllm:
 
         number = self._adapters[snapshot.adapter]
         return LoRARequest(f"adapter_{number}", number, str(snapshot.adapter.directory))
+
+    def rest(self) -> None:
+        """Both parts sleep; at level 2 the weights are not kept."""
+        if not self._sleep_level or self._asleep or self._llm is None:
+            return
+        self._llm.sleep(level=self._sleep_level)
+        self._asleep = ASLEEP
+        if self._sleep_level == FORGETFUL:
+            self._loaded = None
 
     def restart(self) -> None:
         """vLLM is built again by the next `load`."""

@@ -142,6 +142,14 @@ class Replica:
         """Forgets one that it has."""
         self._answered("POST", "/v1/unload_lora_adapter", {"lora_name": name}, phase="unloading an adapter")
 
+    def sleep(self, level: int) -> None:
+        """Gives its cache and weights up; 1: weights are kept in host memory, 2: they have to be loaded again."""
+        self._ask("POST", f"/sleep?level={level}", {}, phase="going to sleep")
+
+    def wake(self, part: str) -> None:
+        """Takes the memory of one part, weights or kv_cache, again."""
+        self._ask("POST", f"/wake_up?tags={part}", {}, phase=f"waking its {part}")
+
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
     def draw(self, request: RowRequest, *, model: str | None = None) -> Drawn:

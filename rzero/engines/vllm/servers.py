@@ -17,7 +17,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -29,8 +29,9 @@ from rzero.adapters import unwrap_adapters
 from rzero.engines.vllm.adapters import Adapter, Bases, base_weights, fingerprint, write_adapter
 from rzero.engines.vllm.adapters import options as adapter_options
 from rzero.engines.vllm.hosts import Follow
-from rzero.engines.vllm.in_process import GIB, prompts_in_one_piece
+from rzero.engines.vllm.in_process import ASLEEP, FORGETFUL, GIB, check_sleep_level, prompts_in_one_piece
 from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess
 from rzero.engines.vllm.snapshot import Architecture, architecture, serving_weights, write_weights
@@ -60,6 +61,7 @@ class VllmServers:
     gpu_memory_utilization: float
     max_batched_tokens: int
     enforce_eager: bool
+    sleep_level: int
     timeouts: Timeouts
 
     def __post_init__(self) -> None:
@@ -67,6 +69,7 @@ class VllmServers:
             object.__setattr__(self, name, tuple(str(value) for value in getattr(self, name)))
         if self.replicas < 1 or self.threads < 1 or self.max_batched_tokens < 1:
             raise ValueError("engine.host.replicas, threads and max_batched_tokens must be at least 1")
+        check_sleep_level(self.sleep_level)
         if self.devices and len(self.devices) != self.replicas:
             raise ValueError(
                 f"engine.host.devices names {len(self.devices)} devices for {self.replicas} replicas; give one each"
@@ -75,6 +78,11 @@ class VllmServers:
     def start(self, *, max_rows: int, max_tokens: int | None) -> ServedVllm:
         """Nothing runs yet: servers are started with the first weights."""
         return ServedVllm(self, max_rows=max_rows, max_tokens=max_tokens)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether servers are put to sleep: on CPUs vLLM knows no sleep."""
+        return self.sleep_level > 0 and (bool(self.urls) or torch.cuda.is_available())
 
     def serve_arguments(self, shape: Architecture, *, max_rows: int, max_tokens: int | None) -> list[str]:
         options: dict[str, object] = {
@@ -90,6 +98,7 @@ class VllmServers:
             "enforce_eager": self.enforce_eager,
             "disable_log_stats": True,
             "seed": 0,
+            "enable_sleep_mode": self.sleeps or None,
             **adapter_options(shape.adapter_rank),
         }
         options |= prompts_in_one_piece(shape, self.max_batched_tokens, max_tokens)
@@ -132,6 +141,7 @@ class ServedVllm:
         self._loaded: Path | None = None  # the weights that all of them have
         self._adapters: dict[Adapter, str] = {}  # and the names under which they have adapters
         self._unneeded: list[str] = []
+        self._asleep: tuple[str, ...] = ()
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
@@ -155,15 +165,18 @@ class ServedVllm:
         if before is None or (before.architecture != snapshot.architecture and not self._settings.urls):
             self._end()
             self._replicas = [self._open(number) for number in range(self._count)]
-        if self._loaded != snapshot.directory:
-            self._loaded = None
+        if self._loaded != snapshot.directory or self._asleep:
             for replica in self._replicas:
                 replica.await_ready()
+        self._wake("weights")
+        if self._loaded != snapshot.directory:
+            self._loaded = None
             self._on_all(lambda replica: replica.load(snapshot.directory))
             self._unneeded += self._adapters.values()  # they lay over weights that are gone
             self._adapters.clear()
             self._longest = min(replica.longest() for replica in self._replicas)
             self._loaded = snapshot.directory
+        self._wake("kv_cache")
         if snapshot.adapter is not None and snapshot.adapter not in self._adapters:
             self._load_adapter(snapshot.adapter)
         return self._longest
@@ -245,6 +258,21 @@ class ServedVllm:
     def _count(self) -> int:
         return len(self._settings.urls) or self._settings.replicas
 
+    def rest(self) -> None:
+        """Both parts of all servers sleep; at level 2 the weights are not kept."""
+        if not self._settings.sleeps or self._asleep or not self._replicas:
+            return
+        self._asleep = ASLEEP
+        if self._settings.sleep_level == FORGETFUL:
+            self._loaded = None
+        with suppress(EngineDied):  # who is gone holds no memory, and is replaced when something is drawn
+            self._on_all(lambda replica: replica.sleep(self._settings.sleep_level))
+
+    def _wake(self, part: str) -> None:
+        if part in self._asleep:
+            self._on_all(lambda replica: replica.wake(part))
+            self._asleep = tuple(other for other in self._asleep if other != part)
+
     def restart(self) -> None:
         """Replaces those of our servers that are not well; `load` waits for them, and for those that are yours."""
         self._loaded = None
@@ -282,7 +310,7 @@ class ServedVllm:
     def _end(self) -> None:
         for replica in self._replicas:
             replica.end()
-        self._replicas, self._loaded = [], None
+        self._replicas, self._loaded, self._asleep = [], None, ()
         self._adapters.clear()
         self._unneeded.clear()
 

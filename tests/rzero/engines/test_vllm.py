@@ -28,7 +28,7 @@ HOST = {
 SERVERS = VllmServers(
     urls=["http://127.0.0.1:1"], replicas=1, devices=(), arguments=(), exchange=None, threads=1, kv_cache_gib=None,
     gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
-    timeouts=Timeouts(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
+    sleep_level=0, timeouts=Timeouts(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
 )  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 GREEDY = Sampling(temperature=0, max_tokens=12)
@@ -87,12 +87,15 @@ def test_a_sleeping_vllm_wakes_weights_first_and_the_cache_last(policy, monkeypa
     first, second = host.take(policy), host.take(policy)
     host.load(first)
     draw(host, first, llm, monkeypatch)
+    host.rest()
+    host.rest()  # asleep already
     assert llm.calls == ["reload_weights", "reset_prefix_cache", "generate", f"sleep {level}"]
     llm.calls.clear()
     host.load(second)
     reload = ["reload_weights", "reset_prefix_cache"]
     assert llm.calls == ["wake ['weights']", *reload, "wake ['kv_cache']"]
     draw(host, second, llm, monkeypatch)
+    host.rest()
     llm.calls.clear()
     host.load(second)  # level 1 kept the weights, level 2 did not
     assert llm.calls == ["wake ['weights']", *(reload if level == 2 else []), "wake ['kv_cache']"]

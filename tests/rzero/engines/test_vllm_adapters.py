@@ -26,7 +26,7 @@ SPEC = LoraSpec(rank=4, alpha=8.0, dropout=0.0, target_modules=("q_proj", "v_pro
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 SERVERS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
-    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True,
+    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "sleep_level": 0,
     "timeouts": Timeouts(start_s=300.0, answer_s=60.0, attempts=3, first_pause_s=0.1),
 }  # fmt: skip
 ROW = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2, "logprobs": 0})

@@ -30,7 +30,8 @@ PATIENCE = Timeouts(start_s=5.0, answer_s=0.5, attempts=3, first_pause_s=0.01)
 REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2, "logprobs": 0})
 SETTINGS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
-    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "timeouts": PATIENCE,
+    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "sleep_level": 0,
+    "timeouts": PATIENCE,
 }  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 
@@ -245,8 +246,39 @@ def test_arguments_of_our_servers(make_policy):
     assert hash(settings) == hash(VllmServers(**{**SETTINGS, "arguments": ("--tensor-parallel-size", "2")}))
 
 
+@pytest.mark.parametrize("level", [1, 2])
+def test_sleeping_servers_wake_weights_first_and_the_cache_last(make_policy, level):
+    with serving() as (one, first_script), serving() as (two, second_script):
+        settings = VllmServers(**{**SETTINGS, "urls": [one, two], "sleep_level": level})
+        host = settings.start(max_rows=4, max_tokens=None)
+        files = host.take(make_policy("qwen3_tied"))
+        host.rest()  # nothing runs yet
+        host.load(files)
+        host.rest()
+        host.rest()  # asleep already
+        for script in (first_script, second_script):
+            posted = [path for path, body in script.asked if body is not None]
+            assert posted == ["/collective_rpc", "/reset_prefix_cache", f"/sleep?level={level}"]
+            script.asked.clear()
+        host.load(files)
+        host.load(files)  # awake
+        reload = ["/collective_rpc", "/reset_prefix_cache"] if level == 2 else []
+        for script in (first_script, second_script):
+            posted = [path for path, body in script.asked if body is not None]
+            assert posted == ["/wake_up?tags=weights", *reload, "/wake_up?tags=kv_cache"]
+        host.shut_down()
+
+
+def test_our_servers_are_told_that_they_may_sleep_where_there_are_gpus(make_policy, monkeypatch):
+    shape, settings = architecture(make_policy("qwen3")), VllmServers(**{**SETTINGS, "sleep_level": 1})
+    assert "--enable-sleep-mode" not in settings.serve_arguments(shape, max_rows=9, max_tokens=None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert "--enable-sleep-mode" in settings.serve_arguments(shape, max_rows=9, max_tokens=None)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"replicas": 0}, {"threads": 0}, {"max_batched_tokens": 0}, {"devices": ["0"], "replicas": 2}]
+    "wrong",
+    [{"sleep_level": 3}, {"replicas": 0}, {"threads": 0}, {"max_batched_tokens": 0}, {"devices": ["0"], "replicas": 2}],
 )
 def test_wrong_fleets_are_refused(wrong):
     with pytest.raises(ValueError, match=r"engine\.host\."):
