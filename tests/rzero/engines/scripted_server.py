@@ -21,6 +21,7 @@ class Scripted:
         self.reply: Callable[[Any], Sequence[int]] = lambda body: body["token_ids"][:2]
         self.version = "0.32.0"
         self.asked: list[tuple[str, Any]] = []
+        self.keys: set[str | None] = set()  # what requests came with
 
     def bodies(self, path: str) -> list[Any]:
         """What was posted to a path, in order."""
@@ -56,6 +57,7 @@ def serving() -> Iterator[tuple[str, Scripted]]:
 
         def respond(self, body: Any) -> None:
             script.asked.append((self.path, body))
+            script.keys.add(self.headers["Authorization"])
             verdict = script.before(self.path)
             if verdict == "hang up":
                 self.close_connection = True

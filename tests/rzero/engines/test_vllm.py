@@ -101,6 +101,14 @@ def test_a_sleeping_vllm_wakes_weights_first_and_the_cache_last(policy, monkeypa
     assert llm.calls == ["wake ['weights']", *(reload if level == 2 else []), "wake ['kv_cache']"]
 
 
+def test_keys_of_old_weights_that_stay_in_the_cache_are_an_error(policy):
+    llm = Recorder()
+    llm.emptied = False
+    host = ResidentVllm(make=lambda shape: llm, threads=1, sleep_level=0)
+    with pytest.raises(RuntimeError, match="could not empty its prefix cache"):
+        host.load(host.take(policy))
+
+
 def test_engines_share_a_host_and_load_their_own_weights_when_they_draw(policy, make_policy):
     made: list[Recorder] = []
     host = ResidentVllm(make=lambda shape: made.append(Recorder()) or made[-1], threads=1, sleep_level=0)

@@ -99,6 +99,28 @@ def test_statuses_tell_death_from_a_wrong_request():
         assert not isinstance(refused.value, EngineDied)
 
 
+def test_the_key_comes_from_the_environment(monkeypatch):
+    with talking() as (replica, script):
+        replica.draw(REQUEST)
+        assert script.keys == {None}
+        script.before = lambda path: 401
+        with pytest.raises(RuntimeError, match="wants another key than that in the environment variable VLLM_API_KEY"):
+            replica.draw(REQUEST)
+    monkeypatch.setenv("VLLM_API_KEY", "not for other eyes")
+    with talking() as (replica, script):
+        replica.await_ready()
+        replica.draw(REQUEST)
+        assert script.keys == {"Bearer not for other eyes"}
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{"token_ids": ["a"]}]}])
+def test_an_answer_in_another_form_is_named(monkeypatch, answer):
+    with talking() as (replica, script):
+        monkeypatch.setattr(script, "answer", lambda body: answer)
+        with pytest.raises(RuntimeError, match=r"replica 3 .* gave an answer that is none of vLLM 0\.32's"):
+            replica.draw(REQUEST)
+
+
 def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy):
     with serving() as (one, first_script), serving() as (two, second_script):
         host = VllmServers(**{**SETTINGS, "urls": [one, two]}).start(max_rows=4, max_tokens=None)
