@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from rzero.adapters import LoraSpec, add_adapters
 from rzero.engines.vllm import VllmEngine
@@ -19,6 +22,7 @@ from rzero.engines.vllm.server_client import Timeouts
 from rzero.engines.vllm.servers import ServedVllm, VllmServers
 from rzero.engines.vllm.snapshot import architecture, serving_weights
 from rzero.policy import Policy
+from rzero.sharding import shard
 from rzero.types import Prompt, Sampling
 from tests.rzero.engines.scripted_server import Scripted, serving
 
@@ -145,6 +149,56 @@ def test_a_base_is_known_by_its_weights_alone(adapted, make_policy):
     plain = make_policy("qwen3_tied", hidden_size=64, head_dim=32).model.state_dict()
     below = base_weights(adapted(1))
     assert all(torch.equal(below[name], tensor) for name, tensor in plain.items())
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    """One process that FSDP2 splits weights over: tensors are DTensors all the same."""
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def test_of_split_policies_adapters_alone_are_put_together(servers, adapted, mesh):
+    host, _ = servers
+    policy = adapted(1)
+    before = host.take(policy)
+    shard(policy.model, mesh)
+    after = host.take(policy)
+    assert after.directory == before.directory
+    written, expected = (load_file(taken.adapter.directory / "adapter_model.safetensors") for taken in (after, before))
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], expected[name]) for name in expected)
+    unseen = adapted(2)
+    shard(unseen.model, mesh)
+    with pytest.raises(RuntimeError, match="sync the engine first"):
+        host.take(unseen)
+
+
+def test_a_death_in_the_middle_repeats_questions_and_answers(adapted, monkeypatch):
+    monkeypatch.setattr(VllmEngine, "verify", lambda self, policy, ranks: None)  # echoes have no log-probs
+    with serving() as (url, script):
+        host = VllmServers(**{**SERVERS, "urls": [url]})
+        learning, frozen = (
+            VllmEngine(host=host, max_rows=4, max_model_len=None, retries=1, tolerance=None) for _ in range(2)
+        )
+        learning.sync(adapted(1))
+        frozen.sync(adapted(2))
+        together = {"ask": lambda text: Prompt(user=text), "other": frozen, "answers": Sampling(n=2, max_tokens=2)}
+        expected = learning.generate_and_ask(PROMPTS, Sampling(n=3, max_tokens=2), **together)
+        assert [len(answers) for answers in expected[1]] == [2] * 6
+        drawn = len(script.bodies("/inference/v1/generate"))
+        failing = [500]
+        script.before = lambda path: (
+            failing.pop() if failing and path.endswith("generate") and len(script.bodies(path)) > drawn + 9 else None
+        )
+        assert learning.generate_and_ask(PROMPTS, Sampling(n=3, max_tokens=2), **together) == expected
+        assert not failing
+        script.before = lambda path: 500 if path.endswith("generate") else None
+        with pytest.raises(RuntimeError, match=r"died 2 times in one call"):
+            learning.generate_and_ask(PROMPTS, Sampling(n=3, max_tokens=2), **together)
+        learning.close()
+        frozen.close()
 
 
 # ---- with vLLM ---------------------------------------------------------------------------------------------------
