@@ -102,6 +102,14 @@ def unwrap_adapters(model: nn.Module) -> PreTrainedModel:
     return next(module for module in model.modules() if isinstance(module, PreTrainedModel))
 
 
+def adapter_rank(model: nn.Module) -> int | None:
+    """Returns the rank of the trained adapters; None without LoRA."""
+    if not hasattr(model, "peft_config"):
+        return None
+    [adapter] = model.active_adapters  # type: ignore[misc, union-attr]
+    return int(model.peft_config[adapter].r)
+
+
 def adapter_weights(model: nn.Module) -> dict[str, Tensor]:
     """Returns the trained adapters' tensors alone, which may be split over ranks; empty without LoRA."""
     return {
@@ -138,8 +146,8 @@ def save_adapters(model: Any, adapters: Mapping[str, Tensor], directory: Path) -
     config = copy.deepcopy(model.peft_config[adapter])
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules)  # a set is written in another order each time
-    if (base := Path(config.base_model_name_or_path)).is_dir():
-        config.base_model_name_or_path = str(base.resolve())
+    if (base := config.base_model_name_or_path) and Path(base).is_dir():  # None for a model that was built in memory
+        config.base_model_name_or_path = str(Path(base).resolve())
     config.save_pretrained(str(directory))
 
 

@@ -23,6 +23,9 @@ Responses: TypeAlias = Sequence[Sequence[str]]
 Progress: TypeAlias = Callable[[int, int], object]
 """Called as `progress(done, total)` while something long is under way."""
 
+Ask: TypeAlias = Callable[[str], Prompt | None]
+"""Returns what the text of a completion makes us ask somebody else; None: nothing."""
+
 
 @runtime_checkable
 class RolloutEngine(Protocol):
@@ -63,13 +66,51 @@ class ShardableEngine(RolloutEngine, Protocol):
 
 
 @runtime_checkable
-class ServableEngine(RolloutEngine, Protocol):
+class TextEngine(RolloutEngine, Protocol):
+    """A rollout engine from which texts can be had alone, where nothing is learned from ids and log-probs.
+
+    texts[i][j] == engine.generate(prompts, sampling)[i].completions[j].text
+    """
+
+    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]: ...
+
+
+@runtime_checkable
+class RestingEngine(RolloutEngine, Protocol):
+    """A rollout engine that can give memory back until it is asked to draw again."""
+
+    def rest(self) -> None: ...
+
+
+@runtime_checkable
+class ServableEngine(TextEngine, RestingEngine, Protocol):
     """A rollout engine on servers, from which the first of several processes draws for all.
 
     Every rank calls `sync` with `ranks`: together they gather split weights and check the servers against the policy.
     """
 
     def sync(self, policy: Policy, *, ranks: Ranks = ...) -> None: ...
+
+
+@runtime_checkable
+class AskingEngine(RolloutEngine, Protocol):
+    """A rollout engine that draws for another policy while it still draws for its own.
+
+    if engine.beside(other):        # the weights of both are there at the same time
+        groups, texts = engine.generate_and_ask(prompts, sampling, ask=ask, other=other, answers=answers)
+
+    gives, with the same random numbers, what these do one after the other:
+
+    groups = engine.generate(prompts, sampling)
+    asked  = [prompt for group in groups for c in group.completions if (prompt := ask(c.text)) is not None]
+    texts  = other.generate(asked, answers)   # there the texts, None where nothing was asked
+    """
+
+    def beside(self, other: RolloutEngine) -> bool: ...
+
+    def generate_and_ask(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, ask: Ask, other: RolloutEngine, answers: Sampling
+    ) -> tuple[list[Group], list[list[str] | None]]: ...
 
 
 @runtime_checkable

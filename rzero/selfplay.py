@@ -23,6 +23,7 @@ import torch
 from rzero.engines.across import across
 from rzero.grpo import PolicyLoss
 from rzero.interfaces import (
+    AskingEngine,
     BenchmarkSuite,
     ChallengerReward,
     Curriculum,
@@ -30,6 +31,7 @@ from rzero.interfaces import (
     QuestionBank,
     RolloutEngine,
     SolverReward,
+    TextEngine,
 )
 from rzero.modules import Challenger, GRPOSettings, Solver
 from rzero.modules.fit import question_batches
@@ -42,7 +44,7 @@ from rzero.runs.stages import Stages
 from rzero.runs.training import MakeTrainer, train
 from rzero.runs.weights import Weights
 from rzero.seeding import derive
-from rzero.types import Json, LabelledQuestion, Question, Sampling, Vote
+from rzero.types import Group, Json, LabelledQuestion, Prompt, Question, Sampling, Vote
 
 MakeOptimizer: TypeAlias = Callable[..., torch.optim.Optimizer]
 VoteMany: TypeAlias = Callable[[Sequence[Sequence[str]]], list[Vote]]
@@ -59,6 +61,10 @@ class Polling:
     def __post_init__(self) -> None:
         if self.votes < 1:
             raise ValueError(f"votes (answers per question) must be at least 1, got {self.votes}")
+
+    def of_each(self, seed: int) -> Sampling:
+        """Returns how the answers to each question are drawn."""
+        return Sampling(n=self.votes, seed=seed, **self.sampling)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +163,9 @@ class SelfPlay:
             request=self.prompts.challenger(),
             parse=phase.parse,
             ask_solver=lambda questions, step: self.poll(phase.polling, questions, derive(seed, "votes", step)),
+            ask_meanwhile=lambda prompts, sampling, step: self.pose_and_poll(
+                phase, prompts, sampling, derive(seed, "votes", step)
+            ),
             reward=self.ranks.shared(phase.reward(seed)),
             policy=policy,
             reference=reference_of(policy) if phase.loss.needs_reference else None,
@@ -226,15 +235,42 @@ class SelfPlay:
 
     def poll(self, polling: Polling, questions: Sequence[Question | None], seed: int) -> list[Vote | None]:
         """Returns the frozen Solver's vote on each question; None where there is no question."""
-        asked = {index: question for index, question in enumerate(questions) if question is not None}
-        votes: list[Vote | None] = [None] * len(questions)
-        if asked:
-            prompts = [self.prompts.solver(question.text) for question in asked.values()]
-            groups = self.frozen.generate(prompts, Sampling(n=polling.votes, seed=seed, **polling.sampling))
-            texts = [[completion.text for completion in group.completions] for group in groups]
-            for index, vote in zip(asked, self.ranks.shared(polling.rule)(texts), strict=True):
-                votes[index] = vote
-        return votes
+        asked = [question for question in questions if question is not None]
+        prompts = [self.prompts.solver(question.text) for question in asked]
+        texts = iter(self._answers(prompts, polling.of_each(seed)) if prompts else ())
+        return self._votes(polling, [next(texts) if question else None for question in questions])
+
+    def _answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """The texts that the frozen Solver answers to each prompt."""
+        if isinstance(self.frozen, TextEngine):
+            return self.frozen.texts(prompts, sampling)
+        groups = self.frozen.generate(prompts, sampling)
+        return [[completion.text for completion in group.completions] for group in groups]
+
+    def pose_and_poll(
+        self, phase: ChallengerPhase, prompts: Sequence[Prompt], sampling: Sampling, seed: int
+    ) -> tuple[list[Group], list[Vote | None]] | None:
+        """Returns the Challenger's groups and the votes on their questions, drawn while others are still being posed.
+
+        None where one engine cannot draw from both policies at once.
+        """
+        learning, frozen = self.learning, self.frozen
+        if not isinstance(learning, AskingEngine) or not learning.beside(frozen):
+            return None
+
+        def ask(response: str) -> Prompt | None:
+            question = phase.parse(response)
+            return self.prompts.solver(question.text) if question else None
+
+        answers = phase.polling.of_each(seed)
+        groups, texts = learning.generate_and_ask(prompts, sampling, ask=ask, other=frozen, answers=answers)
+        return groups, self._votes(phase.polling, texts)
+
+    def _votes(self, polling: Polling, texts: Sequence[list[str] | None]) -> list[Vote | None]:
+        """One vote for the answers to each question; None where there is no question."""
+        asked = [answers for answers in texts if answers is not None]
+        votes = iter(self.ranks.shared(polling.rule)(asked) if asked else ())
+        return [next(votes) if answers else None for answers in texts]
 
     def close(self) -> None:
         """Closes what metrics are sent to."""

@@ -21,6 +21,7 @@ BENCHES = {
     "rollout": ("rollout:run",),
     "grpo": ("grpo:run",),
     "memory": ("memory:run",),
+    "wire": ("wire:run",),
 }
 
 

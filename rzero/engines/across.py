@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rzero.interfaces import DistributedEngine, Progress, RolloutEngine, ServableEngine, ShardableEngine
+from rzero.interfaces import (
+    Ask,
+    AskingEngine,
+    DistributedEngine,
+    Progress,
+    RolloutEngine,
+    ServableEngine,
+    ShardableEngine,
+)
 from rzero.policy import Policy
 from rzero.processes.ranks import Ranks
 from rzero.types import Group, Prompt, Sampling
@@ -56,6 +64,31 @@ class ServedEngine:
         self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
     ) -> list[Group]:
         return self._ranks.shared(self._engine.generate)(prompts, sampling, progress=progress)
+
+    def rest(self) -> None:
+        """Rank 0 has the servers give memory back; afterwards it is there on all devices."""
+        self._ranks.shared(self._engine.rest)()
+
+    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """The texts of `generate` alone, which are all that is handed on."""
+        return self._ranks.shared(self._engine.texts)(prompts, sampling)
+
+    def beside(self, other: RolloutEngine) -> bool:
+        """Returns whether rank 0 can draw from both at once."""
+        engine = self._engine
+        if not isinstance(engine, AskingEngine) or not isinstance(other, ServedEngine):
+            return False
+        return self._ranks.shared(engine.beside)(other._engine)
+
+    def generate_and_ask(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, ask: Ask, other: RolloutEngine, answers: Sampling
+    ) -> tuple[list[Group], list[list[str] | None]]:
+        """As that of the engine that rank 0 has."""
+        engine = self._engine
+        assert isinstance(engine, AskingEngine)
+        assert isinstance(other, ServedEngine)
+        draw = self._ranks.shared(engine.generate_and_ask)
+        return draw(prompts, sampling, ask=ask, other=other._engine, answers=answers)
 
 
 def across(engine: RolloutEngine, ranks: Ranks) -> RolloutEngine:

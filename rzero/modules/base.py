@@ -16,7 +16,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.distributed.fsdp import FSDPModule
 
 from rzero.grpo import PolicyLoss
-from rzero.interfaces import RolloutEngine
+from rzero.interfaces import RestingEngine, RolloutEngine
 from rzero.modules.choices import Refill
 from rzero.modules.metrics import rollout_metrics, speed, timed
 from rzero.modules.reference import Reference
@@ -28,7 +28,7 @@ from rzero.processes.ranks import Ranks
 from rzero.roles import Role
 from rzero.seeding import derive
 from rzero.sharding import shard
-from rzero.types import Group, Prompt, RewardBreakdown
+from rzero.types import Group, Prompt, RewardBreakdown, Sampling
 
 Batch = TypeVar("Batch")
 Rewards = list[list[RewardBreakdown]]
@@ -80,6 +80,10 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
     def prompts(self, batch: Batch) -> Sequence[Prompt]:
         """The requests of one rollout."""
 
+    def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
+        """The groups of a rollout, or of a part of it, which `pay` is called with next."""
+        return self.engine.generate(prompts, sampling)
+
     @abstractmethod
     def pay(self, groups: Sequence[Group], batch: Batch) -> Rewards:
         """One reward per completion, group by group."""
@@ -121,8 +125,12 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
             # Lightning runs all of this under the autocast of the trainer's precision, which is meant for the update:
             # tokens would be drawn from probabilities added up in bf16. Engines have a dtype of their own.
             with torch.autocast(self.device.type, enabled=False):
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()  # an engine that wakes, or one that is replaced, needs that memory
                 groups, rewards = self._rollout(batch, metrics)
             metrics.update(rollout_metrics(groups, rewards))
+            if isinstance(self.engine, RestingEngine):
+                self.engine.rest()
             with timed(metrics, "update"):
                 metrics.update(self.learn(groups, rewards))
         metrics.update(speed(metrics, parameters=sum(p.numel() for p in self.model.parameters())))
@@ -143,7 +151,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         return self._refilled(groups, rewards, batch, refill=self.settings.refill, metrics=metrics)
 
     def _draw(self, prompts: Sequence[Prompt], *names: str | int) -> list[Group]:
-        return self.engine.generate(prompts, self.settings.rollout_sampling(seed=derive(self.seed, *names)))
+        return self.draw(prompts, self.settings.rollout_sampling(seed=derive(self.seed, *names)))
 
     def _paid(self, groups: Sequence[Group], batch: Batch) -> Rewards:
         rewards = self.pay(groups, batch)

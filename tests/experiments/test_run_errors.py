@@ -19,6 +19,7 @@ from experiments.run import begin, command, resumed
 from rzero.processes.cpu import describe_cpu
 from rzero.runs.questions import NothingKept
 from tests.experiments.small import config
+from tests.rzero.engines.scripted_server import serving
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,29 @@ def test_help_explains_groups_and_examples(run: Callable[..., Result]) -> None:
         "iterations: 3",
     ):
         assert word in result.stdout
+
+
+SERVED = ("engine=vllm_server", "engine.retries=0", "engine.host.timeouts.start_s=0.3", "grader=exact")
+
+
+@pytest.mark.parametrize(
+    ("before", "version", "words"),
+    [
+        (lambda path: 503, "0.32.0", "vLLM replica 0 (URL) was not ready within 0.3 s (engine.host.timeouts.start_s)"),
+        (lambda path: None, "0.31.1", "vLLM replica 0 (URL) is vLLM 0.31.1; its routes are those of 0.32 here"),
+        (lambda path: 401 if path.startswith("/v1") else None, "0.32.0", "vLLM replica 0 (URL) wants another key"),
+    ],
+)
+def test_a_server_that_cannot_be_used_is_named_in_one_line(
+    run: Callable[..., Result], tmp_path: Path, before: Callable[[str], int | None], version: str, words: str
+) -> None:
+    with serving() as (url, script):
+        script.before, script.version = before, version
+        result = run(f"directory={tmp_path}/run", *SERVED, f"engine.host.urls=[{url}]")
+    assert result.returncode == 2
+    [error] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert words.replace("URL", url) in error
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from rzero.adapters import adapter_rank
 from rzero.engines.across import ServedEngine, one_process_only
 from rzero.engines.rows import encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
+from rzero.engines.vllm.adapters import gather_adapters
 from rzero.engines.vllm.hosts import Host, HostSettings, acquire, release
 from rzero.engines.vllm.requests import Drawn, RowRequest, probe_requests, row_requests
 from rzero.engines.vllm.retry import retry_when_dead
-from rzero.interfaces import Progress
+from rzero.interfaces import Ask, Progress, RolloutEngine
 from rzero.policy import Policy, merged_weights
 from rzero.processes.ranks import Ranks
-from rzero.types import Group, Prompt, Sampling
+from rzero.types import Completion, Group, Prompt, Sampling
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 _PROBE_TOKENS = 3
 _ALONE = Ranks()
@@ -70,14 +74,16 @@ class VllmEngine(Generic[S]):
 
     @torch.no_grad()
     def sync(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
-        """Takes a copy of the policy's weights, LoRA merged; raises RuntimeError when a probe shows they differ.
+        """Takes a copy of the policy's weights, or of its adapters; raises RuntimeError when a probe shows they differ.
 
         Of several processes all have to call it, and only the first can draw afterwards.
         """
         if ranks.first:
             self._take(policy)
+        elif adapter_rank(policy.model):  # what is split is put together by all ranks
+            gather_adapters(policy)
         else:
-            merged_weights(policy.model, keep=False)  # split weights are put together by all ranks
+            merged_weights(policy.model, keep=False)
         self.verify(policy, ranks=ranks)
 
     def _take(self, policy: Policy) -> None:
@@ -100,6 +106,11 @@ class VllmEngine(Generic[S]):
                 torch.tensor(drawn.logprobs), expected, largest=float(reference.abs().max()),
                 dtype=coarser(policy.model.dtype, self._dtype or policy.model.dtype), tolerance=self._tolerance,
             )  # fmt: skip
+
+    def rest(self) -> None:
+        """Gives up what `sleep_level` of the host says, until something is drawn again."""
+        if self._host is not None:
+            self._host.rest()
 
     def close(self) -> None:
         """Lets go of the weights and, when no other engine uses it, of vLLM; the engine can be synced again."""
@@ -135,31 +146,95 @@ class VllmEngine(Generic[S]):
         Raises RuntimeError before the first sync and when vLLM keeps dying, and ValueError for an empty prompt or one
         that leaves the model's context no room for a response.
         """
-        if self._snapshot is None or self._tokenizer is None:
-            raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
-        prompt_ids = encode_all(self._tokenizer, prompts, context=self._context)
+        tokenizer = self._ready()
+        prompt_ids = encode_all(tokenizer, prompts, context=self._context)
         rows = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
         drawn = self._draw(row_requests(rows, prompt_ids, sampling, eos_ids=self._eos_ids))
-        completions = to_completions(
+        if progress is not None and rows:
+            progress(len(rows), len(rows))
+        completions = zip(rows, self._completions(drawn, tokenizer), strict=True)
+        return to_groups(prompts, prompt_ids, list(completions))
+
+    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        """Returns the texts of `generate` alone: a server is spared the log-probs, and the wire 95 % of its bytes."""
+        requests = self._text_requests(prompts, sampling)
+        texts = iter(self._texts(self._draw(requests)))
+        return [list(itertools.islice(texts, sampling.n)) for _ in prompts]
+
+    def beside(self, other: RolloutEngine) -> bool:
+        """Returns whether the weights of both are there at the same time: adapters of one rank over one base are."""
+        if not isinstance(other, VllmEngine) or self._host is None or self._host is not other._host:
+            return False
+        assert self._snapshot is not None
+        assert other._snapshot is not None
+        return self._host.beside(self._snapshot, other._snapshot)
+
+    def generate_and_ask(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, ask: Ask, other: RolloutEngine, answers: Sampling
+    ) -> tuple[list[Group], list[list[str] | None]]:
+        """Returns what `generate` does and, for each completion in order, what `other` answers to what it makes us ask.
+
+        They are the texts that `other.generate` gives for all such prompts in one call, and are drawn while rows of
+        the first kind still are. The number that a prompt has in its call, and hence its seeds, is known as soon as the
+        completions before have been read.
+
+        Raises as `generate` does, ValueError for an engine that is not `beside` this one.
+        """
+        if not isinstance(other, VllmEngine) or not self.beside(other):
+            raise ValueError("only policies whose adapters are served beside one another can be drawn from at once")
+        tokenizer = self._ready()
+        prompt_ids = encode_all(tokenizer, prompts, context=self._context)
+        rows = rows_of_share(prompt_ids, sampling, context=self._context, share=(0, 1))
+        requests = row_requests(rows, prompt_ids, sampling, eos_ids=self._eos_ids)
+
+        def work(host: Host[S], snapshot: S) -> tuple[list[Drawn], list[list[Drawn]]]:
+            numbers = itertools.count()
+
+            def follow(drawn: Drawn) -> list[RowRequest]:
+                [completion] = self._completions([drawn], tokenizer)
+                prompt = ask(completion.text)
+                return [] if prompt is None else other._text_requests([prompt], answers, first=next(numbers))
+
+            return host.draw_and_follow(requests, snapshot, follow=follow, of=other._loaded(host))
+
+        drawn, answered = self._working(work)
+        groups = to_groups(prompts, prompt_ids, list(zip(rows, self._completions(drawn, tokenizer), strict=True)))
+        return groups, [other._texts(group) if group else None for group in answered]
+
+    def _ready(self) -> PreTrainedTokenizerBase:
+        if self._snapshot is None or self._tokenizer is None:
+            raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
+        return self._tokenizer
+
+    def _text_requests(self, prompts: Sequence[Prompt], sampling: Sampling, *, first: int = 0) -> list[RowRequest]:
+        """Requests without log-probs. first: the index in its call of the first of these prompts."""
+        ids = encode_all(self._ready(), prompts, context=self._context)
+        rows = rows_of_share(ids, sampling, context=self._context, share=(0, 1))
+        return row_requests(rows, ids, sampling, eos_ids=self._eos_ids, first=first, logprobs=False)
+
+    def _texts(self, drawn: Sequence[Drawn]) -> list[str]:
+        return [completion.text for completion in self._completions(drawn, self._ready())]
+
+    def _completions(self, drawn: Sequence[Drawn], tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
+        return to_completions(
             [row.token_ids for row in drawn],
             [row.logprobs for row in drawn],
             stopped=[row.token_ids[-1] in self._eos_ids for row in drawn],
-            tokenizer=self._tokenizer,
+            tokenizer=tokenizer,
         )
-        if progress is not None and rows:
-            progress(len(rows), len(rows))
-        return to_groups(prompts, prompt_ids, list(zip(rows, completions, strict=True)))
 
     def _draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
-        host, snapshot = self._host, self._snapshot
+        return self._working(lambda host, snapshot: host.draw(requests, snapshot)) if requests else []
+
+    def _loaded(self, host: Host[S]) -> S:
+        """The snapshot of this engine, which the host has then."""
+        assert self._snapshot is not None
+        longest = host.load(self._snapshot)
+        self._context = min(longest, self._context or longest)
+        return self._snapshot
+
+    def _working(self, work: Callable[[Host[S], S], T]) -> T:
+        """`work(host, snapshot)` with the weights loaded, again when vLLM dies."""
+        host = self._host
         assert host is not None
-        assert snapshot is not None
-        if not requests:
-            return []
-
-        def work() -> list[Drawn]:
-            longest = host.load(snapshot)
-            self._context = min(longest, self._context or longest)
-            return host.draw(requests)
-
-        return retry_when_dead(work, revive=host.restart, retries=self._retries)
+        return retry_when_dead(lambda: work(host, self._loaded(host)), revive=host.restart, retries=self._retries)

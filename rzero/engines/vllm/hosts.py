@@ -7,8 +7,8 @@ generates first loads its own weights, unless they are the ones that were used l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import torch
@@ -18,24 +18,47 @@ from rzero.policy import Policy
 
 S = TypeVar("S")
 
+Follow: TypeAlias = Callable[[Drawn], Sequence[RowRequest]]
+"""Returns what is asked because of what was drawn: no requests, or those of one prompt."""
+
 
 class Host(Protocol[S]):
     """A running vLLM. S: the form in which it keeps a policy's weights that are to be served later."""
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> S:
-        """Returns a snapshot of the policy's merged weights, to be served in `dtype` (None: the policy's)."""
+        """Returns a snapshot of the policy's weights, to be served in `dtype` (None: the policy's).
+
+        Adapters are kept apart from the weights below them, which are taken once for all policies over them.
+        """
 
     def load(self, snapshot: S) -> int:
-        """From here on `draw` samples from `snapshot`; returns the longest sequence (tokens) that it can hold."""
+        """Makes `snapshot` ready to be drawn from; returns the longest sequence (tokens) that it can hold.
 
-    def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
-        """One answer per request, in order."""
+        One that was loaded before stays so when it shares its weights with this one (`beside`).
+        """
+
+    def beside(self, one: S, other: S) -> bool:
+        """Returns whether both can be loaded at the same time: adapters over the same weights can."""
+
+    def draw(self, requests: Sequence[RowRequest], snapshot: S) -> list[Drawn]:
+        """One answer per request, in order, from a snapshot that is loaded."""
+
+    def draw_and_follow(
+        self, requests: Sequence[RowRequest], snapshot: S, *, follow: Follow, of: S
+    ) -> tuple[list[Drawn], list[list[Drawn]]]:
+        """As `draw`, and the answers of the snapshot `of` to what `follow` asks after each, while others are drawn.
+
+        `follow` is called in the order of `requests`.
+        """
+
+    def rest(self) -> None:
+        """Gives memory back until the next `load`, as far as the settings say."""
 
     def restart(self) -> None:
-        """Replace what died; weights have to be loaded again afterwards."""
+        """Replaces what died; weights have to be loaded again afterwards."""
 
     def forget(self, snapshot: S) -> None:
-        """Let go of a snapshot that is not needed any more."""
+        """Lets go of a snapshot that is not needed any more."""
 
     def shut_down(self) -> None: ...
 

@@ -8,13 +8,15 @@ nobody needs vLLM any more, so that training in the same process is what it woul
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
@@ -22,7 +24,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rzero.adapters import unwrap_adapters
 from rzero.engines.threads import torch_threads
+from rzero.engines.vllm.adapters import Adapter, Bases, base_weights, fingerprint, write_adapter
+from rzero.engines.vllm.adapters import options as adapter_options
+from rzero.engines.vllm.hosts import Follow
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.snapshot import Architecture, architecture, copied, serving_weights
@@ -31,16 +37,27 @@ from rzero.types import Json
 
 if TYPE_CHECKING:  # not installed everywhere
     from vllm import LLM, CompletionOutput
+    from vllm.lora.request import LoRARequest
 
 T = TypeVar("T")
 
 GIB = 2**30
+ASLEEP = ("weights", "kv_cache")
+"""What sleeps, in the order in which it has to wake."""
+FORGETFUL = 2
+"""The level of sleep that weights do not survive."""
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed over in this process
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the machine is shared with training
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+
+
+def check_sleep_level(level: int) -> None:
+    """Raises ValueError for one that vLLM does not know."""
+    if level not in (0, 1, 2):
+        raise ValueError(f"engine.host.sleep_level must be 0, 1 or 2, got {level}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +67,8 @@ class InProcessVllm:
     threads: torch threads while drawing (CPU). kv_cache_gib: memory for the KV cache, GiB; null: what
     gpu_memory_utilization leaves. gpu_memory_utilization: share of the GPU's memory for weights and cache.
     max_batched_tokens: tokens, prompts included, of one forward pass. enforce_eager: no CUDA graphs, no compilation.
-    sleep_level: what is given up on the GPU after each call, so that training has room: 0 nothing, 1 cache and weights
-    (kept in host memory), 2 both discarded. Ignored on CPUs, where vLLM knows no sleep.
+    sleep_level: what is given up on the GPU while the policy trains: 0 nothing, 1 cache and weights (kept in host
+    memory), 2 both discarded. Ignored on CPUs, where vLLM knows no sleep.
     """
 
     served: ClassVar[bool] = False
@@ -66,8 +83,7 @@ class InProcessVllm:
     def __post_init__(self) -> None:
         if self.threads < 1 or self.max_batched_tokens < 1:
             raise ValueError("engine.host.threads and max_batched_tokens must be at least 1")
-        if self.sleep_level not in (0, 1, 2):
-            raise ValueError(f"engine.host.sleep_level must be 0, 1 or 2, got {self.sleep_level}")
+        check_sleep_level(self.sleep_level)
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(
                 f"engine.host.gpu_memory_utilization must lie in (0, 1], got {self.gpu_memory_utilization}"
@@ -96,10 +112,11 @@ class InProcessVllm:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:
-    """Weights in host memory."""
+    """Weights in host memory, and on disk the adapter that lies over them."""
 
     architecture: Architecture
     weights: dict[str, Tensor]
+    adapter: Adapter | None = None
 
 
 class ResidentVllm:
@@ -109,11 +126,24 @@ class ResidentVllm:
         self._make, self._threads, self._sleep_level = make, threads, sleep_level
         self._llm: LLM | None = None
         self._architecture: Architecture | None = None
-        self._loaded: Snapshot | None = None
+        self._loaded: dict[str, Tensor] | None = None
         self._asleep: tuple[str, ...] = ()
+        self._bases: Bases[Snapshot] = Bases()
+        self._adapters: dict[Adapter, int] = {}  # numbers under which vLLM has them
+        self._numbers = itertools.count(1)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # of adapters
+
+    # ---- weights -------------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Snapshot:
-        return Snapshot(architecture=architecture(policy, dtype=dtype), weights=copied(serving_weights(policy.model)))
+        shape = architecture(policy, dtype=dtype)
+        if shape.adapter_rank is None:
+            return Snapshot(architecture=shape, weights=copied(serving_weights(policy.model)))
+        key = (fingerprint(unwrap_adapters(policy.model)), shape)
+        below = self._bases.take(key, lambda: Snapshot(architecture=shape, weights=copied(base_weights(policy))))
+        self._folder = self._folder or tempfile.TemporaryDirectory(prefix="rzero-adapters-")
+        directory = Path(self._folder.name) / f"adapter_{next(self._numbers)}"
+        return replace(below, adapter=write_adapter(policy, directory, base=key))
 
     def load(self, snapshot: Snapshot) -> int:
         """Weights wake first, then get their values, and the cache wakes last: memory is asked for in that order."""
@@ -122,39 +152,74 @@ class ResidentVllm:
             self._llm = _guarded(lambda: self._make(snapshot.architecture), threads=self._threads)
             self._architecture = snapshot.architecture
         self._wake("weights")
-        if self._loaded is not snapshot:
+        if self._loaded is not snapshot.weights:
             _guarded(lambda: _reload(self._running, snapshot.weights), threads=self._threads)
-            self._loaded = snapshot
+            self._loaded = snapshot.weights
+            self._adapters.clear()  # what lay over weights that are gone is read again, under a new number
+        if snapshot.adapter is not None:
+            self._adapters.setdefault(snapshot.adapter, next(self._numbers))
         self._wake("kv_cache")
         return int(self._running.model_config.max_model_len)
 
-    def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
+    def beside(self, one: Snapshot, other: Snapshot) -> bool:
+        return one.weights is other.weights
+
+    def forget(self, snapshot: Snapshot) -> None:
+        """Weights are plain memory, and vLLM drops adapters that it has no room for."""
+        if snapshot.adapter is not None:
+            self._bases.forget(snapshot.adapter.base)
+            self._adapters.pop(snapshot.adapter, None)
+            shutil.rmtree(snapshot.adapter.directory)
+
+    # ---- rollouts ------------------------------------------------------------------------------------------------
+
+    def draw(self, requests: Sequence[RowRequest], snapshot: Snapshot) -> list[Drawn]:
+        return self._drawing(lambda: _generate(self._running, requests, self._lora(snapshot)))
+
+    def draw_and_follow(
+        self, requests: Sequence[RowRequest], snapshot: Snapshot, *, follow: Follow, of: Snapshot
+    ) -> tuple[list[Drawn], list[list[Drawn]]]:
+        mine, theirs = self._lora(snapshot), self._lora(of)
+        return self._drawing(lambda: _generate_and_follow(self._running, requests, mine, follow=follow, of=theirs))
+
+    def _drawing(self, work: Callable[[], T]) -> T:
         try:
-            drawn = _guarded(lambda: _generate(self._running, requests), threads=self._threads)
+            return _guarded(work, threads=self._threads)
         except RuntimeError as error:  # CUDA's, the allocators' and vLLM's own
             self.restart()
             raise EngineDied(f"vLLM in this process failed while drawing: {error}") from error
-        if self._sleep_level:
-            self._running.sleep(level=self._sleep_level)
-            self._asleep = ("weights", "kv_cache")
-            if self._sleep_level == 2:  # weights are not kept
-                self._loaded = None
-        return drawn
+
+    def _lora(self, snapshot: Snapshot) -> LoRARequest | None:
+        if snapshot.adapter is None:
+            return None
+        from vllm.lora.request import LoRARequest
+
+        number = self._adapters[snapshot.adapter]
+        return LoRARequest(f"adapter_{number}", number, str(snapshot.adapter.directory))
+
+    def rest(self) -> None:
+        """Both parts sleep; at level 2 the weights are not kept."""
+        if not self._sleep_level or self._asleep or self._llm is None:
+            return
+        self._llm.sleep(level=self._sleep_level)
+        self._asleep = ASLEEP
+        if self._sleep_level == FORGETFUL:
+            self._loaded = None
 
     def restart(self) -> None:
         """vLLM is built again by the next `load`."""
         self._llm = self._architecture = self._loaded = None
         self._asleep = ()
+        self._adapters.clear()
         gc.collect()
-
-    def forget(self, snapshot: Snapshot) -> None:
-        """Snapshots are plain memory."""
 
     def shut_down(self) -> None:
         """Also the process group goes, so that the process is free for another run."""
         if self._llm is not None:
             self.restart()
             _leave_groups()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     @property
     def _running(self) -> LLM:
@@ -175,15 +240,40 @@ def _leave_groups() -> None:
 
 def _reload(llm: LLM, weights: dict[str, Tensor]) -> None:
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
-    llm.reset_prefix_cache()  # it holds what the old weights made of the prompts
+    if not llm.reset_prefix_cache():  # it holds what the old weights made of the prompts
+        raise RuntimeError("vLLM in this process could not empty its prefix cache: something is still being drawn")
 
 
-def _generate(llm: LLM, requests: Sequence[RowRequest]) -> list[Drawn]:
+def _generate(llm: LLM, requests: Sequence[RowRequest], adapter: LoRARequest | None) -> list[Drawn]:
     from vllm import SamplingParams
 
     prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
     params = [SamplingParams(**request.params) for request in requests]
-    return [_drawn(output.outputs[0]) for output in llm.generate(prompts, params, use_tqdm=False)]
+    outputs = llm.generate(prompts, params, use_tqdm=False, lora_request=adapter)
+    return [_drawn(output.outputs[0]) for output in outputs]
+
+
+def _generate_and_follow(
+    llm: LLM, requests: Sequence[RowRequest], adapter: LoRARequest | None, *, follow: Follow, of: LoRARequest | None
+) -> tuple[list[Drawn], list[list[Drawn]]]:
+    """vLLM's own loop, with a look after each step at what the next of `requests` in order calls for."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    engine, done = llm.llm_engine, {}
+
+    def add(name: str, request: RowRequest, lora: LoRARequest | None) -> str:
+        params = SamplingParams(**request.params, output_kind=RequestOutputKind.FINAL_ONLY)
+        engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, params, lora_request=lora)
+        return name
+
+    names = [add(f"row_{index}", request, adapter) for index, request in enumerate(requests)]
+    answers: list[list[str]] = []
+    while engine.has_unfinished_requests():
+        done |= {output.request_id: _drawn(output.outputs[0]) for output in engine.step() if output.finished}
+        while len(answers) < len(names) and (name := names[len(answers)]) in done:
+            answers.append([add(f"{name}_{n}", request, of) for n, request in enumerate(follow(done[name]))])
+    return [done[name] for name in names], [[done[name] for name in group] for group in answers]
 
 
 def _guarded(work: Callable[[], T], *, threads: int) -> T:
@@ -192,7 +282,8 @@ def _guarded(work: Callable[[], T], *, threads: int) -> T:
 
 
 def _drawn(output: CompletionOutput) -> Drawn:
-    logprobs = [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)]
+    steps = zip(output.logprobs or (), output.token_ids, strict=output.logprobs is not None)
+    logprobs = [step[token].logprob for step, token in steps]
     return Drawn(token_ids=tuple(output.token_ids), logprobs=tuple(logprobs))
 
 
@@ -212,7 +303,7 @@ def build(shape: Architecture, options: Json) -> LLM:
         ) from missing
     with tempfile.TemporaryDirectory(prefix="rzero-vllm-") as folder:
         shape.write(Path(folder))
-        options = options | {"dtype": shape.dtype}
+        options = options | {"dtype": shape.dtype} | adapter_options(shape.adapter_rank)
         options |= prompts_in_one_piece(shape, options["max_num_batched_tokens"], options["max_model_len"])
         return LLM(
             model=folder,

@@ -27,18 +27,25 @@ class RowRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """Sampled token ids (a stop token included) and their log-probs (nats)."""
+    """Sampled token ids (a stop token included) and their log-probs (nats); none where they were not asked for."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
 
 
 def row_requests(
-    rows: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling, *, eos_ids: Sequence[int]
+    rows: Sequence[Row],
+    prompt_ids: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    eos_ids: Sequence[int],
+    first: int = 0,
+    logprobs: bool = True,
 ) -> list[RowRequest]:
+    """Returns one request per row. first: the index in its call of the first of these prompts."""
     keys = row_keys(
         sampling.seed,
-        prompt_index=np.array([row.prompt for row in rows], dtype=np.int64),
+        prompt_index=np.array([first + row.prompt for row in rows], dtype=np.int64),
         sample_index=np.array([row.sample for row in rows], dtype=np.int64),
     )
     common = {
@@ -47,7 +54,7 @@ def row_requests(
         "top_k": sampling.top_k,
         "stop_token_ids": list(eos_ids),
         "ignore_eos": True,  # the policy says what ends a response, not the configuration of the model
-        "logprobs": 0,  # those of the sampled tokens
+        "logprobs": 0 if logprobs else None,  # those of the sampled tokens
         "detokenize": False,
     }
     return [

@@ -21,6 +21,7 @@ _LAUNCH = (
 )
 _ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "1",  # the routes that exchange weights
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",  # and adapters
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",

@@ -11,19 +11,27 @@ and, on CPUs, `--no-enable-chunked-prefill --max-num-batched-tokens N` with N at
 
 from __future__ import annotations
 
+import functools
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
+from torch import Tensor
 
-from rzero.engines.vllm.in_process import GIB, prompts_in_one_piece
+from rzero.adapters import unwrap_adapters
+from rzero.engines.vllm.adapters import Adapter, Bases, base_weights, fingerprint, write_adapter
+from rzero.engines.vllm.adapters import options as adapter_options
+from rzero.engines.vllm.hosts import Follow
+from rzero.engines.vllm.in_process import ASLEEP, FORGETFUL, GIB, check_sleep_level, prompts_in_one_piece
 from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess
 from rzero.engines.vllm.snapshot import Architecture, architecture, serving_weights, write_weights
@@ -53,6 +61,7 @@ class VllmServers:
     gpu_memory_utilization: float
     max_batched_tokens: int
     enforce_eager: bool
+    sleep_level: int
     timeouts: Timeouts
 
     def __post_init__(self) -> None:
@@ -60,6 +69,7 @@ class VllmServers:
             object.__setattr__(self, name, tuple(str(value) for value in getattr(self, name)))
         if self.replicas < 1 or self.threads < 1 or self.max_batched_tokens < 1:
             raise ValueError("engine.host.replicas, threads and max_batched_tokens must be at least 1")
+        check_sleep_level(self.sleep_level)
         if self.devices and len(self.devices) != self.replicas:
             raise ValueError(
                 f"engine.host.devices names {len(self.devices)} devices for {self.replicas} replicas; give one each"
@@ -68,6 +78,11 @@ class VllmServers:
     def start(self, *, max_rows: int, max_tokens: int | None) -> ServedVllm:
         """Nothing runs yet: servers are started with the first weights."""
         return ServedVllm(self, max_rows=max_rows, max_tokens=max_tokens)
+
+    @property
+    def sleeps(self) -> bool:
+        """Whether servers are put to sleep: on CPUs vLLM knows no sleep."""
+        return self.sleep_level > 0 and (bool(self.urls) or torch.cuda.is_available())
 
     def serve_arguments(self, shape: Architecture, *, max_rows: int, max_tokens: int | None) -> list[str]:
         options: dict[str, object] = {
@@ -83,6 +98,8 @@ class VllmServers:
             "enforce_eager": self.enforce_eager,
             "disable_log_stats": True,
             "seed": 0,
+            "enable_sleep_mode": self.sleeps or None,
+            **adapter_options(shape.adapter_rank),
         }
         options |= prompts_in_one_piece(shape, self.max_batched_tokens, max_tokens)
         return [*itertools.chain.from_iterable(map(_flag, options.items())), *self.arguments]
@@ -97,10 +114,17 @@ def _flag(option: tuple[str, object]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Files:
-    """Weights in a folder, in the form of a Hugging Face model."""
+    """Weights in a folder, in the form of a Hugging Face model, and in another the adapter that lies over them."""
 
     architecture: Architecture
     directory: Path
+    adapter: Adapter | None = None
+
+
+class Deal(Protocol):
+    """Queues rows on `parts` replicas, those that have been given the fewest."""
+
+    def __call__(self, requests: Sequence[RowRequest], snapshot: Files, *, parts: int) -> list[Future[Drawn]]: ...
 
 
 class ServedVllm:
@@ -112,17 +136,28 @@ class ServedVllm:
         self._folder = tempfile.TemporaryDirectory(prefix="rzero-weights-", dir=settings.exchange)
         self._numbers = itertools.count()
         self._replicas: list[Replica] = []
+        self._bases: Bases[Files] = Bases()
         self._served: Files | None = None  # what servers are started from
-        self._loaded: Files | None = None  # what all of them have
+        self._loaded: Path | None = None  # the weights that all of them have
+        self._adapters: dict[Adapter, str] = {}  # and the names under which they have adapters
+        self._unneeded: list[str] = []
+        self._asleep: tuple[str, ...] = ()
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Files:
         shape = architecture(policy, dtype=dtype)
-        files = Files(architecture=shape, directory=self._path / f"weights_{next(self._numbers)}")
+        if shape.adapter_rank is None:
+            return self._written(shape, lambda: serving_weights(policy.model))
+        key = (fingerprint(unwrap_adapters(policy.model)), shape)
+        below = self._bases.take(key, lambda: self._written(shape, lambda: base_weights(policy)))
+        return replace(below, adapter=write_adapter(policy, self._new_folder("adapter"), base=key))
+
+    def _written(self, shape: Architecture, weights: Callable[[], dict[str, Tensor]]) -> Files:
+        files = Files(architecture=shape, directory=self._new_folder("weights"))
         files.directory.mkdir()
-        files.architecture.write(files.directory)
-        write_weights(files.directory, serving_weights(policy.model))
+        shape.write(files.directory)
+        write_weights(files.directory, weights())
         return files
 
     def load(self, snapshot: Files) -> int:
@@ -130,34 +165,87 @@ class ServedVllm:
         if before is None or (before.architecture != snapshot.architecture and not self._settings.urls):
             self._end()
             self._replicas = [self._open(number) for number in range(self._count)]
-        if self._loaded is not snapshot:
-            self._loaded = None
+        if self._loaded != snapshot.directory or self._asleep:
             for replica in self._replicas:
                 replica.await_ready()
+        self._wake("weights")
+        if self._loaded != snapshot.directory:
+            self._loaded = None
             self._on_all(lambda replica: replica.load(snapshot.directory))
+            self._unneeded += self._adapters.values()  # they lay over weights that are gone
+            self._adapters.clear()
             self._longest = min(replica.longest() for replica in self._replicas)
-            self._loaded = snapshot
+            self._loaded = snapshot.directory
+        self._wake("kv_cache")
+        if snapshot.adapter is not None and snapshot.adapter not in self._adapters:
+            self._load_adapter(snapshot.adapter)
         return self._longest
 
+    def _load_adapter(self, adapter: Adapter) -> None:
+        """Under a name that no other adapter had: prompts in the prefix cache are kept by it."""
+        while self._unneeded:
+            self._on_all(functools.partial(Replica.unload_adapter, name=self._unneeded[-1]))
+            self._unneeded.pop()
+        name = f"adapter_{next(self._numbers)}"
+        self._on_all(functools.partial(Replica.load_adapter, adapter=adapter, name=name))
+        self._adapters[adapter] = name
+
+    def beside(self, one: Files, other: Files) -> bool:
+        return one.directory == other.directory
+
     def forget(self, snapshot: Files) -> None:
-        shutil.rmtree(snapshot.directory)
+        if snapshot.adapter is not None:
+            shutil.rmtree(snapshot.adapter.directory)
+            if name := self._adapters.pop(snapshot.adapter, None):
+                self._unneeded.append(name)
+        if snapshot.adapter is None or self._bases.forget(snapshot.adapter.base):
+            shutil.rmtree(snapshot.directory)
 
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
-    def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
+    def draw(self, requests: Sequence[RowRequest], snapshot: Files) -> list[Drawn]:
         """Neighbouring rows go to the same replica, because they share a prompt; each has a queue of its own.
 
         Each row under way has a connection: `max_rows` of them, or fewer where the limit on open files is low.
         When a replica dies, rows that wait are dropped and those under way are waited for: a server that still draws
         cannot be given weights.
         """
+        with self._dealing() as deal:
+            return [answer.result() for answer in deal(requests, snapshot, parts=self._count)]
+
+    def draw_and_follow(
+        self, requests: Sequence[RowRequest], snapshot: Files, *, follow: Follow, of: Files
+    ) -> tuple[list[Drawn], list[list[Drawn]]]:
+        """Rows are dealt one by one, so that they end in about their order, in which `follow` has to be called.
+
+        What follows from a row shares a prompt and goes to one replica, behind the rows that wait there.
+        """
+        with self._dealing() as deal:
+            drawn, answers = [], []
+            for answer in deal(requests, snapshot, parts=len(requests)):
+                drawn.append(answer.result())
+                answers.append(deal(follow(drawn[-1]), of, parts=1))
+            return drawn, [[answer.result() for answer in group] for group in answers]
+
+    @contextmanager
+    def _dealing(self) -> Iterator[Deal]:
+        """Queues for the rows of one call, which are empty and at rest afterwards."""
         queues = [ThreadPoolExecutor(max_workers=self._connections) for _ in self._replicas]
+        dealt = [0] * self._count
+
+        def deal(requests: Sequence[RowRequest], snapshot: Files, *, parts: int) -> list[Future[Drawn]]:
+            name = self._adapters[snapshot.adapter] if snapshot.adapter else None
+            answers = []
+            for part in range(parts):
+                share = requests[-(-len(requests) * part // parts) : -(-len(requests) * (part + 1) // parts)]
+                number = dealt.index(min(dealt))
+                dealt[number] += len(share)
+                draw = functools.partial(self._replicas[number].draw, model=name)
+                answers += [queues[number].submit(draw, request) for request in share]
+            return answers
+
         try:
-            waiting = []
-            for index, request in enumerate(requests):
-                number = index * self._count // len(requests)
-                waiting.append(queues[number].submit(self._replicas[number].draw, request))
-            return [answer.result() for answer in waiting]
+            yield deal
         finally:
             for queue in queues:
                 queue.shutdown(wait=False, cancel_futures=True)
@@ -169,6 +257,21 @@ class ServedVllm:
     @property
     def _count(self) -> int:
         return len(self._settings.urls) or self._settings.replicas
+
+    def rest(self) -> None:
+        """Both parts of all servers sleep; at level 2 the weights are not kept."""
+        if not self._settings.sleeps or self._asleep or not self._replicas:
+            return
+        self._asleep = ASLEEP
+        if self._settings.sleep_level == FORGETFUL:
+            self._loaded = None
+        with suppress(EngineDied):  # who is gone holds no memory, and is replaced when something is drawn
+            self._on_all(lambda replica: replica.sleep(self._settings.sleep_level))
+
+    def _wake(self, part: str) -> None:
+        if part in self._asleep:
+            self._on_all(lambda replica: replica.wake(part))
+            self._asleep = tuple(other for other in self._asleep if other != part)
 
     def restart(self) -> None:
         """Replaces those of our servers that are not well; `load` waits for them, and for those that are yours."""
@@ -207,7 +310,12 @@ class ServedVllm:
     def _end(self) -> None:
         for replica in self._replicas:
             replica.end()
-        self._replicas, self._loaded = [], None
+        self._replicas, self._loaded, self._asleep = [], None, ()
+        self._adapters.clear()
+        self._unneeded.clear()
+
+    def _new_folder(self, name: str) -> Path:
+        return self._path / f"{name}_{next(self._numbers)}"
 
     @property
     def _path(self) -> Path:

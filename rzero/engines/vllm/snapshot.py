@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rzero.policy import Policy, architecture_of, merged_weights, unwrap_adapters
+from rzero.adapters import adapter_rank, unwrap_adapters
+from rzero.policy import Policy, architecture_of, merged_weights
 
 _NOT_ARCHITECTURE = ("_name_or_path", "use_cache", "transformers_version")
 
@@ -27,6 +28,8 @@ class Architecture:
     """Such as float32: what weights are rounded to when they are loaded."""
     context: int | None
     """Longest sequence (tokens) that the model was built for."""
+    adapter_rank: int | None = None
+    """Rank of the LoRA adapters that are served over it; None: without."""
 
     def write(self, directory: Path) -> None:
         (directory / "config.json").write_text(self.config, encoding="utf-8")
@@ -38,7 +41,12 @@ def architecture(policy: Policy, *, dtype: torch.dtype | None = None) -> Archite
     config = {name: value for name, value in base.config.to_dict().items() if name not in _NOT_ARCHITECTURE}
     name = str(dtype or base.dtype).removeprefix("torch.")
     config |= {"architectures": [architecture_of(base).__name__], "dtype": name}
-    return Architecture(config=json.dumps(config, sort_keys=True, indent=1), dtype=name, context=policy.context())
+    return Architecture(
+        config=json.dumps(config, sort_keys=True, indent=1),
+        dtype=name,
+        context=policy.context(),
+        adapter_rank=adapter_rank(policy.model),
+    )
 
 
 def serving_weights(model: PreTrainedModel) -> dict[str, Tensor]:

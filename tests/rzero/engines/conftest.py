@@ -16,7 +16,7 @@ def served_engine() -> Iterator[VllmEngine]:
     """vLLM behind a server that we start: about a minute."""
     host = VllmServers(
         urls=(), replicas=1, devices=(), arguments=(), exchange=None, threads=1, kv_cache_gib=0.25,
-        gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
+        gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True, sleep_level=0,
         timeouts=Timeouts(start_s=300.0, answer_s=60.0, attempts=3, first_pause_s=0.1),
     )  # fmt: skip
     engine = VllmEngine(host=host, max_rows=64, max_model_len=None, retries=1, tolerance=1e-4)

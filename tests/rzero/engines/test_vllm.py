@@ -28,7 +28,7 @@ HOST = {
 SERVERS = VllmServers(
     urls=["http://127.0.0.1:1"], replicas=1, devices=(), arguments=(), exchange=None, threads=1, kv_cache_gib=None,
     gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
-    timeouts=Timeouts(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
+    sleep_level=0, timeouts=Timeouts(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
 )  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 GREEDY = Sampling(temperature=0, max_tokens=12)
@@ -57,6 +57,7 @@ class Recorder:
 
     def __init__(self, fail_first: int = 0) -> None:
         self.calls: list[str] = []
+        self.emptied = True
         self.model_config = type("Config", (), {"max_model_len": 256})
 
     def collective_rpc(self, method, *, kwargs):
@@ -65,6 +66,7 @@ class Recorder:
 
     def reset_prefix_cache(self):
         self.calls.append("reset_prefix_cache")
+        return self.emptied
 
     def wake_up(self, tags):
         self.calls.append(f"wake {tags}")
@@ -73,9 +75,9 @@ class Recorder:
         self.calls.append(f"sleep {level}")
 
 
-def draw(host: ResidentVllm, llm: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "_generate", lambda llm, requests: llm.calls.append("generate") or [])
-    host.draw([])
+def draw(host: ResidentVllm, snapshot: Snapshot, llm: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident, "_generate", lambda llm, requests, adapter: llm.calls.append("generate") or [])
+    host.draw([], snapshot)
 
 
 @pytest.mark.parametrize("level", [1, 2])
@@ -84,16 +86,27 @@ def test_a_sleeping_vllm_wakes_weights_first_and_the_cache_last(policy, monkeypa
     host = ResidentVllm(make=lambda shape: llm, threads=1, sleep_level=level)
     first, second = host.take(policy), host.take(policy)
     host.load(first)
-    draw(host, llm, monkeypatch)
+    draw(host, first, llm, monkeypatch)
+    host.rest()
+    host.rest()  # asleep already
     assert llm.calls == ["reload_weights", "reset_prefix_cache", "generate", f"sleep {level}"]
     llm.calls.clear()
     host.load(second)
     reload = ["reload_weights", "reset_prefix_cache"]
     assert llm.calls == ["wake ['weights']", *reload, "wake ['kv_cache']"]
-    draw(host, llm, monkeypatch)
+    draw(host, second, llm, monkeypatch)
+    host.rest()
     llm.calls.clear()
     host.load(second)  # level 1 kept the weights, level 2 did not
     assert llm.calls == ["wake ['weights']", *(reload if level == 2 else []), "wake ['kv_cache']"]
+
+
+def test_keys_of_old_weights_that_stay_in_the_cache_are_an_error(policy):
+    llm = Recorder()
+    llm.emptied = False
+    host = ResidentVllm(make=lambda shape: llm, threads=1, sleep_level=0)
+    with pytest.raises(RuntimeError, match="could not empty its prefix cache"):
+        host.load(host.take(policy))
 
 
 def test_engines_share_a_host_and_load_their_own_weights_when_they_draw(policy, make_policy):
@@ -224,10 +237,10 @@ def test_a_vllm_that_dies_in_a_call_is_built_again_and_gives_the_same(policy, mo
     expected = tokens(engine.generate(PROMPTS, sampling))
     generate, failures = resident._generate, [RuntimeError("CUDA error: an illegal memory access was encountered")]
 
-    def fails_once(llm, requests):
+    def fails_once(llm, requests, adapter):
         if failures:
             raise failures.pop()
-        return generate(llm, requests)
+        return generate(llm, requests, adapter)
 
     monkeypatch.setattr(resident, "_generate", fails_once)
     assert tokens(engine.generate(PROMPTS, sampling)) == expected

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -10,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -26,66 +24,20 @@ from rzero.engines.vllm.server_process import ServerProcess, free_port
 from rzero.engines.vllm.servers import VllmServers
 from rzero.engines.vllm.snapshot import architecture
 from rzero.types import Prompt, Sampling
+from tests.rzero.engines.scripted_server import Scripted, serving
 
 PATIENCE = Timeouts(start_s=5.0, answer_s=0.5, attempts=3, first_pause_s=0.01)
-REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2})
+REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2, "logprobs": 0})
 SETTINGS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
-    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "timeouts": PATIENCE,
+    "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "sleep_level": 0,
+    "timeouts": PATIENCE,
 }  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 
 
 def tokens(groups):
     return [[completion.token_ids for completion in group.completions] for group in groups]
-
-
-class Scripted:
-    """A server that echoes prompts as completions. `before(path)` may delay, or return a status or "hang up"."""
-
-    def __init__(self) -> None:
-        self.before: Callable[[str], int | str | None] = lambda path: None
-        self.asked: list[tuple[str, Any]] = []
-
-
-@contextmanager
-def serving() -> Iterator[tuple[str, Scripted]]:
-    script = Scripted()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-        def do_GET(self) -> None:
-            self.answer(None)
-
-        def do_POST(self) -> None:
-            self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-        def answer(self, body: Any) -> None:
-            script.asked.append((self.path, body))
-            verdict = script.before(self.path)
-            if verdict == "hang up":
-                self.connection.close()
-                return
-            logprobs = {"content": [{"logprob": -0.5}] * 2}
-            choice = {"token_ids": body["token_ids"][:2], "logprobs": logprobs} if body and "token_ids" in body else {}
-            reply = {"data": [{"max_model_len": 256}], "success": True, "choices": [choice], "results": [None]}
-            content = json.dumps(reply).encode()
-            self.send_response(verdict if isinstance(verdict, int) else 200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.handle_error = lambda *_: None  # a client that has given up is what some tests are about
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", script
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @contextmanager
@@ -106,7 +58,7 @@ def test_a_server_that_is_not_ready_yet_is_waited_for():
     with talking() as (replica, script):
         script.before = first(2, 503)
         replica.await_ready()
-        assert len(script.asked) == 3
+        assert [path for path, _ in script.asked] == [*["/health"] * 3, "/version"]
 
 
 def test_waiting_ends_with_the_name_of_the_replica():
@@ -147,6 +99,28 @@ def test_statuses_tell_death_from_a_wrong_request():
         assert not isinstance(refused.value, EngineDied)
 
 
+def test_the_key_comes_from_the_environment(monkeypatch):
+    with talking() as (replica, script):
+        replica.draw(REQUEST)
+        assert script.keys == {None}
+        script.before = lambda path: 401
+        with pytest.raises(RuntimeError, match="wants another key than that in the environment variable VLLM_API_KEY"):
+            replica.draw(REQUEST)
+    monkeypatch.setenv("VLLM_API_KEY", "not for other eyes")
+    with talking() as (replica, script):
+        replica.await_ready()
+        replica.draw(REQUEST)
+        assert script.keys == {"Bearer not for other eyes"}
+
+
+@pytest.mark.parametrize("answer", [{}, {"choices": []}, {"choices": [{"token_ids": ["a"]}]}])
+def test_an_answer_in_another_form_is_named(monkeypatch, answer):
+    with talking() as (replica, script):
+        monkeypatch.setattr(script, "answer", lambda body: answer)
+        with pytest.raises(RuntimeError, match=r"replica 3 .* gave an answer that is none of vLLM 0\.32's"):
+            replica.draw(REQUEST)
+
+
 def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy):
     with serving() as (one, first_script), serving() as (two, second_script):
         host = VllmServers(**{**SETTINGS, "urls": [one, two]}).start(max_rows=4, max_tokens=None)
@@ -155,9 +129,9 @@ def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy)
         assert host.load(files) == 256
         assert host.load(files) == 256  # known there already
         rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(7)]
-        assert [drawn.token_ids[0] for drawn in host.draw(rows)] == list(range(7))
+        assert [drawn.token_ids[0] for drawn in host.draw(rows, files)] == list(range(7))
         for script, share in ((first_script, {0, 1, 2, 3}), (second_script, {4, 5, 6})):
-            loads = [body for path, body in script.asked if path == "/collective_rpc"]
+            loads = script.bodies("/collective_rpc")
             assert loads == [{"method": "reload_weights", "kwargs": {"weights_path": str(files.directory)}}]
             assert [path for path, _ in script.asked].count("/reset_prefix_cache") == 1
             drawn = {body["token_ids"][0] for path, body in script.asked if path.endswith("generate")}
@@ -174,7 +148,8 @@ def test_all_replicas_draw_at_once_however_many_rows_wait_for_the_first(make_pol
         host = VllmServers(**{**SETTINGS, "urls": [one, two], "timeouts": replace(PATIENCE, answer_s=20)}).start(
             max_rows=1, max_tokens=None
         )
-        host.load(host.take(make_policy("qwen3_tied")))
+        files = host.take(make_policy("qwen3_tied"))
+        host.load(files)
         for number, script in enumerate((first_script, second_script)):
 
             def wait(path: str, number: int = number) -> None:
@@ -183,7 +158,7 @@ def test_all_replicas_draw_at_once_however_many_rows_wait_for_the_first(make_pol
 
             script.before = wait
         rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(8)]
-        assert [drawn.token_ids[0] for drawn in host.draw(rows)] == list(range(8))
+        assert [drawn.token_ids[0] for drawn in host.draw(rows, files)] == list(range(8))
         assert met == [True] * 8
         host.shut_down()
 
@@ -192,7 +167,8 @@ def test_nothing_is_under_way_when_a_death_is_reported(make_policy):
     started, ended = [], []
     with serving() as (one, first_script), serving() as (two, second_script):
         host = VllmServers(**{**SETTINGS, "urls": [one, two]}).start(max_rows=2, max_tokens=None)
-        host.load(host.take(make_policy("qwen3_tied")))
+        files = host.take(make_policy("qwen3_tied"))
+        host.load(files)
 
         def slow(path: str) -> None:
             started.append(path)
@@ -202,7 +178,7 @@ def test_nothing_is_under_way_when_a_death_is_reported(make_policy):
         second_script.before = slow
         first_script.before = lambda path: 500 if started else time.sleep(0.1)
         with pytest.raises(EngineDied):
-            host.draw([RowRequest(prompt_ids=(index, 7), params={}) for index in range(20)])
+            host.draw([RowRequest(prompt_ids=(index, 7), params={}) for index in range(20)], files)
         assert len(started) == len(ended) < 10
         host.shut_down()
 
@@ -292,8 +268,39 @@ def test_arguments_of_our_servers(make_policy):
     assert hash(settings) == hash(VllmServers(**{**SETTINGS, "arguments": ("--tensor-parallel-size", "2")}))
 
 
+@pytest.mark.parametrize("level", [1, 2])
+def test_sleeping_servers_wake_weights_first_and_the_cache_last(make_policy, level):
+    with serving() as (one, first_script), serving() as (two, second_script):
+        settings = VllmServers(**{**SETTINGS, "urls": [one, two], "sleep_level": level})
+        host = settings.start(max_rows=4, max_tokens=None)
+        files = host.take(make_policy("qwen3_tied"))
+        host.rest()  # nothing runs yet
+        host.load(files)
+        host.rest()
+        host.rest()  # asleep already
+        for script in (first_script, second_script):
+            posted = [path for path, body in script.asked if body is not None]
+            assert posted == ["/collective_rpc", "/reset_prefix_cache", f"/sleep?level={level}"]
+            script.asked.clear()
+        host.load(files)
+        host.load(files)  # awake
+        reload = ["/collective_rpc", "/reset_prefix_cache"] if level == 2 else []
+        for script in (first_script, second_script):
+            posted = [path for path, body in script.asked if body is not None]
+            assert posted == ["/wake_up?tags=weights", *reload, "/wake_up?tags=kv_cache"]
+        host.shut_down()
+
+
+def test_our_servers_are_told_that_they_may_sleep_where_there_are_gpus(make_policy, monkeypatch):
+    shape, settings = architecture(make_policy("qwen3")), VllmServers(**{**SETTINGS, "sleep_level": 1})
+    assert "--enable-sleep-mode" not in settings.serve_arguments(shape, max_rows=9, max_tokens=None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert "--enable-sleep-mode" in settings.serve_arguments(shape, max_rows=9, max_tokens=None)
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"replicas": 0}, {"threads": 0}, {"max_batched_tokens": 0}, {"devices": ["0"], "replicas": 2}]
+    "wrong",
+    [{"sleep_level": 3}, {"replicas": 0}, {"threads": 0}, {"max_batched_tokens": 0}, {"devices": ["0"], "replicas": 2}],
 )
 def test_wrong_fleets_are_refused(wrong):
     with pytest.raises(ValueError, match=r"engine\.host\."):
@@ -315,7 +322,7 @@ def test_a_server_killed_in_the_middle_of_a_call_is_replaced_and_the_result_is_t
     family = [process.pid for process in psutil.Process(before.pid).children(recursive=True)]
     drawn, draw = [], fleet.Replica.draw
 
-    def draw_and_kill(self, request):
+    def draw_and_kill(self, request, model):
         result = draw(self, request)
         drawn.append(result)
         if len(drawn) == 1:

@@ -107,3 +107,30 @@ def test_rollouts_stay_out_of_the_autocast_of_the_update(base: Path, tmp_path: P
     fit(module, make_trainer=trainer, after_step=lambda metrics: steps.append(dict(metrics)), directory=tmp_path)
     assert seen == [False, False]
     assert all(step["solver/grad_norm"] > 0 for step in steps)
+
+
+def test_memory_is_there_for_an_engine_that_wakes_and_for_the_policy_that_learns(
+    base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the trainer's allocator keeps is given back before a rollout, what the engine has before the update."""
+    calls: list[str] = []
+
+    class Resting(EmbeddedEngine):
+        def sync(self, policy: Policy) -> None:
+            calls.append("sync")
+            super().sync(policy)
+
+        def rest(self) -> None:
+            calls.append("rest")
+
+    engine = Resting(
+        max_rows=64, threads=1, compact_below=0.85, prefill_tokens=4096, first_capacity=16, verify_sync=True,
+        decoder="auto",
+    )  # fmt: skip
+    policy = loaded(base, tuning="full")
+    with pretend_cuda():
+        on_cuda(policy.model)
+        monkeypatch.setattr("torch.cuda.empty_cache", lambda: calls.append("empty the cache"))
+        monkeypatch.setattr(GRPOModule, "learn", lambda *_: calls.append("learn") or {"timing_s/update": 1.0})
+        metrics_of_a_step(policy, role="solver", monkeypatch=monkeypatch, engine=engine)
+    assert calls == ["empty the cache", "sync", "rest", "learn"]
