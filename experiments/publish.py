@@ -32,7 +32,7 @@ from experiments.export import DTYPES, export
 from experiments.parts import made
 from experiments.publishing import hub
 from experiments.publishing.cards import RECIPE, Publication, data_card, model_card
-from experiments.publishing.lineage import made_of, read_base
+from experiments.publishing.lineage import UNKNOWN, Base, made_of, read_base
 from experiments.publishing.privacy import forget_origin, public_recipe, require_nothing_of_here
 from experiments.publishing.question_set import question_set
 from experiments.recipe import modern
@@ -65,8 +65,8 @@ def readable(path: Path, iteration: int | None) -> tuple[Run, int]:
     return run, until
 
 
-def write(run: Run, *, until: int, names: dict[str, str], output: Path, dtype: str | None, data_dir: Path | None,
-          progress: Progress) -> None:  # fmt: skip
+def write(run: Run, *, base: Base, until: int, names: dict[str, str], output: Path, dtype: str | None,
+          data_dir: Path | None, progress: Progress) -> None:  # fmt: skip
     """Writes a folder for each role that was trained and for the questions into `output`, all of them or none.
 
     Raises ValueError when neither role was trained, or a path of this place would be told.
@@ -82,7 +82,7 @@ def write(run: Run, *, until: int, names: dict[str, str], output: Path, dtype: s
     task = progress.add_task("questions", total=sum(sizes.values()))
     of = Publication(
         run=run,
-        base=read_base(config),
+        base=base,
         until=until,
         made_of=made_of(weights, until=until),
         names={kind: name for kind, name in names.items() if kind == "questions" or kind in trained},
@@ -152,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         quiet_libraries()
         run, until = readable(options.run, options.iteration)
         register_resolvers(options.run)
+        base = read_base(modern(run.config))
         names = hub.repositories(options.push) if options.push else {}
         output = options.output or options.run / "published"
         require_place(output)
@@ -166,9 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             write(
-                run, until=until, names=names, output=output, dtype=options.dtype, data_dir=options.data_dir,
+                run, base=base, until=until, names=names, output=output, dtype=options.dtype, data_dir=options.data_dir,
                 progress=progress,
             )  # fmt: skip
+            if base.licence.id == UNKNOWN:
+                say("the licence of the base model is not known here; the cards say so")
             say(f"written: {output}")
             if offline:
                 raise offline

@@ -252,22 +252,6 @@ def test_what_belongs_to_this_place(made: Made, text: str, private: bool) -> Non
     assert belongs_here(text) == private
 
 
-def test_the_licence_of_a_base_on_the_hub_is_that_of_its_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import experiments.publishing.lineage as lineage
-
-    card = tmp_path / "README.md"
-    card.write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
-    monkeypatch.setattr(lineage, "_of_hub", lambda repository, name: card if name == "README.md" else None)
-    cfg = config("policy.path_or_id=owner/name")
-    base = read_base(cfg)
-    assert (base.hub_id, base.licence.id) == ("owner/name", "apache-2.0")
-    monkeypatch.setattr(lineage, "_of_hub", lambda repository, name: None)
-    assert read_base(cfg).licence.id == "unknown"
-    card.write_text("---\nlicense: [\n---\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"README\.md: its metadata cannot be read"):
-        lineage._licence(card, [])
-
-
 # ----------------------------------------------------------------------------------------------------------------- push
 
 
@@ -275,9 +259,33 @@ def test_the_licence_of_a_base_on_the_hub_is_that_of_its_card(monkeypatch: pytes
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubHub]:
     with stub_hub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
+
+
+def test_the_licence_of_a_base_on_the_hub_is_that_of_its_card(
+    hub: StubHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cfg = config("policy.path_or_id=owner/base")
+    assert read_base(cfg).licence.id == "unknown", "no such repository"
+    hub.files["models/owner/base"] = {
+        "README.md": b"---\nlicense: apache-2.0\n---\n", "LICENSE": b"Text.", "config.json": b"{}",
+    }  # fmt: skip
+    base = read_base(cfg)
+    assert (base.hub_id, base.licence.id) == ("owner/base", "apache-2.0")
+    assert [path.read_bytes() for path in base.licence.files] == [b"Text."]
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert read_base(cfg) == base, "from the cache"
+
+
+def test_a_card_of_the_base_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md: its metadata cannot be read"):
+        read_base(config(f"policy.path_or_id={tmp_path}"))
 
 
 def test_a_push_makes_three_repositories_with_what_is_on_disk(
