@@ -26,8 +26,10 @@ from experiments.publishing.privacy import WITHHELD, belongs_here, public_recipe
 from experiments.publishing.question_set import MEANINGS
 from experiments.reporting.data import read_run
 from rzero.adapters import adapter_weights
+from rzero.durable import fingerprints
 from rzero.escaping import markdown_cell
 from rzero.policy import load_policy, merged_weights
+from rzero.runs.ledger import Ledger
 from rzero.types import LabelledQuestion, Vote
 from tests.experiments.hostile import HOSTILE, hostile_questions
 from tests.experiments.runs import RunWriter, make_questions
@@ -359,6 +361,14 @@ def test_a_run_that_is_none_or_not_finished_or_damaged_is_one_line(
     assert main([str(run)]) == 2
     assert_one_line(capsys, "is damaged", "metrics.jsonl")
     shutil.copy(made.run / "metrics.jsonl", run)
+    ledger = Ledger.open(run / "state.json")
+    for number in (1, 2):
+        folder = run / f"iteration_{number}" / "solver"
+        committed = fingerprints([folder], root=run)
+        ledger.complete(f"{number}/solver", {}, files=committed, metrics=ledger.last.metrics)
+        (folder / "adapter_model.safetensors").write_bytes(b"damaged")
+    assert main([str(run)]) == 2
+    assert_one_line(capsys, "is damaged", "iteration_2/solver/adapter_model.safetensors")
     manifest = json.loads((run / "run.json").read_text()) | {"finished": False}
     (run / "run.json").write_text(json.dumps(manifest))
     assert main([str(run)]) == 2
