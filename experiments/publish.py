@@ -20,90 +20,50 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
 
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from experiments import rundir
 from experiments.command_line import DONE, command_parser, exit_code, say
 from experiments.export import DTYPES, export
-from experiments.parts import made
 from experiments.publishing import hub
 from experiments.publishing.cards import RECIPE, Publication, data_card, model_card
-from experiments.publishing.lineage import made_of, read_base
+from experiments.publishing.lineage import UNKNOWN, made_of, read_base
 from experiments.publishing.privacy import forget_origin, public_recipe, require_nothing_of_here
 from experiments.publishing.question_set import question_set
-from experiments.recipe import modern
-from experiments.reporting.data import Run, read_run
-from experiments.resolvers import register_resolvers
+from experiments.publishing.source import Source, read_source, require_whole, size
 from experiments.terminal import quiet_libraries
 from rzero.durable import new_directory
-from rzero.policy import load_policy
-from rzero.roles import Role
-from rzero.runs.ledger import Ledger
-from rzero.runs.weights import Weights
 
 
-def readable(path: Path, iteration: int | None) -> tuple[Run, int]:
-    """Returns a finished run and the iteration of it that is published.
-
-    Raises ValueError when it is not finished, has no such iteration, or a file of it is not what was written.
-    """
-    run = read_run(path)
-    if not rundir.finished(path):
-        raise ValueError(f"{path} is not finished; go on with it first: python -m experiments.run resume={path}")
-    last = run.trained[-1].number if run.trained else 0
-    until = last if iteration is None else iteration
-    if not 1 <= until <= last:
-        raise ValueError(f"{path} has iterations 1 to {last}, not {until}")
-    ledger = Ledger.open(run.directory.state)
-    ledger.forget_damaged(path)
-    if ledger.notes:
-        raise ValueError(f"{path} is damaged: {ledger.notes[0]} when it is resumed")
-    return run, until
-
-
-def write(run: Run, *, until: int, names: dict[str, str], output: Path, dtype: str | None, data_dir: Path | None,
+def write(source: Source, of: Publication, *, output: Path, dtype: str | None, data_dir: Path | None,
           progress: Progress) -> None:  # fmt: skip
     """Writes a folder for each role that was trained and for the questions into `output`, all of them or none.
 
-    Raises ValueError when neither role was trained, or a path of this place would be told.
+    Raises ValueError when a file of the run is damaged, the benchmarks cannot be read, or a path would be told.
     """
-    config = modern(run.config)
-    weights = Weights(
-        base=str(config.policy.path_or_id), make=load_policy, directory=run.directory, roles=made(config, "roles")
-    )
-    trained: dict[Role, Path] = {role: found for role in get_args(Role) if (found := weights.trained(role, until))}
-    if not trained:
-        raise ValueError(f"{run.path}: neither role was trained; both have the weights of the base model")
-    sizes = {role: max(1, _size(folder)) for role, folder in trained.items()}
-    task = progress.add_task("questions", total=sum(sizes.values()))
-    of = Publication(
-        run=run,
-        base=read_base(config),
-        until=until,
-        made_of=made_of(weights, until=until),
-        names={kind: name for kind, name in names.items() if kind == "questions" or kind in trained},
-    )
-    recipe = OmegaConf.to_yaml(OmegaConf.create(public_recipe(run.config)))
-    questions = question_set(run, until=until, data_dir=data_dir)
+    sizes = {role: size(folder) for role, folder in source.trained.items()}
+    task = progress.add_task("checking files", total=2 * sum(sizes.values()))
+    require_whole(source, checked=lambda n: progress.advance(task, n))
+    progress.update(task, description="questions")
+    recipe = OmegaConf.to_yaml(OmegaConf.create(public_recipe(source.run.config)))
+    questions = question_set(source.run, until=source.until, data_dir=data_dir)
     with new_directory(output) as folder:
         (folder / "questions").mkdir()
         questions.write(folder / "questions")
         data_card(questions, of).save(folder / "questions" / "README.md")
         (folder / "questions" / RECIPE).write_text(recipe, encoding="utf-8")
-        for role in trained:
+        for role in source.trained:
             progress.update(task, description=f"weights of the {role}")
-            own = dtype or (DTYPES[0] if config.policy.lora else config.policy.dtype)
-            export(run.path, role=role, iteration=until, dtype=own, output=folder / role)
+            own = dtype or (DTYPES[0] if source.config.policy.lora else source.config.policy.dtype)
+            export(source.run.path, role=role, iteration=source.until, dtype=own, output=folder / role)
             forget_origin(folder / role)
             model_card(role, of).save(folder / role / "README.md")
             (folder / role / RECIPE).write_text(recipe, encoding="utf-8")
             for file in of.base.licence.files:
                 shutil.copyfile(file, folder / role / file.name)
-            require_nothing_of_here(folder / role, run=run.path)
+            require_nothing_of_here(folder / role, run=source.run.path)
             progress.advance(task, sizes[role])
     progress.remove_task(task)
 
@@ -111,7 +71,7 @@ def write(run: Run, *, until: int, names: dict[str, str], output: Path, dtype: s
 def push(output: Path, names: dict[str, str], *, private: bool, update: bool, progress: Progress) -> list[str]:
     """Sends every folder in `output`; returns the addresses. Raises OSError naming the folder, which stays."""
     there = {kind: name for kind, name in names.items() if (output / kind).is_dir()}
-    task = progress.add_task("", total=sum(_size(output / kind) for kind in there))
+    task = progress.add_task("", total=sum(size(output / kind) for kind in there))
     addresses = []
     for kind, name in there.items():
         progress.update(task, description=f"to {name}")
@@ -122,10 +82,6 @@ def push(output: Path, names: dict[str, str], *, private: bool, update: bool, pr
         except OSError as error:
             raise OSError(f"{error}; what is to be sent lies in {output}, and --update goes on") from error
     return addresses
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def require_place(output: Path) -> None:
@@ -150,8 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         quiet_libraries()
-        run, until = readable(options.run, options.iteration)
-        register_resolvers(options.run)
+        source = read_source(options.run, iteration=options.iteration)
         names = hub.repositories(options.push) if options.push else {}
         output = options.output or options.run / "published"
         require_place(output)
@@ -163,12 +118,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     hub.require_new(names)
             except hub.Unreachable as error:
                 offline = error
+        of = Publication(
+            run=source.run,
+            base=read_base(source.config),
+            until=source.until,
+            made_of=made_of(source.weights, until=source.until),
+            names={kind: name for kind, name in names.items() if kind == "questions" or kind in source.trained},
+        )
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            write(
-                run, until=until, names=names, output=output, dtype=options.dtype, data_dir=options.data_dir,
-                progress=progress,
-            )  # fmt: skip
+            write(source, of, output=output, dtype=options.dtype, data_dir=options.data_dir, progress=progress)
+            if of.base.licence.id == UNKNOWN:
+                say("the licence of the base model is not known here; the cards say so")
             say(f"written: {output}")
             if offline:
                 raise offline

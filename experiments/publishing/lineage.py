@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from huggingface_hub import hf_hub_download, metadata_load
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+from huggingface_hub import HfApi, hf_hub_download, metadata_load, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from omegaconf import DictConfig
 
 from experiments.publishing.privacy import belongs_here
@@ -19,7 +19,10 @@ from rzero.runs.weights import Weights
 
 UNKNOWN = "unknown"
 """The hub's own word for a licence that nobody named."""
+PATIENCE_S = 10.0
+"""Seconds to wait for the hub's list of files."""
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+_CARD = "README.md"
 _LICENCE_FILES = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.txt")
 
 
@@ -52,22 +55,26 @@ def read_base(config: DictConfig) -> Base:
         source = base_of(os.path.expanduser(source))
     path = Path(os.path.expanduser(source))
     if not path.exists() and _HUB_ID.fullmatch(source):
-        found = [_of_hub(source, name) for name in ("README.md", *_LICENCE_FILES)]
-        return Base(name=source, hub_id=source, licence=_licence(found[0], found[1:]))
+        found = _of_hub(source)
+        files = [path for name, path in found.items() if name != _CARD]
+        return Base(name=source, hub_id=source, licence=_licence(found.get(_CARD), files))
     name = "a model of its own" if belongs_here(path.name) else path.name
-    return Base(name=name, hub_id=None, licence=_licence(path / "README.md", [path / file for file in _LICENCE_FILES]))
+    return Base(name=name, hub_id=None, licence=_licence(path / _CARD, [path / file for file in _LICENCE_FILES]))
 
 
-def _of_hub(repository: str, name: str) -> Path | None:
-    """A file of the base's repository, from the cache where there is no network; None where it is in neither."""
+def _of_hub(repository: str) -> dict[str, Path]:
+    """Card and licence files of the base's repository by name; those in the cache where the hub does not answer."""
+    wanted = (_CARD, *_LICENCE_FILES)
     try:
-        return Path(hf_hub_download(repository, name))
-    except (EntryNotFoundError, HfHubHTTPError):
-        return None
+        listed = {file.rfilename for file in HfApi().model_info(repository, timeout=PATIENCE_S).siblings or ()}
+        return {name: Path(hf_hub_download(repository, name)) for name in wanted if name in listed}
+    except (HTTPError, ConnectionError, EntryNotFoundError):
+        cached = {name: try_to_load_from_cache(repository, name) for name in wanted}
+        return {name: Path(path) for name, path in cached.items() if isinstance(path, str)}
 
 
-def _licence(card: Path | None, files: Sequence[Path | None]) -> Licence:
-    there = tuple(path for path in files if path is not None and path.is_file())
+def _licence(card: Path | None, files: Sequence[Path]) -> Licence:
+    there = tuple(path for path in files if path.is_file())
     if card is None or not card.is_file():
         return Licence(files=there)
     try:

@@ -144,7 +144,7 @@ class WandbTracker:
         there = RunDirectory(self._directory)
         for row in read_metrics(there.metrics) if there.metrics.is_file() else ():
             metrics = {name: math.nan if value is None else value for name, value in row.items()}
-            step, _ = metrics.pop("step"), metrics.pop("time/unix_s")
+            step, _ = int(metrics.pop("step")), metrics.pop("time/unix_s")
             self.log(metrics, step=step)
             iteration = round(metrics.get("iteration", 0))
             if "curriculum/candidates" in row and there.questions(iteration).is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-TOKEN = "hf_stub"
+TOKEN, COMMIT = "hf_stub", "0" * 40
 
 
 @dataclass
@@ -51,11 +52,27 @@ def stub_hub() -> Iterator[StubHub]:
             return content
 
         def do_GET(self) -> None:
-            kind, _, name = self.path.removeprefix("/api/").partition("/")
-            if f"{kind}/{name}" in hub.files:
-                self.answer({"id": name, "sha": "0" * 40})
+            name, _, path = self.path.partition("/resolve/main/")
+            if path:
+                self.file(hub.files[f"models{name}"][path])
+                return
+            repository = self.path.removeprefix("/api/")
+            if repository in hub.files:
+                siblings = [{"rfilename": path} for path in hub.files[repository]]
+                self.answer({"id": repository.partition("/")[2], "sha": COMMIT, "siblings": siblings})
             else:
                 self.answer({"error": "Repository not found"}, code=404, X_Error_Code="RepoNotFound")
+
+        do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+
+        def file(self, content: bytes) -> None:
+            self.send_response(200)
+            headers = {"ETag": hashlib.sha256(content).hexdigest(), "X-Repo-Commit": COMMIT}
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
 
         def do_PUT(self) -> None:
             hub.large[self.path.rpartition("/")[2]] = self.body()

@@ -26,8 +26,10 @@ from experiments.publishing.privacy import WITHHELD, belongs_here, public_recipe
 from experiments.publishing.question_set import MEANINGS
 from experiments.reporting.data import read_run
 from rzero.adapters import adapter_weights
+from rzero.durable import fingerprints
 from rzero.escaping import markdown_cell
 from rzero.policy import load_policy, merged_weights
+from rzero.runs.ledger import Ledger
 from rzero.types import LabelledQuestion, Vote
 from tests.experiments.hostile import HOSTILE, hostile_questions
 from tests.experiments.runs import RunWriter, make_questions
@@ -252,22 +254,6 @@ def test_what_belongs_to_this_place(made: Made, text: str, private: bool) -> Non
     assert belongs_here(text) == private
 
 
-def test_the_licence_of_a_base_on_the_hub_is_that_of_its_card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import experiments.publishing.lineage as lineage
-
-    card = tmp_path / "README.md"
-    card.write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
-    monkeypatch.setattr(lineage, "_of_hub", lambda repository, name: card if name == "README.md" else None)
-    cfg = config("policy.path_or_id=owner/name")
-    base = read_base(cfg)
-    assert (base.hub_id, base.licence.id) == ("owner/name", "apache-2.0")
-    monkeypatch.setattr(lineage, "_of_hub", lambda repository, name: None)
-    assert read_base(cfg).licence.id == "unknown"
-    card.write_text("---\nlicense: [\n---\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"README\.md: its metadata cannot be read"):
-        lineage._licence(card, [])
-
-
 # ----------------------------------------------------------------------------------------------------------------- push
 
 
@@ -275,9 +261,33 @@ def test_the_licence_of_a_base_on_the_hub_is_that_of_its_card(monkeypatch: pytes
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[StubHub]:
     with stub_hub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
+
+
+def test_the_licence_of_a_base_on_the_hub_is_that_of_its_card(
+    hub: StubHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cfg = config("policy.path_or_id=owner/base")
+    assert read_base(cfg).licence.id == "unknown", "no such repository"
+    hub.files["models/owner/base"] = {
+        "README.md": b"---\nlicense: apache-2.0\n---\n", "LICENSE": b"Text.", "config.json": b"{}",
+    }  # fmt: skip
+    base = read_base(cfg)
+    assert (base.hub_id, base.licence.id) == ("owner/base", "apache-2.0")
+    assert [path.read_bytes() for path in base.licence.files] == [b"Text."]
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    assert read_base(cfg) == base, "from the cache"
+
+
+def test_a_card_of_the_base_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nlicense: [\n---\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md: its metadata cannot be read"):
+        read_base(config(f"policy.path_or_id={tmp_path}"))
 
 
 def test_a_push_makes_three_repositories_with_what_is_on_disk(
@@ -351,6 +361,14 @@ def test_a_run_that_is_none_or_not_finished_or_damaged_is_one_line(
     assert main([str(run)]) == 2
     assert_one_line(capsys, "is damaged", "metrics.jsonl")
     shutil.copy(made.run / "metrics.jsonl", run)
+    ledger = Ledger.open(run / "state.json")
+    for number in (1, 2):
+        folder = run / f"iteration_{number}" / "solver"
+        committed = fingerprints([folder], root=run)
+        ledger.complete(f"{number}/solver", {}, files=committed, metrics=ledger.last.metrics)
+        (folder / "adapter_model.safetensors").write_bytes(b"damaged")
+    assert main([str(run)]) == 2
+    assert_one_line(capsys, "is damaged", "iteration_2/solver/adapter_model.safetensors")
     manifest = json.loads((run / "run.json").read_text()) | {"finished": False}
     (run / "run.json").write_text(json.dumps(manifest))
     assert main([str(run)]) == 2
