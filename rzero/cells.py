@@ -46,7 +46,7 @@ class Cells:
 
 
 def partition(vectors: Vectors, *, cells: int, seed: int) -> Cells:
-    """Returns at most `cells` cells around the vectors (N, E), as many as there are distinct ones where those are fewer.
+    """Returns `cells` cells around the vectors (N, E), or as many as there are distinct ones where those are fewer.
 
     Raises ValueError without vectors.
     """

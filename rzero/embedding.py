@@ -1,4 +1,4 @@
-"""Texts as vectors: what a language model makes of them, so that kinds of questions can be told apart without an oracle.
+"""Texts as vectors, from what a language model makes of them: kinds of questions are told apart without an oracle.
 
 Shapes: N texts, B of them in one pass, T tokens, E model width.
 """
@@ -17,7 +17,7 @@ from rzero.policy import Policy, unwrap_adapters
 
 
 class HiddenStates:
-    """An `Embedder`: the mean over a text's tokens of a base model's hidden states behind one layer, scaled to length 1.
+    """An `Embedder`: the mean over a text's tokens of a base model's states behind one layer, scaled to length 1.
 
     load: returns the model, which is asked for when the first text comes and then kept. depth: the layer as a share in
     [0, 1] of all layers; 0 is the embedding of the tokens, 1 what the head sees. In the middle, states say what a text

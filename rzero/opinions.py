@@ -36,7 +36,7 @@ class Anchors:
             )
 
     def of(self, voter: int) -> list[int]:
-        """Returns the iterations of the Solvers that vote along with that of iteration `voter`, in order of `behind`."""
+        """Returns the iterations of the Solvers that vote along with the one of iteration `voter`."""
         return [voter - back for back in self.behind if voter - back >= self.earliest]
 
 
@@ -77,9 +77,7 @@ class OwnAnswer:
         labelled = self.rule.select(questions, votes, iteration=iteration)
         own = [position for position, item in enumerate(labelled) if item.kept and item.iteration == iteration]
         agrees = own_answer_agrees([labelled[position] for position in own], self.grader)
-        return dropped(
-            labelled, {p: "own_answer_differs" for p, same in zip(own, agrees, strict=True) if not same}
-        )
+        return dropped(labelled, {p: "own_answer_differs" for p, same in zip(own, agrees, strict=True) if not same})
 
 
 def support(votes: Sequence[Vote | None], grader: Grader) -> list[float | None]:

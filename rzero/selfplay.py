@@ -215,7 +215,7 @@ class SelfPlay:
         ]
 
     def look(self, labelled: Sequence[LabelledQuestion], *, iteration: int, seed: int) -> dict[str, float]:
-        """Returns what is seen of an iteration's questions without an oracle; earlier Solvers are asked some of them."""
+        """Returns what is seen of the questions without an oracle; earlier Solvers are asked some of them again."""
         if self.signals is None:
             return {}
         sample = self.signals.sample(labelled, iteration=iteration)

@@ -60,9 +60,7 @@ class Signals:
         """Returns the questions that earlier Solvers are asked again: the first new ones that were kept."""
         return self._new(labelled, iteration)[: self.asked]
 
-    def __call__(
-        self, labelled: Sequence[LabelledQuestion], earlier: Earlier, *, iteration: int
-    ) -> dict[str, float]:
+    def __call__(self, labelled: Sequence[LabelledQuestion], earlier: Earlier, *, iteration: int) -> dict[str, float]:
         """Returns the metrics. earlier: votes on the questions of `sample`, by the names of `voters`."""
         new = self._new(labelled, iteration)
         if not new:
@@ -127,8 +125,10 @@ def _answers(vote: Vote | None) -> list[str]:
 
 
 def effective_number(shares: NDArray[np.float64]) -> float:
-    """Returns exp(entropy) of shares that sum to 1: n for n equal ones, 1 for a single one."""
+    """Returns exp(entropy) of shares that sum to 1: n for n equal ones, 1 for a single one, 0 where all are 0."""
     filled = shares[shares > 0]
+    if not len(filled):
+        return 0.0
     return float(np.exp(-(filled * np.log(filled)).sum()))
 
 

@@ -20,8 +20,8 @@ LAYERS = (
     {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "policy"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
-    {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "rewards"} | {"grpo"},
-    {"modules", "engines", "curriculum", "runs", "tracking", "collapse"},
+    {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "cells", "rewards"} | {"grpo"},
+    {"modules", "engines", "embedding", "curriculum", "opinions", "signals", "runs", "tracking", "collapse"},
     {"selfplay"},
 )
 """What lies in rzero/, lowest first: an import goes to the same layer or to one before it."""

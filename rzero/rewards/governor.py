@@ -50,6 +50,8 @@ class Governor:
 
     def _kept(self, iteration: int) -> list[int]:
         try:
-            return [len(item.question) for item in self.bank.get(iteration) if item.kept and item.iteration == iteration]
+            return [
+                len(item.question) for item in self.bank.get(iteration) if item.kept and item.iteration == iteration
+            ]
         except (LookupError, FileNotFoundError):
             return []

@@ -15,7 +15,7 @@ from rzero.types import RewardBreakdown
 
 
 class SemanticMemory:
-    """`reward` minus max_weight * (largest cosine, where above `similar_above`) minus mean_weight * max(0, mean cosine).
+    """`reward` minus max_weight * (largest cosine, if above `similar_above`) minus mean_weight * max(0, mean cosine).
 
     Cosines are taken to what the bank holds, dropped questions included, about the mean of the first iteration's
     questions: a language model's states share a large common part. No positive reward is pushed below 0. `parts` gains
