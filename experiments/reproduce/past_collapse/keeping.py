@@ -92,10 +92,11 @@ def execute(part: Part, treatment: str, seed: int) -> Path:
 def ask_harder(directory: Path, part: Part) -> None:
     """Asks the Solvers of some rounds the harder questions; what was asked before is not asked again."""
     place = RunDirectory(directory)
-    solvers = [place.weights("solver", number) for number in _chosen(place.evaluated(), HARD_OF) if number]
+    chosen = _chosen(place.evaluated(), HARD_OF)
+    policies = [str(place.weights("solver", number)) if number else part.policy for number in chosen]
     command(
         "experiments.evaluate",
-        f"policy={','.join([part.policy, *map(str, solvers)])}",
+        f"policy={','.join(policies)}",
         "benchmarks=micro_hard",
         f"benchmarks.source.source.split={part.split}",
         f"directory={directory / HARD}",
