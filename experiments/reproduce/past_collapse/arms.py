@@ -17,31 +17,70 @@ COMMON = (
     "signals=all",
 )
 
-REPLAY = ("curriculum/rule=replay",)
+
+def rules(*names: str) -> tuple[str, ...]:
+    """Returns the overrides of a stack of curriculum rules, the outermost first; the innermost wraps the paper's."""
+    return _stack("curriculum/rule", "curriculum.rule", "rule", names)
+
+
+def rewards(*names: str) -> tuple[str, ...]:
+    """Returns the overrides of a stack of Challenger rewards, the outermost first."""
+    return _stack("challenger_reward", "challenger.reward", "reward", names)
+
+
+def _stack(group: str, package: str, inner: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    slots = [f"{package}{f'.{inner}' * depth}" for depth in range(len(names))]
+    usual = group.replace("/", ".")
+    return tuple(
+        f"{group}={name}" if slot == usual else f"{group}@{slot}={name}"
+        for slot, name in zip(slots, names, strict=True)
+    )
+
+
+ANCHORS = ("anchors@curriculum=earlier",)
 FROM_SOLVER = ("roles=challenger_from_solver",)
-EASIER = (  # where votes are right more often: the paper pays most, and keeps, around an agreement of one half
-    "challenger_reward@challenger.reward=inverted_u",
-    "challenger.reward.centre=0.75",
-    "challenger.reward.half_width=0.25",
-    "curriculum.rule.band.centre=0.7",
-    "curriculum.rule.band.half_width=0.2",
-)
-ANCHORED = ("anchors@curriculum=earlier", "curriculum/rule=anchored")
-COVERAGE = ("challenger_reward@challenger.reward=coverage",)
 
 TREATMENTS: Mapping[str, tuple[str, ...]] = {
+    # R-Zero, and controls that see true answers
     "rzero": (),
     "gold": ("variant=gold_reward",),
     "labelled": ("variant=labelled",),
-    "replay": REPLAY,
+    # single parts
+    "replay": rules("replay"),
+    "replay_equal": (*rules("replay"), "curriculum.rule.share=1.0"),
     "from_solver": FROM_SOLVER,
-    "easier": EASIER,
-    "anchored": ANCHORED,
-    "own_answer": ("curriculum/rule=own_answer",),
-    "coverage": COVERAGE,
-    "balanced": ("curriculum/rule=balanced",),
-    "semantic_memory": ("challenger_reward@challenger.reward=semantic_memory",),
-    "governor": ("challenger_reward@challenger.reward=governor",),
+    "confident": (*rules("confident"), *rewards("confident")),
+    "anchored": (*ANCHORS, *rules("anchored")),
+    "own_answer": rules("own_answer"),
+    "balanced": rules("balanced"),
+    "coverage": rewards("coverage"),
+    "semantic_memory": rewards("semantic_memory"),
+    "governor": rewards("governor"),
+    # combinations
+    "coverage_replay": (*rules("replay"), *rewards("coverage")),
+    "coverage_confident_replay": (*rules("replay", "confident"), *rewards("coverage", "confident")),
+    "coverage_anchored_replay": (*ANCHORS, *rules("replay", "anchored"), *rewards("coverage")),
+    "coverage_anchored_confident_replay": (
+        *ANCHORS,
+        *rules("replay", "anchored", "confident"),
+        *rewards("coverage", "confident"),
+    ),
+    "coverage_governor_anchored_replay": (
+        *ANCHORS,
+        *rules("replay", "anchored"),
+        *rewards("coverage", "governor"),
+    ),
+    "balanced_coverage_anchored_confident_replay": (
+        *ANCHORS,
+        *rules("replay", "balanced", "anchored", "confident"),
+        *rewards("coverage", "confident"),
+    ),
+    "coverage_anchored_confident_replay_from_solver": (
+        *ANCHORS,
+        *FROM_SOLVER,
+        *rules("replay", "anchored", "confident"),
+        *rewards("coverage", "confident"),
+    ),
 }
 """By name, the overrides in which an arm differs from R-Zero."""
 
