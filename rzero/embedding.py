@@ -47,7 +47,8 @@ class HiddenStates:
         """Returns vectors [N, E] in the order of the texts; a text without a token is the zero vector."""
         policy = self._policy = self._policy or self._loaded()
         ids = [policy.tokenizer(text, add_special_tokens=False)["input_ids"][: policy.context()] for text in texts]
-        vectors_NE = np.zeros((len(texts), policy.model.get_input_embeddings().embedding_dim), dtype=np.float32)
+        width: int = policy.model.config.get_text_config().hidden_size
+        vectors_NE = np.zeros((len(texts), width), dtype=np.float32)
         order = sorted((index for index in range(len(ids)) if ids[index]), key=lambda index: len(ids[index]))
         with torch_threads(self._threads):
             for first in range(0, len(order), self._texts_per_pass):

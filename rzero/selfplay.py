@@ -210,7 +210,7 @@ class SelfPlay:
             for earlier in anchors.of(iteration - 1)
         ]
         return [
-            vote and replace(vote, others=tuple(other[index] for other in others if other[index]))
+            vote and replace(vote, others=tuple(other for ballot in others if (other := ballot[index])))
             for index, vote in enumerate(votes)
         ]
 
