@@ -54,9 +54,12 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     grader = made(cfg, "grader")
     prompts = made(cfg, "prompts")
     bank = JsonlBank(RunDirectory(directory))
-    challenger, solver = _challenger(cfg, grader, bank), _solver(cfg, grader, bank)
+    load = policy_loader(cfg.policy)
+    embedder = made(cfg, "embedder", load=functools.partial(load, str(cfg.policy.path_or_id)))
+    parts = {"grader": grader, "bank": bank, "embedder": embedder}
+    challenger, solver = _challenger(cfg, parts), _solver(cfg, parts)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
-    curriculum, launch = _curriculum(cfg, grader, bank), join or _launch(cfg, directory)
+    curriculum, launch = _curriculum(cfg, parts), join or _launch(cfg, directory)
     collapse = made(cfg, "collapse")
     roles = made(cfg, "roles")
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
@@ -66,8 +69,8 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     for note in ledger.notes if first else ():
         narrator.say(f"warning: {note}")
     day = functools.partial(start_day, directory)
-    load = CheckedLoader(load=policy_loader(cfg.policy), prompts=prompts, day=day, say=narrator.say)
-    weights = Weights(base=str(cfg.policy.path_or_id), make=load, directory=RunDirectory(directory), roles=roles)
+    checked = CheckedLoader(load=load, prompts=prompts, day=day, say=narrator.say)
+    weights = Weights(base=str(cfg.policy.path_or_id), make=checked, directory=RunDirectory(directory), roles=roles)
     stages = Stages(
         directory=RunDirectory(directory),
         ledger=ledger,
@@ -89,6 +92,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
         solver=solver,
         suite=suite,
         audit=instantiate(cfg.audit)(grader=grader),
+        signals=made(cfg, "signals", **parts),
         bank=bank,
         weights=weights,
         stages=stages,
@@ -166,25 +170,28 @@ def _plain(node: DictConfig) -> Any:
     return OmegaConf.to_container(node, resolve=True)
 
 
-def _challenger(cfg: DictConfig, grader: Any, bank: JsonlBank) -> ChallengerPhase:
+def _challenger(cfg: DictConfig, parts: Json) -> ChallengerPhase:
     polling = cfg.challenger.polling
     return ChallengerPhase(
-        **_learning(cfg, "challenger", grader, bank),
+        **_learning(cfg, "challenger", parts),
         parse=made(cfg, "challenger.parse"),
         polling=Polling(
             votes=polling.votes,
             sampling=_plain(polling.sampling),
-            rule=made(cfg, "challenger.polling.rule", grader=grader).vote_many,
+            rule=made(cfg, "challenger.polling.rule", **parts).vote_many,
         ),
     )
 
 
-def _solver(cfg: DictConfig, grader: Any, bank: JsonlBank) -> SolverPhase:
-    return SolverPhase(**_learning(cfg, "solver", grader, bank), label=made(cfg, "solver.label"))
+def _solver(cfg: DictConfig, parts: Json) -> SolverPhase:
+    return SolverPhase(**_learning(cfg, "solver", parts), label=made(cfg, "solver.label"))
 
 
-def _learning(cfg: DictConfig, role: str, grader: Any, bank: JsonlBank) -> Json:
-    """Builds what both roles have, once and here, so that none of it can fail when the first phase begins."""
+def _learning(cfg: DictConfig, role: str, parts: Json) -> Json:
+    """Builds what both roles have, once and here, so that none of it can fail when the first phase begins.
+
+    parts: the shared objects that a part may ask for by name.
+    """
     with naming(f"{role}.settings"):
         settings = instantiate(cfg[role].settings, _convert_="all")
     loss = made(cfg, f"{role}.loss")
@@ -193,7 +200,7 @@ def _learning(cfg: DictConfig, role: str, grader: Any, bank: JsonlBank) -> Json:
     optimizer = instantiate(cfg[role].optimizer)
     with naming(f"{role}.optimizer"):
         optimizer([torch.nn.Parameter(torch.zeros(1))])
-    reward = functools.partial(made, cfg, f"{role}.reward", grader=grader, bank=bank)
+    reward = functools.partial(made, cfg, f"{role}.reward", **parts)
     reward(seed=0)
     return {
         "settings": settings,
@@ -203,7 +210,7 @@ def _learning(cfg: DictConfig, role: str, grader: Any, bank: JsonlBank) -> Json:
     }
 
 
-def _curriculum(cfg: DictConfig, grader: Any, bank: JsonlBank) -> CurriculumPhase:
+def _curriculum(cfg: DictConfig, parts: Json) -> CurriculumPhase:
     phase = cfg.curriculum
     return CurriculumPhase(
         candidates=phase.candidates,
@@ -212,7 +219,8 @@ def _curriculum(cfg: DictConfig, grader: Any, bank: JsonlBank) -> CurriculumPhas
         polling=Polling(
             votes=phase.votes,
             sampling=_plain(phase.sampling_answers),
-            rule=made(cfg, "curriculum.vote", grader=grader).vote_many,
+            rule=made(cfg, "curriculum.vote", **parts).vote_many,
         ),
-        rule=made(cfg, "curriculum.rule", bank=bank, grader=grader),
+        rule=made(cfg, "curriculum.rule", **parts),
+        anchors=made(cfg, "curriculum.anchors"),
     )

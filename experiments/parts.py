@@ -91,11 +91,17 @@ def naming(key: str) -> Iterator[None]:
 
 
 def call_with(part: Any, offered: Json) -> Any:
-    """Finish a partial constructor with the offered objects it names and lacks; anything else is returned as it is."""
+    """Finish a partial constructor with the offered objects it names and lacks; anything else is returned as it is.
+
+    What it was given may be partial constructors too: they are finished first.
+    """
     if not isinstance(part, functools.partial):
         return part
     wanted = inspect.signature(part.func).parameters
-    return part(**{name: value for name, value in offered.items() if name in wanted and name not in part.keywords})
+    given = {name: call_with(value, offered) for name, value in part.keywords.items()}
+    return part.func(
+        *part.args, **given, **{name: value for name, value in offered.items() if name in wanted and name not in given}
+    )
 
 
 def _complaint(error: BaseException, key: str) -> ValueError | OSError:

@@ -33,7 +33,7 @@ from rzero.types import Json
 
 STORE = PROJECT / "experiments" / "results"
 WORK = PROJECT / "outputs" / "results"
-KEPT_METRICS = ("audit/", "curriculum/")
+KEPT_METRICS = ("audit/", "curriculum/", "signals/")
 RESULT = "result.json"
 
 
@@ -221,7 +221,7 @@ def execute(arm: Arm, seed: int, store: Store) -> None:
     if not finish(arm, seed, store):
         raise RuntimeError(f"{directory} is not finished; see its metrics.jsonl and start again")
     if arm.analysed and not RunDirectory(directory).analyses.exists():
-        _command("experiments.analyse", *_own(store), str(directory))
+        command("experiments.analyse", *_own(store), str(directory))
     keep(directory, store.folder(arm, seed))
 
 
@@ -236,7 +236,7 @@ def finish(arm: Arm, seed: int, store: Store) -> bool:
             shutil.rmtree(directory)
     if not finished(directory):
         new = [*store.overrides(arm, seed), f"directory={directory}"]
-        _command("experiments.run", *_own(store), *([f"resume={directory}"] if saved.exists() else new))
+        command("experiments.run", *_own(store), *([f"resume={directory}"] if saved.exists() else new))
     return finished(directory)
 
 
@@ -244,7 +244,7 @@ def _own(store: Store) -> list[str]:
     return [f"--config-dir={store.config_dir.resolve()}"] if store.config_dir else []
 
 
-def _command(module: str, *arguments: str) -> None:
+def command(module: str, *arguments: str) -> None:
     """Carry out a command in a process of its own; RuntimeError with the end of its error output when it fails."""
     command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)

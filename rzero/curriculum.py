@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from rzero.interfaces import Curriculum, QuestionBank
+from rzero.cells import cells_of_first
+from rzero.interfaces import Curriculum, Embedder, QuestionBank
 from rzero.repetition import cluster_labels
 from rzero.types import LabelledQuestion, Question, Vote
 
@@ -34,6 +35,9 @@ DROP_REASONS: Mapping[str, str] = {
     "above_quantile": "among the easiest of this iteration",
     "stratum_full": "enough questions of this agreement were kept already",
     "duplicate": "an earlier candidate says the same",
+    "earlier_disagree": "Solvers of earlier iterations came to another answer",
+    "own_answer_differs": "the Challenger's own answer is not the majority's",
+    "cell_full": "enough questions of this kind were kept already",
 }
 
 
@@ -164,7 +168,7 @@ class Quantile:
         ranked = sorted(_kept(labelled), key=lambda position: _agreement(labelled[position]))
         first, end = math.floor(self.low * len(ranked)), math.ceil(self.high * len(ranked))
         drops = dict.fromkeys(ranked[:first], "below_quantile") | dict.fromkeys(ranked[end:], "above_quantile")
-        return _dropped(labelled, drops)
+        return dropped(labelled, drops)
 
 
 class Stratified:
@@ -198,7 +202,7 @@ class Stratified:
             taken[stratum] += 1
             if taken[stratum] > quota:
                 drops[position] = "stratum_full"
-        return _dropped(labelled, drops)
+        return dropped(labelled, drops)
 
 
 class Deduplicated:
@@ -225,7 +229,50 @@ class Deduplicated:
         different = list(first.values())
         clusters = cluster_labels([labelled[position].question for position in different], threshold=self.threshold)
         stay = {different[int(cluster)] for cluster in clusters}
-        return _dropped(labelled, {position: "duplicate" for position in _kept(labelled) if position not in stay})
+        return dropped(labelled, {position: "duplicate" for position in _kept(labelled) if position not in stay})
+
+
+class Balanced:
+    """Thins what `rule` keeps out to at most `ratio` times the fair share of any kind of question.
+
+    Kinds are the cells of the first iteration's questions (`rzero.cells`); the fair share is what was kept over the
+    number of cells that hold any of it. The first ones of a cell stay.
+    """
+
+    def __init__(
+        self,
+        bank: QuestionBank,
+        embedder: Embedder,
+        *,
+        rule: Curriculum,
+        cells: int,
+        ratio: float,
+        seed_of_cells: int,
+    ) -> None:
+        if cells < 2 or ratio < 1:
+            raise ValueError(f"curriculum.rule needs cells >= 2 and ratio >= 1, got {cells} and {ratio}")
+        self.bank, self.embedder, self.rule = bank, embedder, rule
+        self.cells, self.ratio, self.seed_of_cells = cells, ratio, seed_of_cells
+
+    def select(
+        self, questions: Sequence[Question | None], votes: Sequence[Vote | None], *, iteration: int
+    ) -> list[LabelledQuestion]:
+        labelled = self.rule.select(questions, votes, iteration=iteration)
+        kept = _kept(labelled)
+        if not kept:
+            return labelled
+        first = labelled if iteration == 1 else self.bank.get(1)
+        posed = [item.question for item in first if item.question and item.iteration == 1]
+        cells = cells_of_first(posed, embedder=self.embedder, cells=self.cells, seed=self.seed_of_cells)
+        cell_of = cells.of(self.embedder.embed([labelled[position].question for position in kept])).tolist()
+        quota = math.ceil(self.ratio * len(kept) / len(set(cell_of)))
+        taken: Counter[int] = Counter()
+        drops = {}
+        for position, cell in zip(kept, cell_of, strict=True):
+            taken[cell] += 1
+            if taken[cell] > quota:
+                drops[position] = "cell_full"
+        return dropped(labelled, drops)
 
 
 class Replay:
@@ -275,7 +322,8 @@ def _agreement(item: LabelledQuestion) -> float:
     return item.vote.agreement if item.vote is not None else 0.0
 
 
-def _dropped(labelled: Sequence[LabelledQuestion], reasons: Mapping[int, str]) -> list[LabelledQuestion]:
+def dropped(labelled: Sequence[LabelledQuestion], reasons: Mapping[int, str]) -> list[LabelledQuestion]:
+    """Returns the questions, those at the positions in `reasons` dropped for the reason there."""
     return [
         replace(item, drop_reason=reasons[position]) if position in reasons else item
         for position, item in enumerate(labelled)

@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rzero.types import Artifact, Group, Json, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
 
 if TYPE_CHECKING:  # the processes that grade import this file, and need neither torch nor transformers
@@ -245,6 +248,17 @@ class Tracker(Protocol):
     def artifact(self, made: Artifact) -> None: ...
 
     def close(self) -> None: ...
+
+
+class Embedder(Protocol):
+    """Places texts in a space where those of one kind lie near one another.
+
+    vectors = embedder.embed(["What is 3 + 4?", "Name a prime."])   # [2, E], float32, each of length 1
+
+    A pure function of the texts: what one of them gives may depend on the others by rounding alone.
+    """
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]: ...
 
 
 class QuestionAudit(Protocol):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -37,6 +37,7 @@ from rzero.modules import Challenger, GRPOSettings, Solver
 from rzero.modules.fit import question_batches
 from rzero.modules.reference import reference_of
 from rzero.modules.solver import voted_label
+from rzero.opinions import Anchors
 from rzero.processes.ranks import Ranks, alone
 from rzero.prompts import Prompts
 from rzero.runs.questions import keep
@@ -44,6 +45,7 @@ from rzero.runs.stages import Stages
 from rzero.runs.training import MakeTrainer, train
 from rzero.runs.weights import Weights
 from rzero.seeding import derive
+from rzero.signals import Signals
 from rzero.types import Group, Json, LabelledQuestion, Prompt, Question, Sampling, Vote
 
 MakeOptimizer: TypeAlias = Callable[..., torch.optim.Optimizer]
@@ -82,13 +84,14 @@ class ChallengerPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurriculumPhase:
-    """Settings and parts of sampling, labelling and choosing candidates."""
+    """Settings and parts of sampling, labelling and choosing candidates. anchors: earlier Solvers that vote along."""
 
     candidates: int
     sampling: Json
     parse: Callable[[str], Question | None]
     polling: Polling
     rule: Curriculum
+    anchors: Anchors | None = None
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -113,6 +116,7 @@ class SelfPlay:
 
     `make_engine` is called twice: the learning policy and the frozen Solver are sampled in the same step. `audit`
     measures questions from outside and returns numbers for the tracker; nothing it says is kept for training.
+    `signals` does so from inside, without an oracle.
     `launch` is entered for the whole run and says which of several processes this one is: all of them run the same
     loop, and only the first writes.
     """
@@ -127,6 +131,7 @@ class SelfPlay:
     solver: SolverPhase
     suite: BenchmarkSuite
     audit: QuestionAudit
+    signals: Signals | None = None
     bank: QuestionBank
     weights: Weights
     stages: Stages
@@ -191,11 +196,45 @@ class SelfPlay:
         self.stages.advance("posed")
         self.frozen.sync(self.weights.load("solver", iteration - 1))
         votes = self.poll(phase.polling, questions, derive(seed, "votes"))
+        votes = self.with_others(votes, questions, iteration=iteration, seed=seed)
         self.stages.advance("labelled")
         labelled = self.ranks.shared(phase.rule.select)(questions, votes, iteration=iteration)
         made_of = self.weights.name("challenger", iteration), self.weights.name("solver", iteration - 1)
         needed = self.solver.settings.prompts_per_step
-        return keep(labelled, stages=self.stages, bank=self.bank, audit=self.audit, made_of=made_of, needed=needed)
+        seen = self.look(labelled, iteration=iteration, seed=seed)
+        return keep(
+            labelled, stages=self.stages, bank=self.bank, audit=self.audit, seen=seen, made_of=made_of, needed=needed
+        )
+
+    def with_others(
+        self, votes: Sequence[Vote | None], questions: Sequence[Question | None], *, iteration: int, seed: int
+    ) -> list[Vote | None]:
+        """Returns the votes with those of the anchors on the same questions (`Vote.others`)."""
+        anchors = self.curriculum.anchors
+        if anchors is None:
+            return list(votes)
+        polling = replace(self.curriculum.polling, votes=anchors.votes)
+        others = [
+            self.poll_earlier(earlier, polling, questions, derive(seed, "anchors", earlier))
+            for earlier in anchors.of(iteration - 1)
+        ]
+        return [
+            vote and replace(vote, others=tuple(other for ballot in others if (other := ballot[index])))
+            for index, vote in enumerate(votes)
+        ]
+
+    def look(self, labelled: Sequence[LabelledQuestion], *, iteration: int, seed: int) -> dict[str, float]:
+        """Returns what is seen of the questions without an oracle; earlier Solvers are asked some of them again."""
+        if self.signals is None:
+            return {}
+        sample = self.signals.sample(labelled, iteration=iteration)
+        questions = [Question(text=item.question, answer=item.challenger_answer) for item in sample]
+        polling = replace(self.curriculum.polling, votes=self.signals.votes)
+        earlier = {
+            name: self.poll_earlier(voter, polling, questions, derive(seed, "signals", voter))
+            for name, voter in self.signals.voters(iteration).items()
+        }
+        return self.ranks.shared(self.signals)(labelled, earlier, iteration=iteration)
 
     def fit_solver(self, iteration: int) -> str:
         """Trains S_i from its predecessor on the kept questions and their labels."""
@@ -232,6 +271,13 @@ class SelfPlay:
         scores = self.suite.evaluate(self.frozen, policy=policy, progress=lambda done, total: self.stages.advance())
         self.stages.keep_scores(scores)
         return f"overall {scores.overall:.2f}"
+
+    def poll_earlier(
+        self, iteration: int, polling: Polling, questions: Sequence[Question | None], seed: int
+    ) -> list[Vote | None]:
+        """Returns the vote of the Solver of an earlier iteration on each question; the engine keeps its weights."""
+        self.frozen.sync(self.weights.load("solver", iteration))
+        return self.poll(polling, questions, seed)
 
     def poll(self, polling: Polling, questions: Sequence[Question | None], seed: int) -> list[Vote | None]:
         """Returns the frozen Solver's vote on each question; None where there is no question."""
@@ -270,7 +316,7 @@ class SelfPlay:
         """One vote for the answers to each question; None where there is no question."""
         asked = [answers for answers in texts if answers is not None]
         votes = iter(self.ranks.shared(polling.rule)(asked) if asked else ())
-        return [next(votes) if answers else None for answers in texts]
+        return [next(votes) if answers is not None else None for answers in texts]
 
     def close(self) -> None:
         """Closes what metrics are sent to."""

@@ -106,7 +106,8 @@ class Vote:
 
     `label` is the representative of the largest cluster (None: nobody answered), `count` its size, `divisor` what the
     agreement is divided by, `counts` every cluster in order of first appearance, `answers` the extracted answer of each
-    response (None: no box), in the order the responses were given.
+    response (None: no box), in the order the responses were given. `others`: what other voters, such as earlier
+    Solvers, said on the same question; it changes none of the above.
     """
 
     label: str | None
@@ -114,6 +115,7 @@ class Vote:
     divisor: int
     counts: tuple[tuple[str, int], ...]
     answers: tuple[str | None, ...]
+    others: tuple[Vote, ...] = ()
 
     @property
     def agreement(self) -> float:

@@ -9,20 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
+import numpy as np
+
 from evaluation.micro.world import FAMILIES, Problem, oracle
 from rzero.interfaces import Grader
+from rzero.signals import effective_number
 from rzero.types import LabelledQuestion
 
 Oracle = Callable[[str], tuple[Problem, str] | None]
 
 
 class OracleAudit:
-    """Shares are in [0, 1]; `level` is the number of steps a question's solution takes (well-posed questions only)."""
+    """Shares are in [0, 1]; `level` is the number of steps a question's solution takes (well-posed questions only).
+
+    Of this iteration's questions: those that a curriculum took over from earlier ones were measured then. `families` is
+    the effective number of families among them: exp of the entropy of their shares, 0 without any.
+    """
 
     def __init__(self, *, grader: Grader, oracle: Oracle = oracle) -> None:
         self.grader, self.oracle = grader, oracle
 
     def __call__(self, questions: Sequence[LabelledQuestion]) -> Mapping[str, float]:
+        newest = max((question.iteration for question in questions), default=0)
+        questions = [question for question in questions if question.iteration == newest]
         posed = [question for question in questions if question.vote is not None]
         answers = {question.index: self.oracle(question.question) for question in posed}
         well_posed = [question for question in posed if answers[question.index]]
@@ -38,10 +47,10 @@ class OracleAudit:
             ),
             "audit/distinct": len({question.question for question in posed}) / len(posed) if posed else 0.0,
         }
-        for family in FAMILIES.values():
-            share = sum(known is not None and known[0].family == family.name for known in answers.values())
-            metrics[f"audit/family/{family.name}"] = share / len(posed) if posed else 0.0
-        return metrics
+        counts = _by_family(list(answers.values()))
+        metrics["audit/families"] = _effective(counts)
+        metrics["audit/families_kept"] = _effective(_by_family([answers[question.index] for question in kept]))
+        return metrics | {f"audit/family/{name}": n / len(posed) if posed else 0.0 for name, n in counts.items()}
 
     def _right(self, question: LabelledQuestion, known: tuple[Problem, str] | None) -> float:
         """A label for an ill-posed question is wrong: there is nothing it could be right about."""
@@ -49,6 +58,14 @@ class OracleAudit:
 
     def _equal(self, answer: str | None, known: tuple[Problem, str] | None) -> float:
         return float(answer is not None and known is not None and self.grader.accepts(answer, known[1]))
+
+
+def _by_family(known: Sequence[tuple[Problem, str] | None]) -> dict[str, int]:
+    return {name: sum(found is not None and found[0].family == name for found in known) for name in FAMILIES}
+
+
+def _effective(counts: Mapping[str, int]) -> float:
+    return effective_number(np.array(list(counts.values())) / max(1, sum(counts.values())))
 
 
 def _level(known: tuple[Problem, str] | None) -> float:

@@ -31,6 +31,8 @@ GAINS = ("finds", "buys", "gets")
 LOSSES = ("loses", "sells", "gives away")
 FACTORS = (2, 3, 4, 6, 7, 8, 9)  # no 5: it would turn most last digits into 0
 LARGEST = 99
+HARDEST = 16
+"""Steps of the longest question that is read; a chain of people has one person more than steps."""
 
 Step = tuple[int, str, int]
 """One arithmetic step: left operand, operator, right operand."""
@@ -47,11 +49,12 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One kind of question. `levels` is the highest level that `make` can write."""
+    """One kind of question. `levels` is the highest level of the corpus, `hardest` the highest that is read back."""
 
     name: str
     group: BenchmarkGroup
     levels: int
+    hardest: int
     make: Callable[[random.Random, int], Problem]
     write: Callable[[Problem], str]
     read: Callable[[str], Problem | None]
@@ -103,7 +106,7 @@ def _write_moves(moves: tuple[tuple[str, int], ...]) -> str:
     return "".join(f" {operator} {amount}" for operator, amount in moves)
 
 
-_MOVES = r"((?: [+-] [0-9]{1,3}){1,16})"
+_MOVES = rf"((?: [+-] [0-9]{{1,3}}){{1,{HARDEST}}})"
 _SUM = re.compile(rf"Compute ([0-9]{{1,3}}){_MOVES}\.")
 _MOVE = re.compile(r"([+-]) ([0-9]{1,3})")
 
@@ -121,7 +124,7 @@ def _read_sum(text: str) -> Problem | None:
 
 # ------------------------------------------------------------------------------------------------------ last digits
 
-_DIGIT = re.compile(r"Find the last digit of ([0-9](?: \* [0-9]){1,16})\.")
+_DIGIT = re.compile(rf"Find the last digit of ([0-9](?: \* [0-9]){{1,{HARDEST}}})\.")
 
 
 def _make_digit(rng: random.Random, level: int) -> Problem:
@@ -195,7 +198,7 @@ def _read_sequence(text: str) -> Problem | None:
     if not (found := _SEQUENCE.fullmatch(text)):
         return None
     first, second, third, later = (int(value) for value in found.groups())
-    if third - second != second - first or second <= first or not 1 <= later <= 16:
+    if third - second != second - first or second <= first or not 1 <= later <= HARDEST:
         return None
     return Problem(family="sequence", level=later, state=(first, second - first))
 
@@ -208,7 +211,7 @@ def _work_sequence(problem: Problem, note: Callable[[int], int]) -> tuple[list[s
 # --------------------------------------------------------------------------------------------------------- orderings
 
 _PAIR = re.compile(r"([A-K])<([A-K])")
-_ORDER = re.compile(r"([A-K]<[A-K](?:, [A-K]<[A-K]){0,15})\. Who is (first|last)\?")
+_ORDER = re.compile(rf"([A-K]<[A-K](?:, [A-K]<[A-K]){{0,{HARDEST - 1}}})\. Who is (first|last)\?")
 
 
 def _make_order(rng: random.Random, level: int) -> Problem:
@@ -259,7 +262,7 @@ def _work_order(problem: Problem, note: Callable[[int], int]) -> tuple[list[str]
 _VERBS = "|".join(GAINS + LOSSES)
 _STORY = re.compile(
     rf"({'|'.join(NAMES)}) has ([0-9]{{1,3}}) ({'|'.join(THINGS)})\. "
-    rf"((?:\1 (?:{_VERBS}) [0-9]{{1,3}}\. ){{1,16}})How many \3 has \1\?"
+    rf"((?:\1 (?:{_VERBS}) [0-9]{{1,3}}\. ){{1,{HARDEST}}})How many \3 has \1\?"
 )
 _EVENT = re.compile(rf" ({_VERBS}) ([0-9]{{1,3}})\. ")
 
@@ -298,6 +301,7 @@ FAMILIES: dict[str, Family] = {
             name="sum",
             group="math",
             levels=10,
+            hardest=HARDEST,
             make=_make_sum,
             write=lambda problem: f"Compute {problem.state[0]}{_write_moves(problem.state[1])}.",
             read=_read_sum,
@@ -307,6 +311,7 @@ FAMILIES: dict[str, Family] = {
             name="digit",
             group="math",
             levels=10,
+            hardest=HARDEST,
             make=_make_digit,
             write=_write_digit,
             read=_read_digit,
@@ -316,6 +321,7 @@ FAMILIES: dict[str, Family] = {
             name="solve",
             group="math",
             levels=10,
+            hardest=HARDEST,
             make=_make_solve,
             write=lambda problem: f"Solve x{_write_moves(problem.state[0])} = {problem.state[1]}.",
             read=_read_solve,
@@ -325,6 +331,7 @@ FAMILIES: dict[str, Family] = {
             name="sequence",
             group="general",
             levels=9,
+            hardest=HARDEST,
             make=_make_sequence,
             write=_write_sequence,
             read=_read_sequence,
@@ -334,6 +341,7 @@ FAMILIES: dict[str, Family] = {
             name="order",
             group="general",
             levels=9,
+            hardest=len(PEOPLE) - 1,
             make=_make_order,
             write=_write_order,
             read=_read_order,
@@ -343,6 +351,7 @@ FAMILIES: dict[str, Family] = {
             name="story",
             group="general",
             levels=10,
+            hardest=HARDEST,
             make=_make_story,
             write=_write_story,
             read=_read_story,

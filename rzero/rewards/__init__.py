@@ -6,18 +6,23 @@ from rzero.rewards.controls import (
     RandomChallengerReward,
     RandomSolverReward,
 )
+from rzero.rewards.coverage import Coverage
+from rzero.rewards.governor import Governor
 from rzero.rewards.inverted_u import InvertedU
 from rzero.rewards.memory import MemoryPenalty
 from rzero.rewards.official import OfficialChallengerReward, OfficialSolverReward
 from rzero.rewards.paper import PaperChallengerReward, PaperSolverReward
 from rzero.rewards.pre_2025_12 import Pre202512ChallengerReward
 from rzero.rewards.self_answer import SelfAnswerBonus
+from rzero.rewards.semantic_memory import SemanticMemory
 from rzero.rewards.soft_vote import SoftVoteSolverReward
 from rzero.rewards.validity_gate import ValidityGate
 
 __all__ = [
+    "Coverage",
     "FormatChallengerReward",
     "FormatSolverReward",
+    "Governor",
     "InvertedU",
     "MemoryPenalty",
     "OfficialChallengerReward",
@@ -28,6 +33,7 @@ __all__ = [
     "RandomChallengerReward",
     "RandomSolverReward",
     "SelfAnswerBonus",
+    "SemanticMemory",
     "SoftVoteSolverReward",
     "ValidityGate",
 ]

@@ -1,10 +1,11 @@
-"""Parts that Challenger rewards have in common: the repetition penalty, and agreement where there may be no vote."""
+"""Parts that Challenger rewards have in common: the repetition penalty, what was posed before, and its charge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
+from rzero.interfaces import QuestionBank
 from rzero.types import Question, RewardBreakdown, Vote
 
 Questions = Sequence[Question | None]
@@ -28,6 +29,24 @@ def repetition_penalties(
 def well_formed(question: Question | None) -> bool:
     """True when both parts of the format are there and not empty: the question and the Challenger's own answer."""
     return question is not None and bool(question.text) and bool(question.answer)
+
+
+def past_questions(bank: QuestionBank) -> list[list[str]]:
+    """Returns what the bank holds, dropped questions included, iteration by iteration.
+
+    That is for the iterations 1, 2, ... up to the first it knows nothing about (empty, LookupError or
+    FileNotFoundError). Questions that a curriculum took over from earlier iterations count once.
+    """
+    past: list[list[str]] = []
+    while True:
+        iteration = len(past) + 1
+        try:
+            stored = [item.question for item in bank.get(iteration) if item.question and item.iteration == iteration]
+        except (LookupError, FileNotFoundError):
+            stored = []
+        if not stored:
+            return past
+        past.append(stored)
 
 
 def unless_negative(breakdown: RewardBreakdown, *, charge: float, part: str) -> RewardBreakdown:

@@ -30,19 +30,34 @@ def to_row(question: LabelledQuestion) -> Json:
         "divisor": vote.divisor if vote else None,
         "answers": list(vote.answers) if vote else [],
         "counts": [{"answer": answer, "count": count} for answer, count in vote.counts] if vote else [],
+        **({"others": [_other(other) for other in vote.others]} if vote and vote.others else {}),
     }
 
 
+def _other(vote: Vote) -> Json:
+    """What another voter said, in the words of a row."""
+    return {
+        "label": vote.label,
+        "count": vote.count,
+        "divisor": vote.divisor,
+        "answers": list(vote.answers),
+        "counts": [{"answer": answer, "count": count} for answer, count in vote.counts],
+    }
+
+
+def _vote(row: Json) -> Vote:
+    return Vote(
+        label=row["label"],
+        count=row["count"],
+        divisor=row["divisor"],
+        counts=tuple((entry["answer"], entry["count"]) for entry in row["counts"]),
+        answers=tuple(row["answers"]),
+        others=tuple(map(_vote, row.get("others", []))),
+    )
+
+
 def from_row(row: Json) -> LabelledQuestion:
-    vote = None
-    if row["divisor"] is not None:
-        vote = Vote(
-            label=row["label"],
-            count=row["count"],
-            divisor=row["divisor"],
-            counts=tuple((entry["answer"], entry["count"]) for entry in row["counts"]),
-            answers=tuple(row["answers"]),
-        )
+    vote = None if row["divisor"] is None else _vote(row)
     return LabelledQuestion(
         iteration=row["iteration"],
         index=row["index"],

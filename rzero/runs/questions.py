@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from rzero.collapse import RollBack
@@ -22,17 +22,20 @@ def keep(
     stages: Stages,
     bank: QuestionBank,
     audit: QuestionAudit,
+    seen: Mapping[str, float],
     made_of: tuple[str, ...],
     needed: int,
 ) -> str:
-    """Banks and measures an iteration's candidates; returns a summary. `needed`: questions of one Solver step.
+    """Banks and measures an iteration's candidates; returns a summary.
+
+    seen: more metrics of them (`rzero.signals`). needed: questions of one Solver step.
 
     Raises NothingKept when none was kept, Collapsed when the monitor was told to stop at its signs.
     """
     stages.ranks.shared(bank.put)(stages.iteration, labelled)
     metrics = curriculum_metrics(labelled)
     audited = stages.ranks.shared(audit)(labelled)
-    stages.log({**metrics, **audited, **stages.health.look()})
+    stages.log({**metrics, **audited, **seen, **stages.health.look()})
     stages.tracker.questions(labelled, step=stages.ledger.step)
     stages.made("questions", made_of=made_of)
     stages.advance("chosen")
@@ -42,7 +45,7 @@ def keep(
     stages.collapse.begin()
     duplicates = 1 - metrics["curriculum/distinct_kept"] / len(kept)
     with suppress(RollBack):  # there are no weights to roll back here: the sign has been said
-        stages.collapse.look({**metrics, "curriculum/duplicate_share": duplicates}, say=stages.narrator.say)
+        stages.collapse.look({**metrics, **seen, "curriculum/duplicate_share": duplicates}, say=stages.narrator.say)
     if len(kept) < needed:
         stages.warn(
             f"only {len(kept)} questions kept, fewer than solver.prompts_per_step ({needed}); "

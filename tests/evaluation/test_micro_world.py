@@ -1,7 +1,9 @@
 """The micro world: questions read back as they were written, answers are right, benchmark items stay unseen."""
 
+import hashlib
 import itertools
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +82,53 @@ def test_the_pretraining_text_holds_no_benchmark_item() -> None:
         posed = document.question or document.response.partition("<question>")[2].partition("</question>")[0]
         assert not held_out(posed)
         assert posed not in items
+
+
+def sha256(lines: Iterator[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def test_the_protocols_items_and_the_corpus_are_those_of_the_kept_results() -> None:
+    """Everything measured so far was measured on these: what the world gains beside them must not move them."""
+    cfg = OmegaConf.load(CONF / "benchmarks" / "micro.yaml")
+    asked = OmegaConf.to_container(cfg.source.source)
+    assert {key: value for key, value in asked.items() if key != "_target_"} == {
+        "split": "test",
+        "items": 100,
+        "levels": [2, 3, 4, 5, 6, 7, 8],
+        "seed": 0,
+    }
+    assert (cfg.protocol.k, cfg.protocol.temperature, list(cfg.protocol.headline)) == (8, 1.0, ["greedy", "mean@k"])
+    for split, expected in (("dev", "c38f17a6ace1953b"), ("test", "fbe9b8ec8f2aecc6")):
+        benchmarks = micro_benchmarks(split=split, items=100, levels=asked["levels"], seed=0)
+        items = ((b.name, item) for b in benchmarks for item in b.items)
+        assert sha256(f"{name} {i.id} {i.level} {i.question} {i.answer}" for name, i in items) == expected
+    some = itertools.islice(documents(corpus_spec(), seed=1), 2000)
+    assert sha256(f"{d.role} {d.question} {d.response}" for d in some) == "fa255259e012b083"
+
+
+def test_harder_questions_are_a_suite_of_their_own_whose_items_nobody_has_seen() -> None:
+    cfg = OmegaConf.load(CONF / "benchmarks" / "micro_hard.yaml")
+    asked, families = OmegaConf.to_container(cfg.source.source), list(cfg.definitions)
+    assert families == ["sum", "digit", "solve", "sequence", "story"]
+    assert cfg.protocol.max_tokens > OmegaConf.load(CONF / "scale" / "micro.yaml").response_tokens
+    benchmarks = micro_benchmarks(
+        split="dev", items=asked["items"], levels=asked["levels"], seed=asked["seed"], families=families
+    )
+    assert [benchmark.name for benchmark in benchmarks] == families
+    for benchmark in benchmarks:
+        assert {item.level for item in benchmark.items} == set(range(9, 17))
+        for item in benchmark.items:
+            known = oracle(item.question)
+            assert known is not None
+            assert (known[0].level, known[1]) == (item.level, item.answer)
+            assert bucket(item.question) == SPLIT_BUCKET["dev"]
+
+
+@pytest.mark.parametrize(("families", "level"), [(["order"], 10), (["sum"], 17), (["sum"], 0)])
+def test_a_level_that_a_family_does_not_have_is_refused(families: list[str], level: int) -> None:
+    with pytest.raises(ValueError, match=rf"{families[0]} has levels 1 to \d+, got \[{level}\]"):
+        micro_benchmarks(split="dev", items=1, levels=[2, level], seed=0, families=families)
 
 
 def test_the_splits_share_no_item() -> None:

@@ -166,9 +166,30 @@ def _against_nonsense(judge: Judge, document: Document, responses: Sequence[str]
     return judge({**document, "answer": "nonsense", "answers": ["nonsense"]}, responses)
 
 
-def test_neither_oracle_nor_gold_answers_reach_training(finished: Path, tmp_path: Path) -> None:
+BEYOND = (
+    "iterations=3",  # parts that look back have something to look at from the second on
+    "signals=all",
+    "anchors@curriculum=earlier",
+    "curriculum.anchors.votes=2",
+    "curriculum/rule=replay",
+    "curriculum/rule@curriculum.rule.rule=balanced",
+    "curriculum/rule@curriculum.rule.rule.rule=anchored",
+    "curriculum.rule.rule.rule.least=0.3",
+    "challenger_reward@challenger.reward=coverage",
+    "challenger_reward@challenger.reward.reward=governor",
+    "challenger_reward@challenger.reward.reward.reward=semantic_memory",
+)
+"""Everything that acts or looks against a collapse, together."""
+
+
+@pytest.mark.parametrize("overrides", [(), BEYOND], ids=["paper", "beyond"])
+def test_neither_oracle_nor_gold_answers_reach_training(
+    overrides: tuple[str, ...], finished: Path, tmp_path: Path
+) -> None:
     """Replacing the oracle by noise and every gold answer by nonsense changes no weight and no kept question."""
-    blind = small_run(tmp_path / "blind")
+    if overrides:
+        finished = execute(small_run(tmp_path / "seeing", *overrides))
+    blind = small_run(tmp_path / "blind", *overrides)
     rng = random.Random(0)
 
     def noise(question: str) -> tuple[Problem, str] | None:
@@ -181,6 +202,11 @@ def test_neither_oracle_nor_gold_answers_reach_training(finished: Path, tmp_path
     directory = execute(blind)
     assert weights(directory) == weights(finished)
     assert questions(directory) == questions(finished)
+    signals = [{name: row[name] for name in row if name.startswith("signals/")} for row in without_times(directory)]
+    assert signals == [
+        {name: row[name] for name in row if name.startswith("signals/")} for row in without_times(finished)
+    ]
+    assert any(signals) == bool(overrides)
     measured = [row for row in without_times(directory) if "audit/label_accuracy" in row]
     assert measured != [row for row in without_times(finished) if "audit/label_accuracy" in row]
     assert max(row.get("evaluation/overall", 0) for row in without_times(directory)) == 0

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rzero.curriculum import (
     DROP_REASONS,
+    Balanced,
     BandCurriculum,
     CentredBand,
     ClosedBand,
@@ -21,6 +22,7 @@ from rzero.curriculum import (
 )
 from rzero.interfaces import Curriculum
 from rzero.types import LabelledQuestion, Question, Vote
+from tests.rzero.kinds import Letters, Past, posed
 
 PAPER = BandCurriculum(band=CentredBand(centre=0.5, half_width=0.25))
 OFFICIAL = BandCurriculum(band=ClosedBand(low=0.3, high=0.8), screens=[OfficialScreen()])
@@ -191,3 +193,18 @@ def test_every_candidate_comes_back_in_order_with_a_known_reason(drawn: list[tup
             (index, text) for index, (_, text) in enumerate(drawn)
         ]
         assert all(item.drop_reason is None or item.drop_reason in DROP_REASONS for item in labelled)
+
+
+def test_balanced_keeps_no_more_of_a_kind_than_its_fair_share_allows() -> None:
+    texts = ["a1", "a2", "b1", "a3", "a4", "a5"]  # six of two kinds: 3 is fair, 4.5 is half more
+    rule = Balanced(
+        Past([posed("a"), posed("b"), posed("c")]), Letters(), rule=EVERYTHING, cells=3, ratio=1.0, seed_of_cells=0
+    )
+    questions = [Question(text=text, answer="1") for text in texts]
+    assert reasons(rule, questions, [vote(5)] * 6, iteration=2) == [None, None, None, None, "cell_full", "cell_full"]
+    looser = Balanced(Past([posed("a"), posed("b")]), Letters(), rule=EVERYTHING, cells=3, ratio=1.5, seed_of_cells=0)
+    assert reasons(looser, questions, [vote(5)] * 6, iteration=2) == [None] * 6  # up to 5 of a kind
+    assert reasons(rule, questions[:2], [vote(5)] * 2) == [None, None]  # the first iteration: its own kinds
+    assert reasons(rule, [None], [None], iteration=2) == ["no_question"]
+    with pytest.raises(ValueError, match="cells >= 2 and ratio >= 1"):
+        Balanced(Past(), Letters(), rule=EVERYTHING, cells=3, ratio=0.5, seed_of_cells=0)

@@ -7,8 +7,10 @@ import pytest
 from rzero.boxes import last_boxed
 from rzero.repetition import AnyLanguageRepetition
 from rzero.rewards import (
+    Coverage,
     FormatChallengerReward,
     FormatSolverReward,
+    Governor,
     InvertedU,
     MemoryPenalty,
     OfficialChallengerReward,
@@ -19,11 +21,13 @@ from rzero.rewards import (
     RandomChallengerReward,
     RandomSolverReward,
     SelfAnswerBonus,
+    SemanticMemory,
     SoftVoteSolverReward,
     ValidityGate,
 )
 from rzero.rewards.official import close_up, thinks_then_boxes
 from rzero.types import LabelledQuestion, Question, RewardBreakdown, Vote
+from tests.rzero.kinds import Letters, Past, posed
 
 LONG = "how many of the first hundred integers are prime and even at once"
 OTHER = "a quite different text about triangles with nothing shared"
@@ -260,3 +264,58 @@ def test_controls() -> None:
     assert first != totals(RandomChallengerReward(seed=2)(questions, [None] * 3))
     assert len({b.total for group in RandomSolverReward(seed=1)([["a"] * 10] * 5, ["1"] * 5) for b in group}) == 50
     assert all(0 <= total < 1 for total in first)
+
+
+def test_coverage_pays_less_the_fuller_a_cell_is() -> None:
+    first, second = [posed("a1"), posed("b1"), posed("c1")], [posed("a", iteration=2)] * 3
+    texts = ["a2", "a3", "a4", "b2"]  # of this batch 3/4 are a, 1/4 b; of what was posed before 4/6 and 1/6
+    share_a, share_b = (3 / 4 + 4 / 6) / 2, (1 / 4 + 1 / 6) / 2
+    for strength, paid_a in ((1.0, 1 / (3 * share_a)), (2.0, 1 / (3 * share_a) ** 2), (0.0, 1.0)):
+        reward = Coverage(
+            Past(first, second), Letters(), reward=FormatChallengerReward(), cells=3, strength=strength, seed_of_cells=0
+        )
+        paid = reward([*(question(text) for text in texts), None], [vote(5)] * 4 + [None])
+        assert share_b < 1 / 3  # the fair share: b is paid in full
+        assert totals(paid) == pytest.approx([paid_a] * 3 + [1.0, 0.0])
+        assert [item.parts["coverage"] for item in paid] == pytest.approx([paid_a] * 3 + [1.0, 1.0])
+
+
+def test_coverage_knows_no_cells_in_the_first_iteration() -> None:
+    reward = Coverage(Past(), Letters(), reward=FormatChallengerReward(), cells=3, strength=1.0, seed_of_cells=0)
+    assert totals(reward([question("a"), question("a")], [vote(5)] * 2)) == [1.0, 1.0]
+    with pytest.raises(ValueError, match="cells >= 2 and strength >= 0"):
+        Coverage(Past(), Letters(), reward=FormatChallengerReward(), cells=1, strength=1.0, seed_of_cells=0)
+
+
+def test_semantic_memory_charges_the_nearest_and_the_mean() -> None:
+    """About the mean of a and b, (1/2, 1/2, 0), those two point in opposite directions and c is at right angles."""
+    past = Past([posed("a1"), posed("b1")], [posed("a2", iteration=2)])
+    reward = SemanticMemory(
+        past, Letters(), reward=FormatChallengerReward(), max_weight=0.5, mean_weight=0.3, similar_above=0.9
+    )
+    paid = reward([question("a3"), question("b3"), question("c3"), None], [vote(5)] * 3 + [None])
+    # remembered: a, b, a. a: nearest 1, mean (1 - 1 + 1) / 3; b: nearest 1, mean -1/3, which costs nothing; c: 0
+    assert [item.parts["memory"] for item in paid] == pytest.approx([0.5 + 0.1, 0.5, 0.0, 0.0], abs=1e-6)
+    assert totals(paid) == pytest.approx([0.4, 0.5, 1.0, 0.0], abs=1e-6)
+    new = SemanticMemory(
+        Past(), Letters(), reward=FormatChallengerReward(), max_weight=0.5, mean_weight=0.3, similar_above=0.9
+    )
+    assert totals(new([question("a")], [vote(5)])) == [1.0]
+    with pytest.raises(ValueError, match="max_weight and mean_weight"):
+        SemanticMemory(
+            past, Letters(), reward=FormatChallengerReward(), max_weight=-1, mean_weight=0, similar_above=0.9
+        )
+
+
+def test_the_governor_pays_nothing_for_questions_much_longer_than_the_last_kept_ones() -> None:
+    lengths = (10, 20, 30, 40)
+    last = [posed("x" * n, iteration=2) for n in lengths]
+    past = Past([posed("x" * 99)], [*last, posed("x" * 90, iteration=2, kept=False), posed("x" * 80, iteration=1)])
+    reward = Governor(past, reward=FormatChallengerReward(), growth=1.5, quantile=0.5)  # 30 characters and a half more
+    paid = reward([question("x" * 45), question("x" * 46), None], [vote(5), vote(5), None])
+    assert totals(paid) == [1.0, 0.0, 0.0]
+    assert [item.parts["governed"] for item in paid] == [0.0, 1.0, 0.0]
+    free = Governor(Past(), reward=FormatChallengerReward(), growth=1.5, quantile=0.5)
+    assert totals(free([question("x" * 999)], [vote(5)])) == [1.0]
+    with pytest.raises(ValueError, match="growth must be positive"):
+        Governor(Past(), reward=FormatChallengerReward(), growth=0, quantile=0.5)
