@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from rzero.adapters import unwrap_adapters
 from rzero.engines.rows import MARKERS, encode_all, to_completions
@@ -87,7 +87,7 @@ class CheckedLoader:
     say: Callable[[str], None]
     looked: bool = False
 
-    def __call__(self, path: str, **more: Any) -> Policy:
+    def __call__(self, path: str, **more: object) -> Policy:
         policy = self.load(path, **more)
         set_day(policy.tokenizer, self.day())
         if not self.looked:
