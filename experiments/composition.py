@@ -66,8 +66,9 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     for note in ledger.notes if first else ():
         narrator.say(f"warning: {note}")
     day = functools.partial(start_day, directory)
-    load = CheckedLoader(load=policy_loader(cfg.policy), prompts=prompts, day=day, say=narrator.say)
-    weights = Weights(base=str(cfg.policy.path_or_id), make=load, directory=RunDirectory(directory), roles=roles)
+    load = policy_loader(cfg.policy)
+    checked = CheckedLoader(load=load, prompts=prompts, day=day, say=narrator.say, looked=not first)
+    weights = Weights(base=str(cfg.policy.path_or_id), make=checked, directory=RunDirectory(directory), roles=roles)
     stages = Stages(
         directory=RunDirectory(directory),
         ledger=ledger,
