@@ -69,7 +69,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     for note in ledger.notes if first else ():
         narrator.say(f"warning: {note}")
     day = functools.partial(start_day, directory)
-    checked = CheckedLoader(load=load, prompts=prompts, day=day, say=narrator.say)
+    checked = CheckedLoader(load=load, prompts=prompts, day=day, say=narrator.say, looked=not first)
     weights = Weights(base=str(cfg.policy.path_or_id), make=checked, directory=RunDirectory(directory), roles=roles)
     stages = Stages(
         directory=RunDirectory(directory),

@@ -56,8 +56,8 @@ def _engine_is_in_the_key(data: Json) -> None:
     """Responses were kept without regard to the engine that drew them."""
     suite = _node(data, "benchmarks")
     if suite.get("_target_") == "evaluation.harness.HarnessSuite" and "drawn_by" not in suite:
-        today: Any = OmegaConf.to_container(OmegaConf.load(BENCHMARKS / "_harness.yaml"), resolve=False)
-        suite["drawn_by"] = today["drawn_by"]
+        today = OmegaConf.load(BENCHMARKS / "_harness.yaml")
+        suite["drawn_by"] = OmegaConf.to_container(OmegaConf.select(today, "drawn_by"), resolve=False)
 
 
 def _precision_is_named(data: Json) -> None:

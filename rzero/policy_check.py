@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
+
+import torch
 
 from rzero.adapters import unwrap_adapters
 from rzero.engines.rows import MARKERS, encode_all, to_completions
@@ -54,7 +56,7 @@ class Finding:
 
 def findings(policy: Policy, prompts: Asks) -> list[Finding]:
     """Returns everything that is known of a policy that is to be trained with these prompts, in a fixed order."""
-    rows = [*_files(policy), *_head(policy), *_ends(policy), *_template(policy, prompts)]
+    rows = [*_files(policy), *_head(policy), *_passes(policy), *_ends(policy), *_template(policy, prompts)]
     if not any(state == "refused" and subject == TEMPLATE for subject, state, _ in rows):
         rows += [*_requests(policy, prompts), *_replies(policy)]
     return [Finding(subject=subject, state=state, text=terminal_text(text)) for subject, state, text in rows]
@@ -78,7 +80,8 @@ class CheckedLoader:
     """Loads policies as `load` does, with the run's date in their prompts; the first one is looked at and told of.
 
     load: a policy from a path or hub id. day: the date for chat templates that ask for one. say: is told what is worth
-    knowing. Calling it raises ValueError, naming everything, when a run with this policy would fail or learn nothing.
+    knowing. looked: whether that has been done, or is another process' part. Calling it raises ValueError, naming
+    everything, when a run with this policy would fail or learn nothing.
     """
 
     load: Callable[..., Policy]
@@ -87,7 +90,7 @@ class CheckedLoader:
     say: Callable[[str], None]
     looked: bool = False
 
-    def __call__(self, path: str, **more: Any) -> Policy:
+    def __call__(self, path: str, **more: object) -> Policy:
         policy = self.load(path, **more)
         set_day(policy.tokenizer, self.day())
         if not self.looked:
@@ -130,6 +133,21 @@ def _dry_save(policy: Policy) -> None:
         except Exception as error:  # transformers and tokenizers each raise their own types for what they cannot write
             told = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             raise ValueError(f"it cannot be saved again: {told}") from error
+
+
+def _passes(policy: Policy) -> Iterator[_Row]:
+    """Whether training mode is free of chance, which no list of a model's settings could say for sure."""
+    model, training = unwrap_adapters(policy.model), policy.model.training
+    ids_1T = torch.tensor([[(7 * i + 3) % policy.vocabulary() for i in range(6)]], device=model.device)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        policy.model.train()
+        first, second = (model(input_ids=ids_1T, use_cache=False).logits.float() for _ in range(2))
+        policy.model.train(training)
+    if torch.allclose(first, second, rtol=1e-3, atol=1e-3):
+        yield "two passes", "fine", "give the same log-probs in training mode"
+    else:
+        said = "give other log-probs in training mode; set every dropout and noise in its config.json to 0"
+        yield "two passes", "refused", said
 
 
 def _ends(policy: Policy) -> Iterator[_Row]:

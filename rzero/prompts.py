@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from jinja2.exceptions import TemplateError
 
-from rzero.types import Prompt
+from rzero.types import Json, Prompt
 
 if TYPE_CHECKING:  # slow to import, and texts are read without it
     from transformers import PreTrainedTokenizerBase
@@ -265,7 +265,7 @@ def _render(system: str | None, user: str, *, tokenizer: PreTrainedTokenizerBase
 
 def _apply_template(messages: list[dict[str, str]], *, tokenizer: PreTrainedTokenizerBase, day: date) -> str:
     # a variable of this name goes before the function that transformers offers, which would look at the clock
-    clock = {_CLOCK: datetime.combine(day, time()).strftime} if _CLOCK in str(tokenizer.chat_template) else {}
+    clock: Json = {_CLOCK: datetime.combine(day, time()).strftime} if _CLOCK in str(tokenizer.chat_template) else {}
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **clock)
     assert isinstance(rendered, str)
     return rendered

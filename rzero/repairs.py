@@ -28,11 +28,13 @@ def switch_off_dropout(model: torch.nn.Module) -> bool:
     """
     found = False
     for part in model.modules():
-        if isinstance(part, torch.nn.Dropout):
-            found, part.p = found or part.p > 0, 0.0
-        rate = getattr(part, "attention_dropout", None)
-        if isinstance(rate, float):  # a number that attention applies itself
-            found, part.attention_dropout = found or rate > 0, 0.0  # type: ignore[assignment]
+        # modules of their own, and numbers that a layer applies itself: attention_dropout, hidden_dropout, layerdrop
+        names = ["p"] if isinstance(part, torch.nn.Dropout) else [name for name in vars(part) if "drop" in name]
+        for name in names:
+            rate = getattr(part, name)
+            if isinstance(rate, float) and rate > 0:
+                setattr(part, name, 0.0)
+                found = True
     return found
 
 

@@ -6,8 +6,10 @@ import resource
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from rzero.policy import LoraSpec, load_policy, merged_weights
+from rzero.repairs import switch_off_dropout
 
 LORA = LoraSpec(rank=2, alpha=8, dropout=0.0, target_modules=("q_proj", "down_proj"))
 IDS = torch.arange(12)[None]
@@ -209,6 +211,25 @@ def test_a_disk_that_takes_no_more_is_an_oserror_and_leaves_nothing(make_policy,
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("family", ["opt", "bloom"])
+def test_dropout_is_off_whoever_applies_it(family):
+    """Layers that are left out, and rates that are no modules of their own."""
+    rates = dict.fromkeys(("dropout", "layerdrop", "activation_dropout", "attention_dropout", "hidden_dropout"), 0.5)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 40}
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **sizes, **rates, ffn_dim=32, word_embed_proj_dim=32, pad_token_id=0)
+    model = AutoModelForCausalLM.from_config(config).train()
+
+    def differs():
+        with torch.no_grad():
+            return not torch.equal(model(input_ids=IDS).logits, model(input_ids=IDS).logits)
+
+    assert differs()
+    assert switch_off_dropout(model)
+    assert not differs()
+    assert not switch_off_dropout(model)
 
 
 def test_pad_token_defaults_to_eos_with_a_line(make_policy, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
-from transformers import PreTrainedTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizer, PreTrainedTokenizerBase
 
 from rzero.engines.rows import to_completions
 from rzero.grading import ExactGrader
@@ -292,6 +292,18 @@ def test_a_head_that_cannot_be_trained_is_refused(make_policy: Callable[..., Pol
     policy = make_policy("qwen3")
     policy.model.lm_head = torch.nn.Linear(32, 320, bias=True)
     assert states(policy, "refused") == {"head"}
+
+
+def test_chance_in_training_mode_is_refused(make_policy: Callable[..., Policy]) -> None:
+    """Falcon reads its rate from the configuration in each pass: it has none that could be set to 0 at load."""
+    rates = {"hidden_dropout": 0.5, "attention_dropout": 0.0}
+    shape = AutoConfig.for_model(
+        "falcon", hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=320, **rates
+    )
+    policy = Policy(model=AutoModelForCausalLM.from_config(shape), tokenizer=make_policy("qwen3").tokenizer)
+    before = torch.get_rng_state()
+    assert states(policy, "refused") == {"two passes"}
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_ends_are_named_and_none_is_said(make_policy: Callable[..., Policy]) -> None:
