@@ -103,12 +103,15 @@ def test_what_is_saved_and_loaded_is_what_the_cpu_saves_and_loads(tuning: str, b
     with pretend_cuda():
         on_cuda(policy.model)
         policy.save(tmp_path / "there")
-        optimizer = stepped(policy)
+        optimizer = fresh(policy)
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad = parameter.detach() * 0.1
+        optimizer.step()
         checkpoint.save(tmp_path / "paused", model=policy.model, optimizer=optimizer, write=True)
         again = loaded(base, tuning=tuning)
         on_cuda(again.model)
         checkpoint.load_weights(tmp_path / "paused", again.model)
-        restored = stepped(again)
+        restored = fresh(again)
         checkpoint.load_optimizer(tmp_path / "paused", restored)
         expected, found = merged_weights(policy.model), merged_weights(again.model)
         assert {name: tensor.device for name, tensor in found.items()} == dict.fromkeys(expected, CUDA)
@@ -119,14 +122,10 @@ def test_what_is_saved_and_loaded_is_what_the_cpu_saves_and_loads(tuning: str, b
     assert hashes[0] == hashes[1]
 
 
-def stepped(policy: Policy) -> torch.optim.Optimizer:
-    """An optimiser that has taken a step over what is trained."""
+def fresh(policy: Policy) -> torch.optim.Optimizer:
+    """An optimiser over what is trained, without a step."""
     trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-2, foreach=False)
-    for parameter in trained:
-        parameter.grad = parameter.detach() * 0.1
-    optimizer.step()
-    return optimizer
+    return torch.optim.AdamW(trained, lr=1e-2, foreach=False)
 
 
 def test_rollouts_stay_out_of_the_autocast_of_the_update(base: Path, tmp_path: Path) -> None:
