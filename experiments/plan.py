@@ -87,13 +87,14 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None, simulate: 
         "experiment": cfg["name"],
         "hardware": asdict(hardware),
         "devices": setting.devices,
+        "serving_devices": setting.rollouts.devices_elsewhere,
         "iterations": cfg["iterations"],
         "parameters": model.parameters,
         "trained_parameters": setting.trained_parameters(model),
         "phases": phases,
         "evaluation": {"hours": evaluated and evaluated.hours, "not_counted": uncounted(cfg["benchmarks"], hardware)},
         "hours": hours,
-        "device_hours": hours and hours * setting.devices,
+        "device_hours": hours and hours * (setting.devices + setting.rollouts.devices_elsewhere),
         "fits": fits,
         "advice": list(dict.fromkeys(advice for phase in phases.values() for advice in phase["advice"])),
         "room_for_vllm": _room_for_vllm(phases, setting, hardware),
@@ -288,9 +289,10 @@ def _make_room(memory: Memory, setting: Setting, *, short: float) -> str:
 
 def text_of(figures: Json) -> str:
     """Return the plan as text for people."""
-    hardware = figures["hardware"]
+    hardware, serving = figures["hardware"], figures["serving_devices"]
     lines = [
-        f"{figures['experiment']} on {figures['devices']} x {hardware['name']}, {figures['iterations']} iterations",
+        f"{figures['experiment']} on {figures['devices']} x {hardware['name']}"
+        f"{f' and {serving} that serve' if serving else ''}, {figures['iterations']} iterations",
         f"parameters {figures['parameters'] / 1e9:.2f} G, trained {figures['trained_parameters'] / 1e9:.3f} G",
         f"assumed: responses {hardware['response_fraction']:.0%} of the limit on average, "
         f"{hardware['training_utilisation']:.0%} of {hardware['peak_tflops']} Tflop/s in passes, "

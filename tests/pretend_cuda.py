@@ -63,6 +63,12 @@ class CudaTensor(Tensor):
     def data_ptr(self) -> int:
         return self._host.data_ptr()
 
+    def untyped_storage(self) -> torch.UntypedStorage:
+        return self._host.untyped_storage()  # what tells tied tensors from others
+
+    def storage(self) -> torch.TypedStorage:
+        return torch.TypedStorage(wrap_storage=self.untyped_storage(), dtype=self.dtype, _internal=True)
+
     def numpy(self, **_: Any) -> Any:
         raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
 

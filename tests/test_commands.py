@@ -38,7 +38,7 @@ PLACEHOLDERS = {"KIND": "votes", "NAME": "rewards", "STUDY": "main_table"}
 """Words of usage lines that stand for one of a few; any path and any number may stand for itself."""
 NO_KEYS = {"group", "key", "hardware", "model_size", "seeds", "weights_only", "x"}
 """What stands before = in running text and is no key of `experiments.run`."""
-CHEAP = re.compile(r"python -m experiments(\.plan .*|\.reproduce --list)?")
+CHEAP = re.compile(r"python -m experiments(\.plan (?!.*--simulate).*|\.reproduce --list)?")
 """Commands that take no longer to run than to check."""
 
 
@@ -77,6 +77,12 @@ def written() -> Iterator[str]:
     for path in CONFIGS:
         for comment in re.findall(r"#(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
             yield from re.findall(r"python -m experiments[^`(]*", comment)
+
+
+def shown() -> dict[str, list[str]]:
+    """Commands of the pages with the lines of their output that stand in a block of text below."""
+    pairs = re.compile(r"```bash\n(python -m experiments.*)\n```\n```text\n([^`]*)```")
+    return {stripped(command): lines.splitlines() for text in texts() for command, lines in pairs.findall(text)}
 
 
 def overrides() -> Iterator[str]:
@@ -172,6 +178,8 @@ WRITTEN = sorted({stripped(command) for command in written()})
 def test_there_are_commands_to_check() -> None:
     assert len(WRITTEN) > 60
     assert {"run", "report", "browse", "evaluate", "plan", "results", "reproduce"} <= set(NAMES)
+    assert set(shown()) <= {command for command in WRITTEN if CHEAP.fullmatch(command)}
+    assert len(shown()) > 4
 
 
 @pytest.mark.parametrize("command", WRITTEN)
@@ -192,6 +200,9 @@ def test_overrides_in_running_text_compose(override: str) -> None:
 
 @pytest.mark.parametrize("command", [text for text in WRITTEN if CHEAP.fullmatch(text)])
 def test_cheap_commands_run(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They say, among other things, the lines that a page shows below them."""
     module, *arguments = shlex.split(command)[2:]
     assert entry(module).main(arguments) in (0, UNMET)
-    assert capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said
+    assert not set(shown().get(command, ())) - set(said.splitlines())

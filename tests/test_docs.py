@@ -145,6 +145,14 @@ def test_nothing_cites_a_document_outside_the_repository() -> None:
     assert mentions(rf"\b({'|'.join(outside)})\b", suffixes=()) == set()
 
 
+def test_scaling_states_no_figure_that_its_commands_do_not_print() -> None:
+    """What they print is compared where they are run (test_commands.py)."""
+    text = (PROJECT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```text\n[^`]*```", text)
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert set(re.findall(r"\d+\.\d+", prose)) <= set(re.findall(r"\d+\.\d+", "".join(blocks)))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=names)
 def test_lines_are_short(page: Path) -> None:
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):

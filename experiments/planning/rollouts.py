@@ -66,6 +66,11 @@ class Rollouts:
         """Whether the cache is there during updates too."""
         return self.vllm_share is not None
 
+    @property
+    def devices_elsewhere(self) -> int:
+        """How many devices decode and do not train."""
+        return 0 if self.copies else self.engines * self.devices_each
+
     def weights(self, model: Architecture) -> float:
         """Bytes of weights on a training device."""
         return self.copies * model.parameters * self.weight_bytes / self.devices_each

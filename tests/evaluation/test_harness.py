@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -22,12 +23,14 @@ from evaluation.protocol import Protocol
 from evaluation.remote_judge import NoRemoteJudge
 from evaluation.sources import Datasets, Generated
 from evaluation.store import TaskStore
+from rzero.engines.embedded import EmbeddedEngine
 from rzero.grading import ExactGrader
 from rzero.prompts import Prompts, set_day
 from rzero.types import Group, Json, Prompt, Sampling
 from rzero.voting import PaperVote
-from tests.rzero.conftest import CHAT_TEMPLATE
+from tests.pretend_cuda import pretend_cuda
 from tests.scripted import NamedPolicy, ScriptedEngine
+from tests.tiny_models import CHAT_TEMPLATE, build_policy
 
 GRADER = ExactGrader(max_chars=2000)
 W: Any = NamedPolicy()
@@ -374,3 +377,18 @@ def test_rows_of_the_hub_take_the_form_of_the_folder(monkeypatch: pytest.MonkeyP
     source = Datasets(hub=hub)
     assert source.documents("gsm8k", kind="mathematics")[0]["answer"] == "7"
     assert source.documents("olympiadbench", kind="mathematics")[0]["answer"] == "$1$, $2$"
+
+
+def test_an_evaluation_on_a_gpu_gives_what_the_cpu_gives() -> None:
+    """On a pretend device: the weights' fingerprint, greedy and sampled answers, scores and notes."""
+    policy, found = build_policy("qwen3"), []
+    for device in (None, "cuda"):
+        with nullcontext() if device is None else pretend_cuda():
+            engine = EmbeddedEngine(
+                max_rows=8, threads=1, compact_below=0.85, prefill_tokens=64, first_capacity=4, verify_sync=True,
+                decoder="auto", device=device,
+            )  # fmt: skip
+            engine.sync(policy)
+            protocol = Protocol(sampled=["sum"], k=2, temperature=1.0, max_tokens=8)
+            found.append(suite(None, protocol=protocol).evaluate(engine))
+    assert found[0] == found[1]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
+from hydra.utils import instantiate
 
+from experiments.compose import compose
 from experiments.plan import main, plan
-from experiments.planning import simulation
+from experiments.planning import Architecture, Rollouts, Setting, simulation, update
 from experiments.planning.simulation import Case, simulated_peaks
 from rzero.types import Json
+from tests.gpu import real_shape
 
 pytestmark = pytest.mark.slow
 
@@ -109,3 +113,32 @@ def test_devices_of_all_nodes_share_the_tensors() -> None:
         patch.setattr(simulation, "simulated_peaks", caught)
         plan(["experiment=paper", "trainer.devices=8", "trainer.num_nodes=2"], simulate=True)
     assert seen == [16]
+
+
+def test_what_a_gpu_is_compared_with_is_what_is_planned() -> None:
+    """`tests/gpu/real_shape.py` has the figures, because only `rzero` is imported there."""
+    workload = real_shape.REAL
+    case = Case(
+        policy={
+            "architecture": workload.architecture, "dtype": "float32", "attn_implementation": "sdpa",
+            "gradient_checkpointing": True, "lora": None,
+        },
+        devices=1, mixed=True, settings=workload.settings(), loss=real_shape.loss(), optimizer=real_shape.optimizer(),
+        prompt=workload.prompt, length=workload.prompt + workload.response,
+    )  # fmt: skip
+    assert max(simulated_peaks(case).values()) == pytest.approx(real_shape.PLANNED_BYTES, rel=1e-4)
+    shape = {name: value for name, value in workload.architecture.items() if name != "model_type"}
+    rollouts = Rollouts(engines=1, copies=1, weight_bytes=4, rows=1, response_tokens=workload.response)
+    setting = Setting(
+        devices=1, nodes=1, sharded=False, weight_bytes=4, mixed=True, tf32=True, lora=None, checkpointing=True,
+        rollouts=rollouts,
+    )  # fmt: skip
+    for name, seconds in real_shape.PLANNED_SECONDS.items():
+        cfg = compose("experiment=paper", f"+hardware={name}", groups=("hardware",))
+        hardware = replace(instantiate(cfg.hardware, _convert_="all"), response_fraction=1.0)
+        work = update(
+            Architecture(**shape), setting, hardware, completions=workload.rows, prompts=workload.rows, passes=2,
+            steps=2, microbatch_tokens=workload.max_tokens_per_microbatch,
+        )  # fmt: skip
+        assert hardware.prompt_tokens == workload.prompt
+        assert work.hours * 3600 == pytest.approx(seconds, rel=0.01)

@@ -10,15 +10,16 @@ import pytest
 import torch
 
 from rzero.engines.embedded import EmbeddedEngine
-from rzero.modules import GRPOModule
+from rzero.modules import GRPOModule, checkpoint
 from rzero.modules.fit import fit
 from rzero.modules.reference import reference_of
-from rzero.policy import Policy, load_policy
+from rzero.policy import Policy, load_policy, merged_weights
 from rzero.processes.ranks import Ranks
 from tests.pretend_cuda import CUDA, on_cuda, pretend_cuda
 from tests.rzero.processes.two_processes import LORA, make_loss, make_module, make_trainer, settings
 
 pytestmark = pytest.mark.usefixtures("quiet_lightning")
+PLAIN = {"dtype": "float32", "attn_implementation": "sdpa"}
 
 
 def loaded(base: Path, *, tuning: str) -> Policy:
@@ -69,6 +70,8 @@ CASES = [
     ("solver", "checkpointing", {"share_prompts": True}, {"kl_placement": "reward"}),
     ("challenger", "full", {"share_prompts": True}, {}),
     ("challenger", "lora", {"share_prompts": False}, {"kl_placement": "reward"}),
+    ("challenger", "checkpointing", {"share_prompts": False}, {}),
+    ("solver", "lora", {"share_prompts": False}, {"kl_placement": "reward"}),
 ]
 
 
@@ -85,6 +88,44 @@ def test_a_step_mixes_no_devices_and_gives_the_numbers_of_the_cpu(
         assert there.model.device == CUDA
         measured = metrics_of_a_step(there, role=role, monkeypatch=monkeypatch, **changes)
     assert measured == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_what_is_saved_and_loaded_is_what_the_cpu_saves_and_loads(tuning: str, base: Path, tmp_path: Path) -> None:
+    """The directory of a policy, and a checkpoint with the optimiser's state."""
+    policy = loaded(base, tuning=tuning)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
+    policy.save(tmp_path / "here")
+    with pretend_cuda():
+        on_cuda(policy.model)
+        policy.save(tmp_path / "there")
+        optimizer = fresh(policy)
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad = parameter.detach() * 0.1
+        optimizer.step()
+        checkpoint.save(tmp_path / "paused", model=policy.model, optimizer=optimizer, write=True)
+        again = loaded(base, tuning=tuning)
+        on_cuda(again.model)
+        checkpoint.load_weights(tmp_path / "paused", again.model)
+        restored = fresh(again)
+        checkpoint.load_optimizer(tmp_path / "paused", restored)
+        expected, found = merged_weights(policy.model), merged_weights(again.model)
+        assert {name: tensor.device for name, tensor in found.items()} == dict.fromkeys(expected, CUDA)
+        assert all(torch.equal(found[name].cpu(), tensor.cpu()) for name, tensor in expected.items())
+        moments = [[state["exp_avg"].cpu() for state in each.state.values()] for each in (optimizer, restored)]
+    assert all(torch.equal(one, other) for one, other in zip(*moments, strict=True))
+    hashes = [load_policy(tmp_path / place, **PLAIN).weights_hash() for place in ("here", "there")]
+    assert hashes[0] == hashes[1]
+
+
+def fresh(policy: Policy) -> torch.optim.Optimizer:
+    """An optimiser over what is trained, without a step."""
+    trained = [parameter for parameter in policy.model.parameters() if parameter.requires_grad]
+    return torch.optim.AdamW(trained, lr=1e-2, foreach=False)
 
 
 def test_rollouts_stay_out_of_the_autocast_of_the_update(base: Path, tmp_path: Path) -> None:

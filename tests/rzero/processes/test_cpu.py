@@ -127,3 +127,25 @@ def test_the_cpu_is_described_with_its_kernels(core: Path) -> None:
     assert cpu.describe_cpu() == f"GenuineIntel family 6 model 207, {kernels} kernels"
     core.unlink()
     assert cpu.describe_cpu().endswith(f", {kernels} kernels")
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_factors_of_float32_products_are_rounded_as_asked(precision: str) -> None:
+    """On GPUs; the CPU's products stay as they are."""
+    factors = torch.randn(2, 64, 64, generator=torch.Generator().manual_seed(0))
+    before = torch.get_float32_matmul_precision()
+    exact = factors[0] @ factors[1]
+    try:
+        cpu.set_matmul_precision(precision)
+        assert torch.get_float32_matmul_precision() == precision
+        if precision != "medium":  # CPUs with bf16 units may use these
+            assert torch.equal(factors[0] @ factors[1], exact)
+    finally:
+        cpu.set_matmul_precision(before)
+
+
+def test_another_matmul_precision_is_refused() -> None:
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(ValueError, match=r"highest, high or medium, got 'tf32'"):
+        cpu.set_matmul_precision("tf32")
+    assert torch.get_float32_matmul_precision() == before

@@ -26,7 +26,16 @@ from rzero.tracking import is_timing, read_metrics
 from rzero.types import Prompt, Sampling
 from tests.experiments.small import small_run
 from tests.rzero.processes import two_processes
-from tests.rzero.processes.two_processes import CASES, SIZE, load, make_engine, train
+from tests.rzero.processes.two_processes import (
+    CASES,
+    ROUNDED,
+    SIZE,
+    load,
+    make_engine,
+    near_float32,
+    train,
+    train_rounded,
+)
 from tests.rzero.processes.workers import failing_worker
 
 
@@ -61,6 +70,9 @@ def trained(base, tmp_path_factory) -> Path:
     with quiet():
         for role, tuning, _ in CASES:
             train(base, folder / f"{role}_{tuning}_one", role=role, tuning=tuning, strategy="one", ranks=Ranks())
+        for role in ("challenger", "solver"):
+            target = folder / f"{role}_float32.json"
+            train_rounded(base, target, role=role, strategy="one", precision="32-true", ranks=Ranks())
         worker = functools.partial(two_processes.training_worker, str(base), str(folder))
         with launch(size=SIZE, worker=worker) as ranks:
             two_processes.train_all(base, folder, ranks)
@@ -87,6 +99,20 @@ def test_two_processes_train_as_one_does(trained: Path, base: Path, role: str, t
         torch.testing.assert_close(tensor, expected_weights[name], atol=1e-5, rtol=0)
     moved = max(float((expected_weights[name] - start[name]).abs().max()) for name in start)
     assert moved > 1e-3, "nothing was learned, so nothing was compared"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "strategy"), ROUNDED)
+def test_two_processes_train_in_bf16(trained: Path, role: str, strategy: str) -> None:
+    """The first step is near that of one process in float32; the second follows a sync of what it learned.
+
+    One process in bf16 is in `tests/gpu`, which runs on the CPU too.
+    """
+    [expected, _] = json.loads((trained / f"{role}_float32.json").read_text())
+    [first, second] = json.loads((trained / f"{role}_{strategy}_bf16.json").read_text())
+    near_float32(first, expected, role=role)
+    assert second[f"{role}/kl"] > 0
+    assert second[f"{role}/grad_norm"] > 0
 
 
 @pytest.mark.slow

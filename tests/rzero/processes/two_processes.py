@@ -39,6 +39,8 @@ CASES = (
     ("solver", "lora", "fsdp"),
 )
 """(role, how it is fine-tuned, strategy): every strategy with every tuning, and each of these with both roles."""
+ROUNDED = tuple((role, strategy) for role in ("challenger", "solver") for strategy in ("ddp", "fsdp"))
+"""(role, strategy) of phases in bf16-mixed."""
 
 
 def settings(**changes: Any) -> GRPOSettings:
@@ -247,11 +249,25 @@ def go_on(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ra
     policy.save(target.with_name(f"{target.name}_resumed"), write=ranks.first)
 
 
+def train_rounded(base: Path, target: Path, *, role: str, strategy: str, precision: str, ranks: Ranks) -> None:
+    """Trains all weights for a phase, one update per rollout, and leaves the metrics of its steps (`target`)."""
+    policy = load(base, tuning="full")
+    module = make_module(policy, role=role, ranks=ranks, settings=settings(updates_per_rollout=1))
+    steps: list[dict[str, float]] = []
+    trainer = functools.partial(make_trainer, precision=precision, **strategy_of(strategy, size=ranks.size))
+    fit(module, make_trainer=trainer, after_step=lambda metrics: steps.append(dict(metrics)), directory=target.parent)
+    if ranks.first:
+        target.write_text(json.dumps(steps))
+
+
 def train_all(base: Path, folder: Path, ranks: Ranks) -> None:
     for role, tuning, strategy in CASES:
         target = folder / f"{role}_{tuning}_{strategy}"
         train(base, target, role=role, tuning=tuning, strategy=strategy, ranks=ranks)
         go_on(base, target, role=role, tuning=tuning, strategy=strategy, ranks=ranks)
+    for role, strategy in ROUNDED:
+        target = folder / f"{role}_{strategy}_bf16.json"
+        train_rounded(base, target, role=role, strategy=strategy, precision="bf16-mixed", ranks=ranks)
 
 
 def training_worker(base: str, folder: str, rank_config: RankConfig) -> None:
