@@ -23,8 +23,8 @@ from rzero.policy_check import CheckedLoader, Finding, findings, requests
 from rzero.prompts import Prompts, day_of, encode_prompt, opened_thinking, set_day, takes_system
 from rzero.rewards.official import OfficialSolverReward
 from rzero.types import Prompt
-from tests.rzero.conftest import CHAT_TEMPLATE
 from tests.rzero.tiny_run import execute, said, tiny_run
+from tests.tiny_models import CHAT_TEMPLATE
 
 PROMPTS = Prompts(
     challenger_system="Pose.", challenger_user="One.", solver_system=r"Put it in \boxed{}.", solver_user="{question}"
