@@ -104,10 +104,7 @@ def unwrap_adapters(model: nn.Module) -> PreTrainedModel:
 
 def adapter_rank(model: nn.Module) -> int | None:
     """Returns the rank of the trained adapters; None without LoRA."""
-    if not hasattr(model, "peft_config"):
-        return None
-    [adapter] = model.active_adapters  # type: ignore[misc, union-attr]
-    return int(model.peft_config[adapter].r)
+    return next((int(config.r) for config in getattr(model, "peft_config", {}).values()), None)
 
 
 def adapter_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from rzero.interfaces import Progress
 from rzero.policy import Policy
 from rzero.prompts import encode_prompt
 from rzero.types import Completion, FinishReason, Group, Prompt, Sampling
-from tests.rzero.conftest import build_tokenizer
+from tests.tiny_models import build_tokenizer
 
 Script = Callable[[Prompt, int], str] | Mapping[str, str | Sequence[str]]
 

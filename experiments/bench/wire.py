@@ -51,8 +51,9 @@ def run() -> Json:
             vote = _milliseconds([client.draw for client in ours], votes, threads=wide)
             figures |= {f"before_ms_{threads}": old, f"ours_ms_{threads}": new, f"ours_vote_ms_{threads}": vote}
             figures["wire_ratio"] = max(figures["wire_ratio"], new / old)
-            for client in (*before, *ours):
-                client.end()
+            for one, other in zip(before, ours, strict=True):
+                one.end()
+                other.end()
     for name, logprobs in (("bytes_per_token", True), ("vote_bytes_per_token", False)):
         figures[name] = len(wire_server.answer(TOKENS, logprobs=logprobs)) / TOKENS
     return figures

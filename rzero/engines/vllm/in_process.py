@@ -260,7 +260,7 @@ def _generate_and_follow(
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    engine, done = llm.llm_engine, {}
+    engine, done = llm.llm_engine, dict[str, Drawn]()
 
     def add(name: str, request: RowRequest, lora: LoRARequest | None) -> str:
         params = SamplingParams(**request.params, output_kind=RequestOutputKind.FINAL_ONLY)

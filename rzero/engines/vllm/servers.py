@@ -1,10 +1,12 @@
 """One or more `vllm serve` processes as a host: rows are dealt over replicas, weights travel through a folder.
 
 Servers are started by us, on free ports of 127.0.0.1, and ended by us. Or they are yours (`urls`): on this machine or
-on any that shares `exchange`, without a secret and hence on a trusted network only, each started with
+on any that shares `exchange`, over routes without a secret and hence on a trusted network only, each started with
 
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --tokens-only --logprobs-mode processed_logprobs --generation-config vllm
 
+for LoRA with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and `--enable-lora --max-lora-rank N --max-loras 2`, for sleep with
+`--enable-sleep-mode`, with VLLM_API_KEY where this side has it too, with `--host` for the interface it listens on,
 and, on CPUs, `--no-enable-chunked-prefill --max-num-batched-tokens N` with N at least the model's length
 (`rzero.engines.vllm.in_process.prompts_in_one_piece` says why).
 """
@@ -24,6 +26,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from urllib3.util import parse_url
 
 from rzero.adapters import unwrap_adapters
 from rzero.engines.vllm.adapters import Adapter, Bases, base_weights, fingerprint, write_adapter
@@ -37,6 +40,9 @@ from rzero.engines.vllm.server_process import ServerProcess
 from rzero.engines.vllm.snapshot import Architecture, architecture, serving_weights, write_weights
 from rzero.policy import Policy
 from rzero.processes.open_files import connections_per_server
+
+HERE = ("127.0.0.1", "localhost", "[::1]")
+"""Hosts that see the folders for temporary files of this machine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,10 @@ class VllmServers:
         if self.replicas < 1 or self.threads < 1 or self.max_batched_tokens < 1:
             raise ValueError("engine.host.replicas, threads and max_batched_tokens must be at least 1")
         check_sleep_level(self.sleep_level)
+        if self.exchange is None and (far := [url for url in self.urls if parse_url(url).host not in HERE]):
+            raise ValueError(
+                f"engine.host.exchange must name a folder that {far[0]} can read too, and is null: weights go there"
+            )
         if self.devices and len(self.devices) != self.replicas:
             raise ValueError(
                 f"engine.host.devices names {len(self.devices)} devices for {self.replicas} replicas; give one each"

@@ -232,7 +232,7 @@ def test_weights_are_a_copy_until_the_next_sync(engine, policy):
     assert_samples_from(policy, after)
 
 
-def test_adapters_are_merged_into_the_engine_only(engine, policy):
+def test_adapters_are_drawn_from_and_the_policy_is_left_alone(engine, policy):
     config = LoraConfig(r=2, lora_alpha=8, lora_dropout=0.5, target_modules=["q_proj", "o_proj", "down_proj"])
     adapted = Policy(model=get_peft_model(policy.model, config).train(), tokenizer=policy.tokenizer)
     with torch.no_grad():

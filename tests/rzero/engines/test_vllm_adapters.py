@@ -26,7 +26,7 @@ from rzero.sharding import shard
 from rzero.types import Prompt, Sampling
 from tests.rzero.engines.scripted_server import Scripted, serving
 
-SPEC = LoraSpec(rank=4, alpha=8.0, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj"))
+LORA = LoraSpec(rank=4, alpha=8.0, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj"))
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 SERVERS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
@@ -42,7 +42,7 @@ def adapted(make_policy: Callable[..., Policy]) -> Callable[..., Policy]:
 
     def make(number: int, *, base: int = 0) -> Policy:
         policy = make_policy("qwen3_tied", seed=base, hidden_size=64, head_dim=32)
-        model = add_adapters(policy.model, SPEC)
+        model = add_adapters(policy.model, LORA)
         torch.manual_seed(number)
         for name, parameter in model.named_parameters():
             if "lora_B" in name:

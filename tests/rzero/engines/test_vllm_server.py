@@ -268,6 +268,13 @@ def test_arguments_of_our_servers(make_policy):
     assert hash(settings) == hash(VllmServers(**{**SETTINGS, "arguments": ("--tensor-parallel-size", "2")}))
 
 
+def test_servers_on_other_machines_need_a_folder_that_they_share():
+    urls = ["http://127.0.0.1:8000", "http://node7:8000"]
+    with pytest.raises(ValueError, match=r"engine.host.exchange must name a folder that http://node7:8000 can read"):
+        VllmServers(**{**SETTINGS, "urls": urls})
+    VllmServers(**{**SETTINGS, "urls": urls, "exchange": "/shared"})
+
+
 @pytest.mark.parametrize("level", [1, 2])
 def test_sleeping_servers_wake_weights_first_and_the_cache_last(make_policy, level):
     with serving() as (one, first_script), serving() as (two, second_script):
