@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rzero.policy import LoraSpec, load_policy, merged_weights
+from rzero.gathering import merged_weights
+from rzero.policy import LoraSpec, load_policy
 
 LORA = LoraSpec(rank=2, alpha=8, dropout=0.0, target_modules=("q_proj", "down_proj"))
 IDS = torch.arange(12)[None]

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from rzero.adapters import adapter_weights, holds_adapters
 from rzero.modules.batching import balance
-from rzero.policy import merged_weights
+from rzero.gathering import merged_weights
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks
 from rzero.selfplay import SelfPlay
