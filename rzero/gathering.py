@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ FILE_BYTES = 5 * 10**9
 class Part:
     """A tensor that is put together when its turn comes.
 
-    names: all that it has; several when they are tied. gather: returns it where it is computed; every rank has to call
-    it when it is split over ranks.
+    names: all that it is written under; several when they are tied. shape, dtype: of what `gather` returns, where it is
+    computed; every rank has to call it when it is split over ranks.
     """
 
     names: tuple[str, ...]
@@ -45,12 +46,8 @@ class Part:
 
     @property
     def size(self) -> int:
-        """Bytes."""
-        return torch.Size(self.shape).numel() * self.dtype.itemsize
-
-    def under_every_name(self) -> list[Part]:
-        """Returns a part for each of its names; only for tensors that are not split over ranks."""
-        return [replace(self, names=(name,)) for name in self.names]
+        """Bytes, under all names together."""
+        return len(self.names) * math.prod(self.shape) * self.dtype.itemsize
 
 
 def part_of(name: str, tensor: Tensor) -> Part:
@@ -117,8 +114,8 @@ def write_parts(
 ) -> None:
     """Writes `stem`.safetensors, or, above `limit` bytes (None: FILE_BYTES), several such files and their index.
 
-    The layout is Hugging Face's. A part is written under its first name. Every rank calls this, one of them with
-    `write`; the others, for which the folder need not exist, keep nothing.
+    The layout is Hugging Face's; its format knows no tensor with two names, so a part is written once for each. Every
+    rank calls this, one of them with `write`; the others, for which the folder need not exist, keep nothing.
 
     Raises OSError (no space), with the folder and the bytes that `purpose` needs, before anything is written, and with
     the path when the disk fails in the middle.
@@ -132,7 +129,7 @@ def write_parts(
     for number, shard in enumerate(shards, start=1):
         name = _file(stem, number, len(shards))
         _write_shard(directory / name, shard)
-        place |= {part.names[0]: name for part in shard}
+        place |= {alias: name for part in shard for alias in part.names}
     if len(shards) > 1:
         total = {"total_size": sum(part.size for part in parts)}
         index = json.dumps({"metadata": total, "weight_map": place}, indent=1, sort_keys=True)
@@ -141,24 +138,13 @@ def write_parts(
 
 def _write_shard(path: Path, shard: Sequence[Part]) -> None:
     """A function of its own, so that nothing of one file is held when the next one begins."""
-    tensors = {part.names[0]: _in_host_memory(part.gather()) for part in shard}
+    tensors: dict[str, Tensor] = {}
+    for part in shard:
+        first, *others = part.names
+        tensors[first] = part.gather().cpu().contiguous()
+        tensors |= {name: tensors[first].clone() for name in others}
     with tensor_errors(path):
-        save_file(_apart(tensors), path, metadata={"format": "pt"})
-
-
-def _in_host_memory(tensor: Tensor) -> Tensor:
-    return tensor.cpu().contiguous()
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The format knows no tensors that share memory: those that do are copied."""
-    seen: set[int] = set()
-    apart = {}
-    for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        apart[name] = tensor.clone() if tensor.numel() and place in seen else tensor
-        seen.add(place)
-    return apart
+        save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _shards(parts: Sequence[Part], *, limit: int) -> list[list[Part]]:

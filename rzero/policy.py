@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ class Policy:
         """
         adapters, unwritten = adapter_weights(self.model), unwrap_adapters(self.model)._keys_to_ignore_on_save or ()
         parts = [part_of(*item) for item in adapters.items()] if adapters else model_parts(self.model)
-        parts = [part for part in parts if part.names[0] not in unwritten]
+        # tied weights are saved once and tied again by who loads them
+        parts = [replace(part, names=part.names[:1]) for part in parts if part.names[0] not in unwritten]
         if not write:
             take_part(parts)
             return

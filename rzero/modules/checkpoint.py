@@ -74,7 +74,8 @@ def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer) -> None:
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for name, read in read_parts(directory, stem=_MOMENTS).items():
         index, key = name.split(".", 1)
-        state["state"][int(index)][key] = split_like(read(), other=parameters[int(index)])
+        share = split_like(read(), other=parameters[int(index)])
+        state["state"][int(index)][key] = share.clone()  # what was read lies in the file
     optimizer.load_state_dict(state)
 
 

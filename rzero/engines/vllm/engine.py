@@ -14,8 +14,10 @@ from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, 
 from rzero.engines.vllm.hosts import Host, HostSettings, acquire, release
 from rzero.engines.vllm.requests import Drawn, RowRequest, probe_requests, row_requests
 from rzero.engines.vllm.retry import retry_when_dead
+from rzero.engines.vllm.snapshot import serving_parts
+from rzero.gathering import take_part
 from rzero.interfaces import Progress
-from rzero.policy import Policy, merged_weights
+from rzero.policy import Policy
 from rzero.processes.ranks import Ranks
 from rzero.types import Group, Prompt, Sampling
 
@@ -77,7 +79,7 @@ class VllmEngine(Generic[S]):
         if ranks.first:
             self._take(policy)
         else:
-            merged_weights(policy.model, keep=False)  # split weights are put together by all ranks
+            take_part(serving_parts(policy, dtype=self._dtype))  # split weights are put together by all ranks
         self.verify(policy, ranks=ranks)
 
     def _take(self, policy: Policy) -> None:

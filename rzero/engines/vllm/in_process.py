@@ -25,7 +25,7 @@ from torch import Tensor
 from rzero.engines.threads import torch_threads
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.retry import EngineDied
-from rzero.engines.vllm.snapshot import Architecture, architecture, copied, serving_weights
+from rzero.engines.vllm.snapshot import Architecture, architecture, in_memory, serving_parts
 from rzero.policy import Policy
 from rzero.types import Json
 
@@ -113,7 +113,8 @@ class ResidentVllm:
         self._asleep: tuple[str, ...] = ()
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Snapshot:
-        return Snapshot(architecture=architecture(policy, dtype=dtype), weights=copied(serving_weights(policy.model)))
+        weights = in_memory(serving_parts(policy, dtype=dtype))
+        return Snapshot(architecture=architecture(policy, dtype=dtype), weights=weights)
 
     def load(self, snapshot: Snapshot) -> int:
         """Weights wake first, then get their values, and the cache wakes last: memory is asked for in that order."""

@@ -26,7 +26,8 @@ from rzero.engines.vllm.in_process import GIB, prompts_in_one_piece
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess
-from rzero.engines.vllm.snapshot import Architecture, architecture, serving_weights, write_weights
+from rzero.engines.vllm.snapshot import Architecture, architecture, serving_parts
+from rzero.gathering import write_parts
 from rzero.policy import Policy
 from rzero.processes.open_files import connections_per_server
 
@@ -122,7 +123,8 @@ class ServedVllm:
         files = Files(architecture=shape, directory=self._path / f"weights_{next(self._numbers)}")
         files.directory.mkdir()
         files.architecture.write(files.directory)
-        write_weights(files.directory, serving_weights(policy.model))
+        parts = serving_parts(policy, dtype=dtype)
+        write_parts(files.directory, parts, stem="model", write=True, purpose="giving vLLM servers weights")
         return files
 
     def load(self, snapshot: Files) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,8 @@ from rzero.engines.vllm.requests import probe_requests
 from rzero.engines.vllm.retry import EngineDied, retry_when_dead
 from rzero.engines.vllm.server_client import Timeouts
 from rzero.engines.vllm.servers import VllmServers
-from rzero.engines.vllm.snapshot import architecture, serving_weights, write_weights
+from rzero.engines.vllm.snapshot import architecture, serving_parts
+from rzero.gathering import write_parts
 from rzero.processes.ranks import Ranks
 from rzero.types import Prompt, Sampling
 
@@ -60,7 +62,7 @@ class Recorder:
         self.model_config = type("Config", (), {"max_model_len": 256})
 
     def collective_rpc(self, method, *, kwargs):
-        assert "lm_head.weight" in dict(kwargs["weights_iterator"])
+        assert "model.embed_tokens.weight" in dict(kwargs["weights_iterator"])
         self.calls.append(method)
 
     def reset_prefix_cache(self):
@@ -107,16 +109,27 @@ def test_engines_share_a_host_and_load_their_own_weights_when_they_draw(policy, 
     assert len(made) == 2
 
 
-def test_a_head_that_is_tied_is_written_under_its_own_name(policy, make_policy, tmp_path):
+def test_a_head_that_is_tied_is_written_under_its_own_name_for_vllm_on_cpus(policy, make_policy, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     untied = make_policy("qwen3")
     for some in (policy, untied):
-        write_weights(tmp_path, serving_weights(some.model))
+        write_parts(tmp_path, serving_parts(some), stem="model", write=True, purpose="a test")
         written = load_file(tmp_path / "model.safetensors")
         assert torch.equal(written["lm_head.weight"], some.model.get_output_embeddings().weight)
         assert torch.equal(written["model.embed_tokens.weight"], some.model.get_input_embeddings().weight)
     assert architecture(policy) != architecture(untied)
+
+
+def test_on_gpus_a_head_that_is_tied_is_not_written_twice(policy, make_policy, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    write_parts(tmp_path, serving_parts(policy), stem="model", write=True, purpose="a test")
+    written = load_file(tmp_path / "model.safetensors")
+    assert written.keys() == policy.model.state_dict().keys() - {"lm_head.weight"}
+    assert "lm_head.weight" in {name for part in serving_parts(make_policy("qwen3")) for name in part.names}
 
 
 def test_a_call_is_repeated_until_the_retries_are_used_up():
@@ -189,10 +202,10 @@ def test_weights_without_a_tied_head_are_noticed(policy, monkeypatch):
     engine.sync(policy)
     with torch.no_grad():
         policy.model.get_input_embeddings().weight.mul_(1.3)
-    complete = resident.serving_weights
-    trapped = lambda model: {name: value for name, value in complete(model).items() if name != "lm_head.weight"}  # noqa: E731
+    complete = resident.serving_parts
+    trapped = lambda policy, dtype: [replace(part, names=part.names[:1]) for part in complete(policy, dtype=dtype)]  # noqa: E731
     with monkeypatch.context() as patch:
-        patch.setattr(resident, "serving_weights", trapped)
+        patch.setattr(resident, "serving_parts", trapped)
         with pytest.raises(RuntimeError, match="differ from the policy's by"):
             engine.sync(policy)
     engine.sync(policy)
