@@ -92,9 +92,13 @@ class VllmEngine(Generic[S]):
 
     @torch.no_grad()
     def verify(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
-        """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
+        """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`.
+
+        Or when the checksums of its weights say that they are not those of the last sync.
+        """
         probes = probe_prompts(policy)
         answers = ranks.shared(self._draw)(probe_requests(probes, tokens=_PROBE_TOKENS))
+        ranks.shared(self._check)()
         for probe, drawn in zip(probes, answers, strict=True):
             reference = policy_logprobs(policy, [*probe, *drawn.token_ids])[len(probe) - 1 : -1]
             expected = reference.gather(1, torch.tensor(drawn.token_ids)[:, None]).squeeze(1)
@@ -102,6 +106,11 @@ class VllmEngine(Generic[S]):
                 torch.tensor(drawn.logprobs), expected, largest=float(reference.abs().max()),
                 dtype=coarser(policy.model.dtype, self._dtype or policy.model.dtype), tolerance=self._tolerance,
             )  # fmt: skip
+
+    def _check(self) -> None:
+        assert self._host is not None
+        assert self._snapshot is not None
+        self._host.check(self._snapshot)
 
     def close(self) -> None:
         """Lets go of the weights and, when no other engine uses it, of vLLM; the engine can be synced again."""

@@ -31,6 +31,12 @@ class Host(Protocol[S]):
     def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
         """One answer per request, in order."""
 
+    def check(self, snapshot: S) -> None:
+        """Raises RuntimeError when vLLM's checksums say that it has other weights than `snapshot`, which is loaded.
+
+        Where they cannot be had, the log says so.
+        """
+
     def restart(self) -> None:
         """Replace what died; weights have to be loaded again afterwards."""
 

@@ -8,6 +8,7 @@ nobody needs vLLM any more, so that training in the same process is what it woul
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import random
 import tempfile
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from rzero.engines.threads import torch_threads
+from rzero.engines.verification import Checksums, fingerprinted
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.snapshot import Architecture, architecture, in_memory, serving_parts
@@ -34,6 +36,7 @@ if TYPE_CHECKING:  # not installed everywhere
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger(__name__)
 GIB = 2**30
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # weights are handed over in this process
@@ -96,10 +99,11 @@ class InProcessVllm:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:
-    """Weights in host memory."""
+    """Weights in host memory, and their fingerprints."""
 
     architecture: Architecture
     weights: dict[str, Tensor]
+    fingerprints: dict[str, int]
 
 
 class ResidentVllm:
@@ -111,10 +115,12 @@ class ResidentVllm:
         self._architecture: Architecture | None = None
         self._loaded: Snapshot | None = None
         self._asleep: tuple[str, ...] = ()
+        self._checksums = Checksums()
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Snapshot:
-        weights = in_memory(serving_parts(policy, dtype=dtype))
-        return Snapshot(architecture=architecture(policy, dtype=dtype), weights=weights)
+        marks: dict[str, int] = {}
+        weights = in_memory(fingerprinted(serving_parts(policy, dtype=dtype), marks))
+        return Snapshot(architecture=architecture(policy, dtype=dtype), weights=weights, fingerprints=marks)
 
     def load(self, snapshot: Snapshot) -> int:
         """Weights wake first, then get their values, and the cache wakes last: memory is asked for in that order."""
@@ -128,6 +134,11 @@ class ResidentVllm:
             self._loaded = snapshot
         self._wake("kv_cache")
         return int(self._running.model_config.max_model_len)
+
+    def check(self, snapshot: Snapshot) -> None:
+        said = _guarded(lambda: _checksums(self._running), threads=self._threads)
+        if said is not None:
+            self._checksums.check(snapshot.fingerprints, {"vLLM in this process": said})
 
     def draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
         try:
@@ -146,6 +157,7 @@ class ResidentVllm:
         """vLLM is built again by the next `load`."""
         self._llm = self._architecture = self._loaded = None
         self._asleep = ()
+        self._checksums = Checksums()
         gc.collect()
 
     def forget(self, snapshot: Snapshot) -> None:
@@ -177,6 +189,16 @@ def _leave_groups() -> None:
 def _reload(llm: LLM, weights: dict[str, Tensor]) -> None:
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
     llm.reset_prefix_cache()  # it holds what the old weights made of the prompts
+
+
+def _checksums(llm: LLM) -> dict[str, str] | None:
+    """Of all parameters of all workers; None, and a line in the log, from a vLLM that has none."""
+    try:
+        workers = llm.collective_rpc("compute_weight_checksums")
+    except (AttributeError, NotImplementedError) as error:
+        _LOG.warning("weights in vLLM are checked by log-probs alone: this version has no checksums (%s)", error)
+        return None
+    return {name: value for worker in workers for name, value in worker.items()}
 
 
 def _generate(llm: LLM, requests: Sequence[RowRequest]) -> list[Drawn]:

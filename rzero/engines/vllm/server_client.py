@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import requests
@@ -35,6 +36,14 @@ class Timeouts:
                 "engine.host.timeouts: start_s and answer_s must be positive, attempts at least 1 and "
                 f"first_pause_s at least 0, got {self}"
             )
+
+
+class Refused(RuntimeError):
+    """A server does not do what it was asked to, and said so with an HTTP status of 400 and more."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Replica:
@@ -83,6 +92,16 @@ class Replica:
         if not self._post("/reset_prefix_cache", {}, phase="emptying the prefix cache")["success"]:
             raise EngineDied(f"{self.name} could not empty its prefix cache: it is still drawing for somebody")
 
+    def checksums(self) -> dict[str, str] | None:
+        """Returns the sha256 of every parameter, as vLLM has it now; None from a server that cannot say."""
+        try:
+            answer = self._post("/weight_checker", {"action": "checksum"}, phase="saying its weights' checksums")
+        except Refused as refusal:
+            if refusal.status != HTTPStatus.NOT_FOUND:
+                raise
+            return None
+        return dict(answer["checksums"])
+
     def draw(self, request: RowRequest) -> Drawn:
         body = {"token_ids": list(request.prompt_ids), "sampling_params": request.params}
         [choice] = self._post("/inference/v1/generate", body, phase="drawing")["choices"]
@@ -127,9 +146,10 @@ class Replica:
                 f"{self.name} failed with status {response.status_code} while {phase}: {response.text[:500]}"
             )
         if response.status_code >= 400:
-            raise RuntimeError(
+            raise Refused(
                 f"{self.name} refused a request while {phase} (status {response.status_code}): {response.text[:500]}; "
-                "a server of your own needs the options in rzero/engines/vllm/servers.py"
+                "a server of your own needs the options in rzero/engines/vllm/servers.py",
+                status=response.status_code,
             )
         answer: Json = response.json()
         return answer

@@ -12,6 +12,7 @@ and, on CPUs, `--no-enable-chunked-prefill --max-num-batched-tokens N` with N at
 from __future__ import annotations
 
 import itertools
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from typing import ClassVar
 
 import torch
 
+from rzero.engines.verification import Checksums, fingerprinted
 from rzero.engines.vllm.in_process import GIB, prompts_in_one_piece
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.server_client import Replica, Timeouts
@@ -30,6 +32,8 @@ from rzero.engines.vllm.snapshot import Architecture, architecture, serving_part
 from rzero.gathering import write_parts
 from rzero.policy import Policy
 from rzero.processes.open_files import connections_per_server
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,10 +102,11 @@ def _flag(option: tuple[str, object]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Files:
-    """Weights in a folder, in the form of a Hugging Face model."""
+    """Weights in a folder, in the form of a Hugging Face model, and their fingerprints."""
 
     architecture: Architecture
     directory: Path
+    fingerprints: dict[str, int]
 
 
 class ServedVllm:
@@ -115,15 +120,17 @@ class ServedVllm:
         self._replicas: list[Replica] = []
         self._served: Files | None = None  # what servers are started from
         self._loaded: Files | None = None  # what all of them have
+        self._checksums = Checksums()
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Files:
         shape = architecture(policy, dtype=dtype)
-        files = Files(architecture=shape, directory=self._path / f"weights_{next(self._numbers)}")
+        directory, marks = self._path / f"weights_{next(self._numbers)}", dict[str, int]()
+        files = Files(architecture=shape, directory=directory, fingerprints=marks)
         files.directory.mkdir()
         files.architecture.write(files.directory)
-        parts = serving_parts(policy, dtype=dtype)
+        parts = fingerprinted(serving_parts(policy, dtype=dtype), marks)
         write_parts(files.directory, parts, stem="model", write=True, purpose="giving vLLM servers weights")
         return files
 
@@ -140,6 +147,18 @@ class ServedVllm:
             self._longest = min(replica.longest() for replica in self._replicas)
             self._loaded = snapshot
         return self._longest
+
+    def check(self, snapshot: Files) -> None:
+        with ThreadPoolExecutor(max_workers=self._count) as pool:
+            said = dict(zip(self._replicas, pool.map(Replica.checksums, self._replicas), strict=True))
+        known = {replica.name: checksums for replica, checksums in said.items() if checksums is not None}
+        if unknown := [replica.name for replica, checksums in said.items() if checksums is None]:
+            _LOG.warning(
+                "weights in %s are checked by log-probs alone: no /weight_checker there, which vLLM 0.32 has",
+                " and ".join(unknown),
+            )
+        if known:
+            self._checksums.check(snapshot.fingerprints, known)
 
     def forget(self, snapshot: Files) -> None:
         shutil.rmtree(snapshot.directory)
@@ -209,7 +228,7 @@ class ServedVllm:
     def _end(self) -> None:
         for replica in self._replicas:
             replica.end()
-        self._replicas, self._loaded = [], None
+        self._replicas, self._loaded, self._checksums = [], None, Checksums()
 
     @property
     def _path(self) -> Path:

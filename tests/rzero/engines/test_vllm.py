@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 from dataclasses import replace
 from typing import Any
@@ -304,5 +305,5 @@ def test_vllm_in_bfloat16_samples_from_the_rounded_policy(policy):
 
 def test_snapshots_are_compared_by_identity(policy):
     """Equal weights of two syncs are still two snapshots; comparing tensors would be an error."""
-    shape = architecture(policy)
-    assert Snapshot(architecture=shape, weights={}) != Snapshot(architecture=shape, weights={})
+    make = functools.partial(Snapshot, architecture=architecture(policy), weights={}, fingerprints={})
+    assert make() != make()

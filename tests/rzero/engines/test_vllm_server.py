@@ -46,6 +46,7 @@ class Scripted:
     def __init__(self) -> None:
         self.before: Callable[[str], int | str | None] = lambda path: None
         self.asked: list[tuple[str, Any]] = []
+        self.checksums = {"model.norm.weight": "as ever"}
 
 
 @contextmanager
@@ -70,6 +71,7 @@ def serving() -> Iterator[tuple[str, Scripted]]:
             logprobs = {"content": [{"logprob": -0.5}] * 2}
             choice = {"token_ids": body["token_ids"][:2], "logprobs": logprobs} if body and "token_ids" in body else {}
             reply = {"data": [{"max_model_len": 256}], "success": True, "choices": [choice], "results": [None]}
+            reply["checksums"] = script.checksums
             content = json.dumps(reply).encode()
             self.send_response(verdict if isinstance(verdict, int) else 200)
             self.send_header("Content-Length", str(len(content)))
