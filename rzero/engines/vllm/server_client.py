@@ -89,6 +89,10 @@ class Replica:
         """Weights from a folder that holds config.json and model.safetensors; the prefix cache is emptied."""
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
         self._post("/collective_rpc", body, phase="loading weights")
+        self.empty_prefix_cache()
+
+    def empty_prefix_cache(self) -> None:
+        """It holds what the old weights made of prompts."""
         if not self._post("/reset_prefix_cache", {}, phase="emptying the prefix cache")["success"]:
             raise EngineDied(f"{self.name} could not empty its prefix cache: it is still drawing for somebody")
 
@@ -101,6 +105,16 @@ class Replica:
                 raise
             return None
         return dict(answer["checksums"])
+
+    def world_size(self) -> int:
+        """Returns the number of its workers: GPUs that hold a part of the weights."""
+        answer = self._ask("describing itself", lambda: self._session.get(f"{self._url}/get_world_size", timeout=30))
+        return int(answer["world_size"])
+
+    def post(self, path: str, body: Json, *, phase: str) -> Json:
+        """Returns the answer to something that changes the server, and hence is never asked twice."""
+        url, limit = f"{self._url}{path}", self._timeouts.answer_s
+        return self._ask(phase, lambda: self._session.post(url, json=body, timeout=limit), attempts=1)
 
     def draw(self, request: RowRequest) -> Drawn:
         body = {"token_ids": list(request.prompt_ids), "sampling_params": request.params}
@@ -118,7 +132,7 @@ class Replica:
         url, limit = f"{self._url}{path}", self._timeouts.answer_s
         return self._ask(phase, lambda: self._session.post(url, json=body, timeout=limit))
 
-    def _ask(self, phase: str, call: Callable[[], requests.Response]) -> Json:
+    def _ask(self, phase: str, call: Callable[[], requests.Response], *, attempts: int | None = None) -> Json:
         """The JSON answer. Requests are pure functions, so one whose connection broke can be made again."""
 
         def attempt() -> requests.Response:
@@ -127,7 +141,7 @@ class Replica:
 
         retrying = Retrying(
             retry=retry_if_exception_type(requests.ConnectionError),
-            stop=stop_after_attempt(self._timeouts.attempts),
+            stop=stop_after_attempt(attempts or self._timeouts.attempts),
             wait=wait_exponential(multiplier=self._timeouts.first_pause_s),
             reraise=True,
         )

@@ -1,4 +1,4 @@
-"""One or more `vllm serve` processes as a host: rows are dealt over replicas, weights travel through a folder.
+"""One or more `vllm serve` processes as a host: rows are dealt over replicas, weights travel by one of `transfer.py`.
 
 Servers are started by us, on free ports of 127.0.0.1, and ended by us. Or they are yours (`urls`): on this machine or
 on any that shares `exchange`, without a secret and hence on a trusted network only, each started with
@@ -15,13 +15,14 @@ import itertools
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from rzero.engines.verification import Checksums, fingerprinted
 from rzero.engines.vllm.in_process import GIB, prompts_in_one_piece
@@ -29,7 +30,7 @@ from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess
 from rzero.engines.vllm.snapshot import Architecture, architecture, serving_parts
-from rzero.gathering import write_parts
+from rzero.engines.vllm.transfer import Transfer, on_all
 from rzero.policy import Policy
 from rzero.processes.open_files import connections_per_server
 
@@ -42,7 +43,8 @@ class VllmServers:
 
     urls: servers that run already; empty: `replicas` are started. devices: CUDA_VISIBLE_DEVICES of each replica ("4" or
     "4,5"); empty: as it is. arguments: further ones of `vllm serve`, such as [--tensor-parallel-size, "2"]. exchange:
-    folder for weights that all servers can read, null: a temporary one. The others are those of
+    folder for weights that all servers can read, null: a temporary one. transfer: how weights travel. The others are
+    those of
     `rzero.engines.vllm.in_process.InProcessVllm`, for servers of our own.
     """
 
@@ -59,6 +61,7 @@ class VllmServers:
     max_batched_tokens: int
     enforce_eager: bool
     timeouts: Timeouts
+    transfer: Transfer
 
     def __post_init__(self) -> None:
         for name in ("urls", "devices", "arguments"):  # lists of a configuration cannot be hashed
@@ -88,6 +91,7 @@ class VllmServers:
             "enforce_eager": self.enforce_eager,
             "disable_log_stats": True,
             "seed": 0,
+            **self.transfer.server_options,
         }
         options |= prompts_in_one_piece(shape, self.max_batched_tokens, max_tokens)
         return [*itertools.chain.from_iterable(map(_flag, options.items())), *self.arguments]
@@ -102,10 +106,11 @@ def _flag(option: tuple[str, object]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Files:
-    """Weights in a folder, in the form of a Hugging Face model, and their fingerprints."""
+    """A folder in the form of a Hugging Face model, in which weights may be; those in memory; their fingerprints."""
 
     architecture: Architecture
     directory: Path
+    weights: dict[str, Tensor]
     fingerprints: dict[str, int]
 
 
@@ -114,6 +119,7 @@ class ServedVllm:
 
     def __init__(self, settings: VllmServers, *, max_rows: int, max_tokens: int | None) -> None:
         self._settings, self._max_rows, self._max_tokens = settings, max_rows, max_tokens
+        self._sender = settings.transfer.open(devices=settings.devices)
         self._connections = connections_per_server(max_rows, servers=self._count)
         self._folder = tempfile.TemporaryDirectory(prefix="rzero-weights-", dir=settings.exchange)
         self._numbers = itertools.count()
@@ -121,18 +127,17 @@ class ServedVllm:
         self._served: Files | None = None  # what servers are started from
         self._loaded: Files | None = None  # what all of them have
         self._checksums = Checksums()
+        self._half_given = ""  # what went wrong while weights were given
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Files:
         shape = architecture(policy, dtype=dtype)
         directory, marks = self._path / f"weights_{next(self._numbers)}", dict[str, int]()
-        files = Files(architecture=shape, directory=directory, fingerprints=marks)
-        files.directory.mkdir()
-        files.architecture.write(files.directory)
-        parts = fingerprinted(serving_parts(policy, dtype=dtype), marks)
-        write_parts(files.directory, parts, stem="model", write=True, purpose="giving vLLM servers weights")
-        return files
+        directory.mkdir()
+        shape.write(directory)
+        weights = self._sender.keep(directory, fingerprinted(serving_parts(policy, dtype=dtype), marks))
+        return Files(architecture=shape, directory=directory, weights=weights, fingerprints=marks)
 
     def load(self, snapshot: Files) -> int:
         before, self._served = self._served, snapshot
@@ -143,14 +148,25 @@ class ServedVllm:
             self._loaded = None
             for replica in self._replicas:
                 replica.await_ready()
-            self._on_all(lambda replica: replica.load(snapshot.directory))
+            self._give(snapshot)
             self._longest = min(replica.longest() for replica in self._replicas)
             self._loaded = snapshot
         return self._longest
 
+    def _give(self, snapshot: Files) -> None:
+        """Replicas answer as if nothing were wrong when this fails in the middle, from whatever weights they have then.
+
+        So none of them is used again: ours are replaced, and yours end the run.
+        """
+        try:
+            self._sender.give(self._replicas, snapshot.directory, snapshot.weights)
+        except BaseException as error:
+            names = " and ".join(replica.name for replica in self._replicas)
+            self._half_given = f"an update of the weights of {names} failed in the middle: {error}"
+            raise
+
     def check(self, snapshot: Files) -> None:
-        with ThreadPoolExecutor(max_workers=self._count) as pool:
-            said = dict(zip(self._replicas, pool.map(Replica.checksums, self._replicas), strict=True))
+        said = dict(zip(self._replicas, on_all(self._replicas, Replica.checksums), strict=True))
         known = {replica.name: checksums for replica, checksums in said.items() if checksums is not None}
         if unknown := [replica.name for replica, checksums in said.items() if checksums is None]:
             _LOG.warning(
@@ -192,8 +208,17 @@ class ServedVllm:
         return len(self._settings.urls) or self._settings.replicas
 
     def restart(self) -> None:
-        """Replaces those of our servers that are not well; `load` waits for them, and for those that are yours."""
+        """Replaces those of our servers that are not well; `load` waits for them, and for those that are yours.
+
+        Raises RuntimeError when yours have weights that are neither those of one sync nor of another.
+        """
         self._loaded = None
+        if self._half_given and self._settings.urls:
+            raise RuntimeError(f"{self._half_given}; start these servers again, then resume the run")
+        if self._half_given:
+            self._end()
+            self._half_given = ""
+            self._replicas = [self._open(number) for number in range(self._count)]
         for number, replica in enumerate(self._replicas):
             if replica.process is not None and not replica.answers():
                 replica.end()
@@ -211,7 +236,8 @@ class ServedVllm:
         process = ServerProcess(
             self._served.directory,
             settings.serve_arguments(self._served.architecture, max_rows=self._max_rows, max_tokens=self._max_tokens),
-            environment={"CUDA_VISIBLE_DEVICES": settings.devices[number]} if settings.devices else {},
+            environment=settings.transfer.environment
+            | ({"CUDA_VISIBLE_DEVICES": settings.devices[number]} if settings.devices else {}),
             threads=settings.threads,
             log=self._path / f"replica_{number}.log",
         )
@@ -221,14 +247,11 @@ class ServedVllm:
         timeouts, connections = self._settings.timeouts, self._connections
         return Replica(url, number=number, process=process, timeouts=timeouts, connections=connections)
 
-    def _on_all(self, work: Callable[[Replica], None]) -> None:
-        with ThreadPoolExecutor(max_workers=self._count) as pool:
-            list(pool.map(work, self._replicas))
-
     def _end(self) -> None:
         for replica in self._replicas:
             replica.end()
         self._replicas, self._loaded, self._checksums = [], None, Checksums()
+        self._sender = self._settings.transfer.open(devices=self._settings.devices)
 
     @property
     def _path(self) -> Path:

@@ -20,6 +20,7 @@ from rzero.engines.vllm.retry import EngineDied, retry_when_dead
 from rzero.engines.vllm.server_client import Timeouts
 from rzero.engines.vllm.servers import VllmServers
 from rzero.engines.vllm.snapshot import architecture, serving_parts
+from rzero.engines.vllm.transfer import ThroughFiles
 from rzero.gathering import write_parts
 from rzero.processes.ranks import Ranks
 from rzero.types import Prompt, Sampling
@@ -31,7 +32,7 @@ HOST = {
 SERVERS = VllmServers(
     urls=["http://127.0.0.1:1"], replicas=1, devices=(), arguments=(), exchange=None, threads=1, kv_cache_gib=None,
     gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
-    timeouts=Timeouts(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
+    timeouts=Timeouts(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0), transfer=ThroughFiles(),
 )  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 GREEDY = Sampling(temperature=0, max_tokens=12)

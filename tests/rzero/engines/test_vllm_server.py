@@ -25,6 +25,7 @@ from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess, free_port
 from rzero.engines.vllm.servers import VllmServers
 from rzero.engines.vllm.snapshot import architecture
+from rzero.engines.vllm.transfer import ThroughFiles
 from rzero.types import Prompt, Sampling
 
 PATIENCE = Timeouts(start_s=5.0, answer_s=0.5, attempts=3, first_pause_s=0.01)
@@ -32,6 +33,7 @@ REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2})
 SETTINGS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
     "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "timeouts": PATIENCE,
+    "transfer": ThroughFiles(),
 }  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 
@@ -71,7 +73,7 @@ def serving() -> Iterator[tuple[str, Scripted]]:
             logprobs = {"content": [{"logprob": -0.5}] * 2}
             choice = {"token_ids": body["token_ids"][:2], "logprobs": logprobs} if body and "token_ids" in body else {}
             reply = {"data": [{"max_model_len": 256}], "success": True, "choices": [choice], "results": [None]}
-            reply["checksums"] = script.checksums
+            reply |= {"checksums": script.checksums, "world_size": 2}
             content = json.dumps(reply).encode()
             self.send_response(verdict if isinstance(verdict, int) else 200)
             self.send_header("Content-Length", str(len(content)))
