@@ -56,8 +56,10 @@ def _write(folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, 
 def load_weights(directory: Path, model: nn.Module) -> None:
     """Into a model as it was at the start of the phase, before it is split over ranks, one tensor after the other.
 
-    Raises ValueError when the checkpoint is of another model.
+    Raises ValueError when the checkpoint is of another model, or of a version that kept the optimiser in one file.
     """
+    if not any(directory.glob(f"{_MOMENTS}*.safetensors")):
+        raise ValueError(f"{directory} is a checkpoint of an earlier version; remove it to start the phase again")
     trained, saved = _trained(model), read_parts(directory, stem=_WEIGHTS)
     if trained.keys() != saved.keys():
         raise ValueError(f"{directory} is a checkpoint of another model; remove it to start the phase again")
