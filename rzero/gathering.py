@@ -99,7 +99,7 @@ def merged_weights(model: PreTrainedModel, *, dtype: torch.dtype | None = None) 
     is split. Tied weights share memory as before.
     """
     split = any(isinstance(parameter, DTensor) for parameter in model.parameters())
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for part in model_parts(model, dtype=dtype):
         tensor = part.gather().cpu() if split else part.gather()
         weights |= dict.fromkeys(part.names, tensor)

@@ -77,10 +77,10 @@ def update(
 
 
 def sync(model: Architecture, setting: Setting, hardware: Hardware) -> Work:
-    """All weights on their way to vLLM once, in the policy's dtype. The embedded engine copies them on its device."""
+    """All weights on their way to vLLM once, in the engine's dtype. The embedded engine copies them on its device."""
     if not setting.rollouts.stays:
         return Work()
-    return Work(hours=model.parameters * setting.weight_bytes / (hardware.sync_gb_s * 1e9) / 3600)
+    return Work(hours=model.parameters * setting.rollouts.weight_bytes / (hardware.sync_gb_s * 1e9) / 3600)
 
 
 def evaluation(benchmarks: Json, model: Architecture, setting: Setting, hardware: Hardware) -> Work:

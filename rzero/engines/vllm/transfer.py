@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from rzero.gathering import Part, write_parts
 from rzero.types import Json
 
 if TYPE_CHECKING:  # not installed everywhere
-    from vllm.distributed.weight_transfer.base import ParamMeta
+    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
 
 T = TypeVar("T")
@@ -178,7 +178,7 @@ class _Nccl:
     def give(self, replicas: Sequence[Replica], directory: Path, weights: Mapping[str, Tensor]) -> None:
         if self._engine is None:
             self._engine = self._connected(Routes(replicas))
-        self._engine.source = _Source(weights)  # type: ignore[assignment]  # by structure
+        self._engine.source = cast("WeightSource", _Source(weights))
         self._engine.send_weights()
 
     def _connected(self, routes: Routes) -> NCCLTrainerWeightTransferEngine:
@@ -191,7 +191,8 @@ class _Nccl:
             world_size=1 + routes.world_size(),
             packed_buffer_size_bytes=self._settings.buffer_mib * MIB,
         )
-        return NCCLTrainerWeightTransferEngine.trainer_init(about, client=routes, source=_Source({}))  # type: ignore[arg-type]
+        nothing_yet = cast("WeightSource", _Source({}))
+        return NCCLTrainerWeightTransferEngine.trainer_init(about, client=routes, source=nothing_yet)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
