@@ -42,7 +42,7 @@ class Host(Protocol[S]):
         """One answer per request, in order."""
 
     def check(self, snapshot: S) -> None:
-        """Raises RuntimeError when vLLM's checksums say that it has other weights than `snapshot`, which is loaded.
+        """Raises RuntimeError when vLLM's checksums say that it has other weights than `snapshot`, the last loaded.
 
         Where they cannot be had, the log says so.
         """

@@ -6,7 +6,8 @@ on any that shares `exchange`, without a secret and hence on a trusted network o
     VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --tokens-only --logprobs-mode processed_logprobs --generation-config vllm
 
 and, on CPUs, `--no-enable-chunked-prefill --max-num-batched-tokens N` with N at least the model's length
-(`rzero.engines.vllm.in_process.prompts_in_one_piece` says why).
+(`rzero.engines.vllm.in_process.prompts_in_one_piece` says why). For weights by NCCL in place of files there is also
+`--weight-transfer-config '{"backend": "nccl"}'`.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ class ServedVllm:
         if before is None or (before.architecture != snapshot.architecture and not self._settings.urls):
             self._end()
             self._replicas = [self._open(number) for number in range(self._count)]
+        if self._half_given:
+            self.restart()
         if self._loaded is not snapshot:
             self._loaded = None
             for replica in self._replicas:
@@ -217,7 +220,6 @@ class ServedVllm:
             raise RuntimeError(f"{self._half_given}; start these servers again, then resume the run")
         if self._half_given:
             self._end()
-            self._half_given = ""
             self._replicas = [self._open(number) for number in range(self._count)]
         for number, replica in enumerate(self._replicas):
             if replica.process is not None and not replica.answers():
@@ -251,6 +253,8 @@ class ServedVllm:
         for replica in self._replicas:
             replica.end()
         self._replicas, self._loaded, self._checksums = [], None, Checksums()
+        if not self._settings.urls:
+            self._half_given = ""
         self._sender = self._settings.transfer.open(devices=self._settings.devices)
 
     @property
