@@ -26,7 +26,7 @@ from rzero.gathering import Part, write_parts
 from rzero.types import Json
 
 if TYPE_CHECKING:  # not installed everywhere
-    from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+    from vllm.distributed.weight_transfer.base import ParamMeta, VLLMWeightSyncClient, WeightSource
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerWeightTransferEngine
 
 T = TypeVar("T")
@@ -191,8 +191,8 @@ class _Nccl:
             world_size=1 + routes.world_size(),
             packed_buffer_size_bytes=self._settings.buffer_mib * MIB,
         )
-        nothing_yet = cast("WeightSource", _Source({}))
-        return NCCLTrainerWeightTransferEngine.trainer_init(about, client=routes, source=nothing_yet)
+        client, nothing_yet = cast("VLLMWeightSyncClient", routes), cast("WeightSource", _Source({}))
+        return NCCLTrainerWeightTransferEngine.trainer_init(about, client=client, source=nothing_yet)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
