@@ -45,6 +45,7 @@ MOVED: Mapping[str, str] = {
     "refill@challenger.settings.refill=*": "refill@challenger.settings=*",
     "rule=*": "curriculum/rule=*",
     "solver_reward=*": "solver_reward@solver.reward=*",
+    "transfer=*": "transfer@engine.host.transfer=*",
     "vote=*": "vote@curriculum.vote=*",
     "engine.host.patience.*": "engine.host.timeouts.*",
     "benchmarks=micro_harness": "benchmarks=micro",

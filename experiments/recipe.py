@@ -65,12 +65,20 @@ def _precision_is_named(data: Json) -> None:
     data.setdefault("matmul_precision", "highest")
 
 
+def _weights_travelled_as_files(data: Json) -> None:
+    """To vLLM servers, before there was a choice."""
+    host = _node(data, "engine", "host")
+    if host.get("_target_") == "rzero.engines.vllm.servers.VllmServers":
+        host.setdefault("transfer", {"_target_": "rzero.engines.vllm.transfer.ThroughFiles"})
+
+
 SHAPES: tuple[Callable[[Json], None], ...] = (
     _groups_are_seen,
     _patience_is_timeouts,
     _suite_is_harness,
     _engine_is_in_the_key,
     _precision_is_named,
+    _weights_travelled_as_files,
 )
 """Each brings one node of an old configuration, names already today's, into today's shape, in place."""
 

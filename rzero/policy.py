@@ -1,28 +1,25 @@
 """A causal language model with its tokenizer: load, save, copy, fingerprint.
 
-Weights are always handled under their Hugging Face names with LoRA merged into scratch tensors (`merged_weights`), so
+Weights are always handled under their Hugging Face names with LoRA merged into scratch tensors (`rzero.gathering`), so
 that the trainer, the rollout engines and the saved directory agree on what "the policy" is.
 """
 
 from __future__ import annotations
 
 import copy
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from rzero.adapters import (
     LoraSpec,
@@ -36,13 +33,13 @@ from rzero.adapters import (
     with_adapters_merged,
 )
 from rzero.durable import new_directory
+from rzero.gathering import Part, merged_weights, model_parts, part_of, take_part, tensor_errors, write_parts
 from rzero.repairs import repaired
-from rzero.sharding import whole
 from rzero.types import Json
 
 _WEIGHT_PATTERNS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-_CONFIGS = ("config.json", "generation_config.json", "adapter_config.json")
+_CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "model.safetensors.index.json")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,16 +62,19 @@ class Policy:
 
         Raises OSError with the path when the disk fails; what was there before is there then.
         """
-        adapters = {name: whole(tensor) for name, tensor in adapter_weights(self.model).items()}
-        weights = {} if adapters else merged_weights(self.model, keep=write)
+        adapters, unwritten = adapter_weights(self.model), unwrap_adapters(self.model)._keys_to_ignore_on_save or ()
+        parts = [part_of(*item) for item in adapters.items()] if adapters else model_parts(self.model)
+        # tied weights are saved once and tied again by who loads them
+        parts = [replace(part, names=part.names[:1]) for part in parts if part.names[0] not in unwritten]
         if not write:
+            take_part(parts)
             return
         directory = Path(directory)
         with new_directory(directory) as partial, tensor_errors(partial):
             if adapters:
-                save_adapters(self.model, adapters, partial)
+                save_adapters(self.model, {part.names[0]: part.gather() for part in parts}, partial)
             else:
-                _skeleton(self.model).save_pretrained(partial, state_dict=weights)
+                _write_model(_skeleton(self.model), parts, partial)
             self.tokenizer.save_pretrained(partial)
             _keep_others(directory, partial)
 
@@ -175,47 +175,18 @@ def load_policy(
     return Policy(model=model, tokenizer=tokenizer, notes=notes)
 
 
-@contextmanager
-def tensor_errors(path: Path) -> Iterator[None]:
-    """Turns what safetensors raises of its own when a file cannot be written into the OSError that it is."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(errno.EIO, str(error), str(path)) from error
+def _write_model(skeleton: PreTrainedModel, parts: Sequence[Part], directory: Path) -> None:
+    """Configuration and weights as `save_pretrained` writes them; it would have the whole model in memory for that.
 
-
-@torch.no_grad()
-def merged_weights(model: PreTrainedModel, *, keep: bool = True) -> dict[str, Tensor]:
-    """Returns weights under their Hugging Face names. LoRA deltas are added to copies, the model itself is not touched.
-
-    Tensors that are split over ranks are put together one after the other and kept in host memory; every rank has to
-    call this then. Tied ones are put together once: they share memory afterwards as before. Without `keep` a rank takes
-    part in this and gets nothing.
+    Some architectures have other tensors in their files than in memory (experts in one piece). Only transformers knows
+    how to take them apart again, and wants all of them at once.
     """
-    base = unwrap_adapters(model)
-    adapted = {f"{name}.weight": module for name, module in base.named_modules() if hasattr(module, "lora_A")}
-    owner = {name: id(parameter) for name, parameter in base.named_parameters(remove_duplicate=False)}
-    done: dict[int, Tensor | None] = {}
-    weights = {}
-    for key, tensor in base.state_dict().items():
-        if ".lora_" in key:
-            continue
-        name, number = key.replace(".base_layer.", "."), owner.get(key, id(tensor))
-        if number not in done:
-            merged = _merged(tensor.detach(), adapted.get(name))
-            done[number] = merged if keep else None
-        if (kept := done[number]) is not None:
-            weights[name] = kept
-    return weights
-
-
-def _merged(tensor: Tensor, adapted: Any | None) -> Tensor:
-    """A weight with the deltas of its LoRA layer, if it has one; in host memory when it was split over ranks."""
-    merged = whole(tensor)
-    if adapted is not None:
-        for adapter in adapted.active_adapters:
-            merged = merged + whole(adapted.get_delta_weight(adapter))
-    return merged.cpu() if isinstance(tensor, DTensor) else merged
+    outlines = {part.names[0]: torch.empty(part.shape, dtype=part.dtype, device="meta") for part in parts}
+    if revert_weight_conversion(skeleton, outlines).keys() == outlines.keys():
+        skeleton.save_pretrained(directory, state_dict={})
+        write_parts(directory, parts, stem="model", write=True, purpose="saving a model")
+    else:
+        skeleton.save_pretrained(directory, state_dict={part.names[0]: part.gather().cpu() for part in parts})
 
 
 def _skeleton(model: PreTrainedModel) -> PreTrainedModel:

@@ -17,7 +17,8 @@ SOURCES = sorted(path for package in PACKAGES for path in (PROJECT / package).rg
 CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (PROJECT / folder).rglob("*.yaml"))
 
 LAYERS = (
-    {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "repairs", "policy"},
+    {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "gathering", "repairs"}
+    | {"policy"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
     {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "cells", "rewards"} | {"grpo"},

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rzero.engines.vllm.in_process import GIB, build, left_as_it_was
-from rzero.engines.vllm.snapshot import architecture, serving_weights
+from rzero.engines.vllm.snapshot import architecture, in_memory, serving_parts
 from rzero.policy import Policy
 
 
@@ -37,7 +37,7 @@ def vllm_side(
     }
     with left_as_it_was():
         llm = build(architecture(policy), options)
-        weights = iter(serving_weights(policy.model).items())
+        weights = iter(in_memory(serving_parts(policy)).items())
         llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         from vllm import SamplingParams
     prompts = [{"prompt_token_ids": list(ids)} for ids in prompt_ids]

@@ -1,9 +1,10 @@
 """The peak of tensors on one device of N, by running the code of a phase on fake tensors at the real shapes.
 
 What runs is the run's own: adapters, `shard`, `reference_of`, `Update` (scores, loss, backward, clipping, steps of the
-optimiser), `merged_weights` as in a sync and `Policy.save`. Tensors have no storage, the process group is torch's fake
-one with this process as its rank 0, and every rank is taken to have the same rows. The CPU's autocast stands in for
-CUDA's. Not in it: the allocator's fragmentation, CUDA contexts, NCCL's buffers, and vLLM, which `plan` adds.
+optimiser), `model_parts` as a sync gathers them and `Policy.save`. Tensors have no storage, the process group is
+torch's fake one with this process as its rank 0, and every rank is taken to have the same rows. The CPU's autocast
+stands in for CUDA's. Not in it: the allocator's fragmentation, CUDA contexts, NCCL's buffers, and vLLM, which `plan`
+adds.
 
 Layers are identical, and the bytes at a moment (the forward pass is in the last layer, the backward pass in the second)
 grow by the same amount with each. So two shallow models are simulated and every moment is extrapolated to the depth
@@ -28,11 +29,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from experiments.planning.fake_tensors import ByteCounter, fake_device, put_on_fake_device
 from rzero.adapters import LoraSpec, add_adapters, keep_as_reference, unwrap_adapters
+from rzero.gathering import model_parts, take_part
 from rzero.grpo import PolicyLoss
 from rzero.modules.reference import FrozenAdapters, FrozenCopy, Reference, reference_of
 from rzero.modules.settings import GRPOSettings
 from rzero.modules.update import Update
-from rzero.policy import Policy, merged_weights
+from rzero.policy import Policy
 from rzero.processes.ranks import Ranks
 from rzero.sharding import shard
 from rzero.types import Completion, Group, Json, Prompt, RewardBreakdown
@@ -94,7 +96,7 @@ def run(case: Case, *, layers: int) -> dict[str, int]:
             moments.watch(reference.model)
         optimizer = _update(case, model, reference, moments)  # held: its moments are there in a sync too
         counter.at("sync")
-        merged_weights(policy.model, keep=False)
+        take_part(model_parts(policy.model, dtype=torch.bfloat16 if case.mixed else None))
         counter.at("save")
         policy.save(Path("nowhere"), write=False)
         counter.at()

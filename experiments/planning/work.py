@@ -105,7 +105,7 @@ def _gathering(model: Architecture, setting: Setting, hardware: Hardware, *, pas
 
 
 def sync(model: Architecture, setting: Setting, hardware: Hardware) -> Work:
-    """All weights on their way to vLLM once, in the dtype of rollouts. The embedded engine copies them where it is."""
+    """All weights on their way to vLLM once, in the engine's dtype. The embedded engine copies them on its device."""
     if not setting.rollouts.stays:
         return Work()
     return Work(hours=model.parameters * setting.rollouts.weight_bytes / (hardware.sync_gb_s * 1e9) / 3600)

@@ -1,12 +1,19 @@
-"""Checking after each sync, by log-probs on a short probe, that an engine samples from the policy that learns."""
+"""Checking after each sync that an engine samples from the policy that learns.
+
+By log-probs on a short probe, which find a decoder that is wrong or weights that were not loaded, and for vLLM also by
+the checksums of its weights: in bf16 the log-probs of the step before differ by less than rounding does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from rzero.gathering import Part
 from rzero.policy import Policy
 
 # Nats, or a share of the largest log-prob, because rounding grows with the logits. fp32: decoders agree to about 1e-6,
@@ -71,3 +78,69 @@ def require_agreement(
             f"the engine's log-probs differ from the policy's by {difference:.3g} nats "
             f"(at most {allowed:.3g} allowed): its weights are stale or its decoder is wrong"
         )
+
+
+def fingerprinted(parts: Sequence[Part], into: dict[str, int]) -> list[Part]:
+    """Returns parts that leave a number in `into`, under their names, when they are gathered.
+
+    Where the numbers differ, the tensors do. They are xors of all elements (`torch.hash_tensor`), computed where the
+    tensor is: a sha256 of eight gigabytes would cost rank 0 seconds.
+    """
+
+    def noting(part: Part) -> Part:
+        def gather() -> Tensor:
+            tensor = part.gather()
+            into.update(dict.fromkeys(part.names, int(torch.hash_tensor(tensor).view(torch.int64))))
+            return tensor
+
+        return replace(part, gather=gather)
+
+    return [noting(part) for part in parts]
+
+
+_OF_NOTHING = hashlib.sha256().hexdigest()
+"""The checksum of a parameter that vLLM on CPUs has emptied, because a packed copy is computed with."""
+
+
+class Checksums:
+    """Holds what replicas of vLLM say of their weights against what they were given, sync after sync.
+
+    vLLM fuses, pads and splits tensors, so its checksums cannot be known beforehand. But all replicas must have the
+    same ones, and a tensor that changed on the way from one sync to the next must have changed there too.
+    """
+
+    def __init__(self) -> None:
+        self._given: Mapping[str, int] = {}
+        self._said: Mapping[str, str] = {}
+
+    def check(self, given: Mapping[str, int], said: Mapping[str, Mapping[str, str]]) -> None:
+        """Takes the fingerprints of what was given, and what each replica said, by its name.
+
+        Raises RuntimeError naming the replica that has other weights than the first, or still those of the sync before.
+        """
+        first, *others = said
+        for other in others:
+            if different := sorted(set(said[first].items()) ^ set(said[other].items())):
+                raise RuntimeError(
+                    f"{other} has other weights than {first}: {len({name for name, _ in different})} checksums differ, "
+                    f"such as that of {different[0][0]}"
+                )
+        changed = {name for name, number in given.items() if self._given.get(name, number) != number}
+        if stale := self._stale(changed, said[first]):
+            raise RuntimeError(
+                f"{' and '.join(said)} still has weights of the sync before: {len(stale)} tensors changed, their "
+                f"checksums did not, such as that of {stale[0]}"
+            )
+        self._given, self._said = dict(given), dict(said[first])
+
+    def _stale(self, changed: set[str], said: Mapping[str, str]) -> list[str]:
+        """Names of tensors that changed and whose checksums, or all of those when they are fused, did not."""
+        visible = {name for name, value in said.items() if value != _OF_NOTHING}
+        moved = {_tensor(name) for name in visible if self._said.get(name) != said[name]}
+        stale = sorted((changed & {_tensor(name) for name in visible}) - moved)
+        return stale or (sorted(changed) if len(visible) == len(said) and not moved else [])
+
+
+def _tensor(name: str) -> str:
+    """The name without the worker that has the tensor, as in `dp0:pp0:pcp0:tp1:model.norm.weight`."""
+    return name.rpartition(":")[2]

@@ -7,58 +7,86 @@ on disk. Tensors that are split over ranks are kept whole, so a phase may go on 
 
 from __future__ import annotations
 
-import functools
 import io
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rzero.durable import new_directory, new_file
-from rzero.policy import Policy, tensor_errors
-from rzero.sharding import split_like, whole
+from rzero.gathering import part_of, read_parts, tensor_errors, write_parts
+from rzero.policy import Policy
+from rzero.sharding import split_like
 
-_BUFFER = 1 << 20  # bytes: torch writes every tensor in several small pieces
-_WEIGHTS, _OPTIMISER = "trained.safetensors", "optimizer.pt"
+_WEIGHTS, _MOMENTS, _OPTIMISER = "trained", "moments", "optimizer.pt"
 
 
 def save(directory: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, write: bool) -> None:
     """Writes what is trained of `model` (all weights, or adapters) and the optimiser, in a new folder `directory`.
 
-    Every rank calls this, one of them with `write`. Raises OSError with the path when the disk fails.
+    Every rank calls this, one of them with `write`: that one holds a file at a time in the memory of its host, the
+    others nothing. Raises OSError with the path when the disk fails.
     """
-    weights = {name: whole(p.detach()).cpu().contiguous() for name, p in _trained(model).items()}
-    state = _mapped(optimizer.state_dict(), lambda tensor: whole(tensor.detach()).cpu())
     if not write:
+        _write(directory, model=model, optimizer=optimizer, write=False)
         return
     with new_directory(directory) as folder, tensor_errors(folder):
-        save_file(weights, folder / _WEIGHTS)
-        with new_file(folder / _OPTIMISER) as file, io.BufferedWriter(file, _BUFFER) as buffered:
-            torch.save(state, buffered)
+        _write(folder, model=model, optimizer=optimizer, write=True)
+
+
+def _write(folder: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer, write: bool) -> None:
+    """Weights, then the tensors of the optimiser's state, then the rest of it, which is small."""
+    weights = [part_of(name, parameter) for name, parameter in _trained(model).items()]
+    write_parts(folder, weights, stem=_WEIGHTS, write=write, purpose="a checkpoint's weights")
+    state = optimizer.state_dict()
+    tensors = [part_of(f"{index}.{key}", tensor) for index, key, tensor in _tensors(state["state"])]
+    write_parts(folder, tensors, stem=_MOMENTS, write=write, purpose="a checkpoint of the optimiser")
+    if not write:
+        return
+    state["state"] = {
+        index: {key: value for key, value in values.items() if not isinstance(value, Tensor)}
+        for index, values in state["state"].items()
+    }
+    with new_file(folder / _OPTIMISER) as file, io.BufferedWriter(file) as buffered:
+        torch.save(state, buffered)
 
 
 @torch.no_grad()
 def load_weights(directory: Path, model: nn.Module) -> None:
-    """Into a model as it was at the start of the phase, before it is split over ranks.
+    """Into a model as it was at the start of the phase, before it is split over ranks, one tensor after the other.
 
-    Raises ValueError when the checkpoint is of another model.
+    Raises ValueError when the checkpoint is of another model, or of a version that kept the optimiser in one file.
     """
-    trained, saved = _trained(model), load_file(directory / _WEIGHTS)
+    if not any(directory.glob(f"{_MOMENTS}*.safetensors")):
+        raise ValueError(f"{directory} is a checkpoint of an earlier version; remove it to start the phase again")
+    trained, saved = _trained(model), read_parts(directory, stem=_WEIGHTS)
     if trained.keys() != saved.keys():
         raise ValueError(f"{directory} is a checkpoint of another model; remove it to start the phase again")
     for name, parameter in trained.items():
-        parameter.copy_(saved[name])
+        parameter.copy_(saved[name]())
 
 
 def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Into a fresh optimiser over the same parameters, however they are split now. Every rank calls this."""
+    """Into a fresh optimiser over the same parameters, however they are split now. Every rank calls this.
+
+    A tensor is whole on a rank only until its share of it is taken.
+    """
     state = torch.load(directory / _OPTIMISER, weights_only=True)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for index, values in state["state"].items():
-        state["state"][index] = _mapped(values, functools.partial(split_like, other=parameters[index]))
+    for name, read in read_parts(directory, stem=_MOMENTS).items():
+        index, key = name.split(".", 1)
+        share = split_like(read(), other=parameters[int(index)])
+        state["state"][int(index)][key] = share.clone()  # what was read lies in the file
     optimizer.load_state_dict(state)
+
+
+def _tensors(state: dict[int, dict[str, object]]) -> Iterator[tuple[int, str, Tensor]]:
+    """The tensors in the state of an optimiser by parameter and name: moments, and a count of steps."""
+    for index, values in state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                yield index, key, value
 
 
 def space_needed(policy: Policy, *, checkpoints: bool) -> int:
@@ -71,14 +99,3 @@ def space_needed(policy: Policy, *, checkpoints: bool) -> int:
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def _mapped(node: object, change: Callable[[Tensor], Tensor]) -> object:
-    """`node` with every tensor in its dictionaries and lists replaced by `change(tensor)`."""
-    if isinstance(node, Tensor):
-        return change(node)
-    if isinstance(node, dict):
-        return {key: _mapped(value, change) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_mapped(value, change) for value in node]
-    return node

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from experiments.export import main
 from rzero.adapters import adapter_weights, holds_adapters
-from rzero.policy import load_policy, merged_weights
+from rzero.gathering import merged_weights
+from rzero.policy import load_policy
 from tests.experiments.small import config
 from tests.tiny_models import build_policy
 

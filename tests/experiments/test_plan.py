@@ -232,7 +232,7 @@ def test_a_call_lasts_as_long_as_its_longest_response() -> None:
 
 
 def test_hours_of_syncs_and_evaluation_by_hand() -> None:
-    """2,800 weights of 2 bytes at 1 MB/s; 7 questions in calls of 4 completions: 2 greedy calls, 4 sampled ones."""
+    """2,800 weights of 2 bytes in the engine at 1 MB/s; 7 questions, 4 completions a call: 2 greedy calls, 4 others."""
     vllm = replace(EMBEDDED, copies=1, weight_bytes=2, rows=10**9, vllm_share=0.25, eager=False)
     setting, device = replace(SETTING, rollouts=vllm), replace(DEVICE, token_step_ms=6.0)
     assert sync(TINY, setting, device).hours == pytest.approx(2800 * 2 / 1e6 / 3600)

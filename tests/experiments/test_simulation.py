@@ -7,11 +7,16 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from experiments.compose import compose
 from experiments.plan import plan
-from experiments.planning.fake_tensors import fake_device
+from experiments.planning import simulation
+from experiments.planning.fake_tensors import fake_device, put_on_fake_device
 from experiments.planning.simulation import Case, run, simulated_peaks
+from rzero import gathering
+from rzero.modules import checkpoint
+from rzero.sharding import shard
 from rzero.types import Json
 
 SHAPE: Json = {
@@ -84,6 +89,42 @@ def test_the_optimisers_step_by_hand(tied: bool) -> None:
     table = 4 * 160 * 32
     held = (4 + 8) * weights / 4
     assert held < peaks["sync"] <= held + 4 * weights / 4 + 3 * table  # one weight at a time is whole
+
+
+def test_a_checkpoint_at_the_shape_of_qwen3_4b_is_held_one_file_at_a_time(monkeypatch, tmp_path) -> None:
+    """Of eight ranks one holds a file, the others a tensor on their device, where each held weights and moments.
+
+    A third of the layers: the peak is that of the embedding however many there are.
+    """
+    cfg = compose("experiment=paper", "policy=qwen3_4b_base")
+    shape: Any = OmegaConf.to_container(cfg.policy.architecture)
+    peaks, files = {}, []
+    monkeypatch.setattr(gathering, "save_file", lambda tensors, *_, **__: files.append(sum(_size(tensors))))
+    monkeypatch.setattr(gathering, "require_space", lambda *_, **__: None)
+    with simulation._fake_group(8) as mesh, fake_device() as counter:
+        model = simulation._model({**case().policy, "architecture": shape}, layers=12)
+        put_on_fake_device(model)
+        shard(model, mesh)
+        optimizer = torch.optim.AdamW(model.parameters())
+        for parameter in model.parameters():
+            optimizer.state[parameter] = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        for write in (True, False):
+            counter.at(f"write={write}")
+            before = counter.now
+            checkpoint.save(tmp_path / "checkpoint", model=model, optimizer=optimizer, write=write)
+            peaks[write] = counter.peaks[f"write={write}"] - before
+            assert counter.now == before
+        whole = 3 * sum(4 * parameter.numel() for parameter in model.parameters())
+    assert sum(files) == pytest.approx(whole, rel=1e-6)
+    embedding = 4 * shape["vocab_size"] * shape["hidden_size"]
+    assert whole > 3 * gathering.FILE_BYTES
+    assert max(files) <= gathering.FILE_BYTES
+    assert peaks[True] <= gathering.FILE_BYTES + embedding
+    assert peaks[False] <= 2.01 * embedding  # what was gathered, and its parts in one piece
+
+
+def _size(tensors: dict[str, torch.Tensor]) -> list[int]:
+    return [tensor.nbytes for tensor in tensors.values()]
 
 
 def _real(of: Case) -> torch.nn.Module:

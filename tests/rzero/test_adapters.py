@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rzero.adapters import adapter_weights, base_of, holds_adapters
-from rzero.policy import Policy, load_policy, merged_weights
+from rzero.gathering import merged_weights
+from rzero.policy import Policy, load_policy
 from rzero.roles import Role
 from rzero.runs.directory import RunDirectory
 from rzero.runs.weights import Weights

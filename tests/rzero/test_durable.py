@@ -176,6 +176,7 @@ DAMAGED = {
     "scores": "iteration_0/evaluation.json",
     "metrics": "metrics.jsonl",
     "checkpoint weights": "checkpoints/1_solver_2/trained.safetensors",
+    "checkpoint moments": "checkpoints/1_solver_2/moments.safetensors",
     "checkpoint optimiser": "checkpoints/1_solver_2/optimizer.pt",
 }
 

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rzero.policy import LoraSpec, load_policy, merged_weights
+from rzero.gathering import merged_weights
+from rzero.policy import LoraSpec, load_policy
 from rzero.repairs import switch_off_dropout
 
 LORA = LoraSpec(rank=2, alpha=8, dropout=0.0, target_modules=("q_proj", "down_proj"))

@@ -30,8 +30,9 @@ from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, t
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
+from rzero.gathering import merged_weights
 from rzero.interfaces import Progress
-from rzero.policy import Policy, merged_weights, unwrap_adapters
+from rzero.policy import Policy, unwrap_adapters
 from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, Sampling
 
@@ -117,7 +118,8 @@ class EmbeddedEngine:
         if isinstance(self._decoder, RoundedDecoder):
             self._decoder.take(policy)
         else:
-            self._decoder.load({name: tensor.to(device) for name, tensor in merged_weights(policy.model).items()})
+            weights = merged_weights(policy.model, dtype=self._dtype)
+            self._decoder.load({name: tensor.to(device) for name, tensor in weights.items()})
         self._tokenizer = policy.tokenizer
         self._eos_ids = policy.eos_ids()
         self._context = policy.context()

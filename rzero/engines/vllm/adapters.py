@@ -19,9 +19,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from rzero.adapters import adapter_rank, adapter_weights, save_adapters, unwrap_adapters
+from rzero.adapters import adapter_rank, adapter_weights, save_adapters
 from rzero.engines.vllm.snapshot import Architecture
-from rzero.policy import Policy, tensor_errors
+from rzero.gathering import tensor_errors
+from rzero.policy import Policy
 from rzero.sharding import whole
 from rzero.types import Json
 
@@ -65,24 +66,6 @@ def room_for(rank: int) -> int:
     if rank > RANKS[-1]:
         raise ValueError(f"policy.lora.rank is {rank}, vLLM serves adapters of rank {RANKS[-1]} at most")
     return next(room for room in RANKS if room >= rank)
-
-
-def base_weights(policy: Policy) -> dict[str, Tensor]:
-    """Returns the weights below the policy's adapters under Hugging Face names, the head always under its own.
-
-    `rzero.engines.vllm.snapshot.serving_weights` says why.
-    """
-    base = unwrap_adapters(policy.model)
-    weights = {
-        name.replace(".base_layer.", "."): tensor.detach()
-        for name, tensor in base.state_dict().items()
-        if ".lora_" not in name
-    }
-    names = {id(module): name for name, module in base.named_modules()}
-    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
-    if base.config.get_text_config().tie_word_embeddings:
-        weights[f"{names[id(head)]}.weight"] = weights[f"{names[id(embedding)]}.weight"]
-    return weights
 
 
 def gather_adapters(policy: Policy) -> dict[str, Tensor]:

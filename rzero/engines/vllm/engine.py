@@ -17,8 +17,10 @@ from rzero.engines.vllm.adapters import gather_adapters
 from rzero.engines.vllm.hosts import Host, HostSettings, acquire, release
 from rzero.engines.vllm.requests import Drawn, RowRequest, probe_requests, row_requests
 from rzero.engines.vllm.retry import retry_when_dead
+from rzero.engines.vllm.snapshot import serving_parts
+from rzero.gathering import take_part
 from rzero.interfaces import Ask, Progress, RolloutEngine
-from rzero.policy import Policy, merged_weights
+from rzero.policy import Policy
 from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Group, Prompt, Sampling
 
@@ -83,7 +85,7 @@ class VllmEngine(Generic[S]):
         elif adapter_rank(policy.model):  # what is split is put together by all ranks
             gather_adapters(policy)
         else:
-            merged_weights(policy.model, keep=False)
+            take_part(serving_parts(policy, dtype=self._dtype))
         self.verify(policy, ranks=ranks)
 
     def _take(self, policy: Policy) -> None:
@@ -96,7 +98,11 @@ class VllmEngine(Generic[S]):
 
     @torch.no_grad()
     def verify(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
-        """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
+        """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`.
+
+        Or when the checksums of its weights say that they are not those of the last sync.
+        """
+        ranks.shared(self._check)()  # first: after a call vLLM may sleep
         probes = probe_prompts(policy)
         answers = ranks.shared(self._draw)(probe_requests(probes, tokens=_PROBE_TOKENS))
         for probe, drawn in zip(probes, answers, strict=True):
@@ -111,6 +117,9 @@ class VllmEngine(Generic[S]):
         """Gives up what `sleep_level` of the host says, until something is drawn again."""
         if self._host is not None:
             self._host.rest()
+
+    def _check(self) -> None:
+        self._working(lambda host, snapshot: host.check(snapshot))
 
     def close(self) -> None:
         """Lets go of the weights and, when no other engine uses it, of vLLM; the engine can be synced again."""

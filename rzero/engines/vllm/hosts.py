@@ -3,6 +3,16 @@
 A run has two engines, one for the policy that learns and one for the frozen Solver. Two copies of vLLM would need two
 KV caches, and in one process there can only be one. So engines with equal settings share one host, and whoever
 generates first loads its own weights, unless they are the ones that were used last.
+
+One vLLM inside each training process, as TRL does by default, would need neither HTTP nor files, and is not taken. By
+the cost model of a Solver step on eight H100 (189 s, of which 55 drawing, 33 a sync, all estimates) it could save the
+sync but for the second or two that the gathering takes, which is a sixth, and in a Challenger step (461 s) a tenth;
+HTTP costs rank 0 time that is hidden behind drawing. Weights that travel rounded halve the sync already, and vLLM's own
+transfer (`transfer.py`) takes the rest of it without a merger of processes. That would cost what servers give: vLLM
+seeds and patches the process it runs in and wants its process groups (`in_process.py` undoes that for one process), an
+illegal access or a lack of memory in it ends the training beside it where a server is replaced and its call repeated,
+every rank must draw whatever its share of the tail is, and servers on other machines would be a second way to do it
+all. On one GPU, where no server is needed, vLLM in the process is a choice (`engine=vllm`).
 """
 
 from __future__ import annotations
@@ -53,6 +63,12 @@ class Host(Protocol[S]):
 
     def rest(self) -> None:
         """Gives memory back until the next `load`, as far as the settings say."""
+
+    def check(self, snapshot: S) -> None:
+        """Raises RuntimeError when vLLM's checksums say that it has other weights than `snapshot`, the last loaded.
+
+        Where they cannot be had, the log says so.
+        """
 
     def restart(self) -> None:
         """Replaces what died; weights have to be loaded again afterwards."""

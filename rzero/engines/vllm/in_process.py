@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import random
 import shutil
@@ -26,12 +27,14 @@ from torch import Tensor
 
 from rzero.adapters import unwrap_adapters
 from rzero.engines.threads import torch_threads
-from rzero.engines.vllm.adapters import Adapter, Bases, base_weights, fingerprint, write_adapter
+from rzero.engines.verification import Checksums, fingerprinted
+from rzero.engines.vllm.adapters import Adapter, Bases, fingerprint, write_adapter
 from rzero.engines.vllm.adapters import options as adapter_options
 from rzero.engines.vllm.hosts import Follow
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.retry import EngineDied
-from rzero.engines.vllm.snapshot import Architecture, architecture, copied, serving_weights
+from rzero.engines.vllm.snapshot import Architecture, architecture, in_memory, serving_parts
+from rzero.gathering import Part
 from rzero.policy import Policy
 from rzero.types import Json
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:  # not installed everywhere
 
 T = TypeVar("T")
 
+_LOG = logging.getLogger(__name__)
 GIB = 2**30
 ASLEEP = ("weights", "kv_cache")
 """What sleeps, in the order in which it has to wake."""
@@ -112,10 +116,11 @@ class InProcessVllm:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:
-    """Weights in host memory, and on disk the adapter that lies over them."""
+    """Weights in host memory and their fingerprints, and on disk the adapter that lies over them."""
 
     architecture: Architecture
     weights: dict[str, Tensor]
+    fingerprints: dict[str, int]
     adapter: Adapter | None = None
 
 
@@ -128,6 +133,7 @@ class ResidentVllm:
         self._architecture: Architecture | None = None
         self._loaded: dict[str, Tensor] | None = None
         self._asleep: tuple[str, ...] = ()
+        self._checksums = Checksums()
         self._bases: Bases[Snapshot] = Bases()
         self._adapters: dict[Adapter, int] = {}  # numbers under which vLLM has them
         self._numbers = itertools.count(1)
@@ -138,9 +144,9 @@ class ResidentVllm:
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Snapshot:
         shape = architecture(policy, dtype=dtype)
         if shape.adapter_rank is None:
-            return Snapshot(architecture=shape, weights=copied(serving_weights(policy.model)))
+            return _kept(shape, serving_parts(policy, dtype=dtype))
         key = (fingerprint(unwrap_adapters(policy.model)), shape)
-        below = self._bases.take(key, lambda: Snapshot(architecture=shape, weights=copied(base_weights(policy))))
+        below = self._bases.take(key, lambda: _kept(shape, serving_parts(policy, dtype=dtype, merged=False)))
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="rzero-adapters-")
         directory = Path(self._folder.name) / f"adapter_{next(self._numbers)}"
         return replace(below, adapter=write_adapter(policy, directory, base=key))
@@ -160,6 +166,11 @@ class ResidentVllm:
             self._adapters.setdefault(snapshot.adapter, next(self._numbers))
         self._wake("kv_cache")
         return int(self._running.model_config.max_model_len)
+
+    def check(self, snapshot: Snapshot) -> None:
+        said = _guarded(lambda: _checksums(self._running), threads=self._threads)
+        if said is not None:
+            self._checksums.check(snapshot.fingerprints, {"vLLM in this process": said})
 
     def beside(self, one: Snapshot, other: Snapshot) -> bool:
         return one.weights is other.weights
@@ -211,6 +222,7 @@ class ResidentVllm:
         self._llm = self._architecture = self._loaded = None
         self._asleep = ()
         self._adapters.clear()
+        self._checksums = Checksums()
         gc.collect()
 
     def shut_down(self) -> None:
@@ -242,6 +254,22 @@ def _reload(llm: LLM, weights: dict[str, Tensor]) -> None:
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
     if not llm.reset_prefix_cache():  # it holds what the old weights made of the prompts
         raise RuntimeError("vLLM in this process could not empty its prefix cache: something is still being drawn")
+
+
+def _kept(shape: Architecture, parts: Sequence[Part]) -> Snapshot:
+    marks: dict[str, int] = {}
+    weights = in_memory(fingerprinted(parts, marks))
+    return Snapshot(architecture=shape, weights=weights, fingerprints=marks)
+
+
+def _checksums(llm: LLM) -> dict[str, str] | None:
+    """Of all parameters of all workers; None, and a line in the log, from a vLLM that has none."""
+    try:
+        workers = llm.collective_rpc("compute_weight_checksums")
+    except (AttributeError, NotImplementedError) as error:
+        _LOG.warning("weights in vLLM are checked by log-probs alone: this version has no checksums (%s)", error)
+        return None
+    return {name: value for worker in workers for name, value in worker.items()}
 
 
 def _generate(llm: LLM, requests: Sequence[RowRequest], adapter: LoRARequest | None) -> list[Drawn]:

@@ -122,8 +122,29 @@ class Replica:
         """Weights from a folder that holds config.json and model.safetensors; the prefix cache is emptied."""
         body = {"method": "reload_weights", "kwargs": {"weights_path": str(directory)}}
         self._ask("POST", "/collective_rpc", body, phase="loading weights")
+        self.empty_prefix_cache()
+
+    def empty_prefix_cache(self) -> None:
+        """It holds what the old weights made of prompts."""
         if not self._ask("POST", "/reset_prefix_cache", {}, phase="emptying the prefix cache")["success"]:
             raise EngineDied(f"{self.name} could not empty its prefix cache: it is still drawing for somebody")
+
+    def checksums(self) -> dict[str, str] | None:
+        """Returns the sha256 of every parameter, as vLLM has it now; None from a server that cannot say."""
+        phase = "saying its weights' checksums"
+        response = self._answered("POST", "/weight_checker", {"action": "checksum"}, phase=phase)
+        if response.status == HTTPStatus.NOT_FOUND:
+            return None
+        return dict(self._required(response, phase=phase).json()["checksums"])
+
+    def world_size(self) -> int:
+        """Returns the number of its workers: GPUs that hold a part of the weights."""
+        return int(self._ask("GET", "/get_world_size", phase="describing itself")["world_size"])
+
+    def post(self, path: str, body: Json, *, phase: str) -> Json:
+        """Returns the answer to something that changes the server, and hence is never asked twice."""
+        answer: Json = self._required(self._answered("POST", path, body, phase=phase, attempts=1), phase=phase).json()
+        return answer
 
     def load_adapter(self, adapter: Adapter, *, name: str) -> None:
         """Serves an adapter as the model `name`. Raises RuntimeError when the server does not take adapters."""
@@ -180,7 +201,9 @@ class Replica:
 
     def _checked(self, method: str, path: str, body: Json | None, *, phase: str) -> urllib3.BaseHTTPResponse:
         """The answer of a server that did what it was asked."""
-        response = self._answered(method, path, body, phase=phase)
+        return self._required(self._answered(method, path, body, phase=phase), phase=phase)
+
+    def _required(self, response: urllib3.BaseHTTPResponse, *, phase: str) -> urllib3.BaseHTTPResponse:
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise EngineDied(f"{self.name} failed with status {response.status} while {phase}: {_said(response)}")
         if response.status == HTTPStatus.UNAUTHORIZED:
@@ -192,7 +215,9 @@ class Replica:
             )
         return response
 
-    def _answered(self, method: str, path: str, body: Json | None, *, phase: str) -> urllib3.BaseHTTPResponse:
+    def _answered(
+        self, method: str, path: str, body: Json | None, *, phase: str, attempts: int | None = None
+    ) -> urllib3.BaseHTTPResponse:
         """The answer, whatever its status. One whose connection broke is asked for again: requests are pure."""
 
         def attempt() -> urllib3.BaseHTTPResponse:
@@ -201,7 +226,7 @@ class Replica:
 
         retrying = Retrying(
             retry=retry_if_exception(lambda e: isinstance(e, HTTPError) and not isinstance(e, ReadTimeoutError)),
-            stop=stop_after_attempt(self._timeouts.attempts),
+            stop=stop_after_attempt(attempts or self._timeouts.attempts),
             wait=wait_exponential(multiplier=self._timeouts.first_pause_s),
             reraise=True,
         )

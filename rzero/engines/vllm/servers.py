@@ -1,4 +1,4 @@
-"""One or more `vllm serve` processes as a host: rows are dealt over replicas, weights travel through a folder.
+"""One or more `vllm serve` processes as a host: rows are dealt over replicas, weights travel by one of `transfer.py`.
 
 Servers are started by us, on free ports of 127.0.0.1, and ended by us. Or they are yours (`urls`): on this machine or
 on any that shares `exchange`, over routes without a secret and hence on a trusted network only, each started with
@@ -8,16 +8,18 @@ on any that shares `exchange`, over routes without a secret and hence on a trust
 for LoRA with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and `--enable-lora --max-lora-rank N --max-loras 2`, for sleep with
 `--enable-sleep-mode`, with VLLM_API_KEY where this side has it too, with `--host` for the interface it listens on,
 and, on CPUs, `--no-enable-chunked-prefill --max-num-batched-tokens N` with N at least the model's length
-(`rzero.engines.vllm.in_process.prompts_in_one_piece` says why).
+(`rzero.engines.vllm.in_process.prompts_in_one_piece` says why). For weights by NCCL in place of files there is also
+`--weight-transfer-config '{"backend": "nccl"}'`.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -29,7 +31,8 @@ from torch import Tensor
 from urllib3.util import parse_url
 
 from rzero.adapters import unwrap_adapters
-from rzero.engines.vllm.adapters import Adapter, Bases, base_weights, fingerprint, write_adapter
+from rzero.engines.verification import Checksums, fingerprinted
+from rzero.engines.vllm.adapters import Adapter, Bases, fingerprint, write_adapter
 from rzero.engines.vllm.adapters import options as adapter_options
 from rzero.engines.vllm.hosts import Follow
 from rzero.engines.vllm.in_process import ASLEEP, FORGETFUL, GIB, check_sleep_level, prompts_in_one_piece
@@ -37,9 +40,13 @@ from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess
-from rzero.engines.vllm.snapshot import Architecture, architecture, serving_weights, write_weights
+from rzero.engines.vllm.snapshot import Architecture, architecture, serving_parts
+from rzero.engines.vllm.transfer import Transfer, on_all
+from rzero.gathering import Part
 from rzero.policy import Policy
 from rzero.processes.open_files import connections_per_server
+
+_LOG = logging.getLogger(__name__)
 
 HERE = ("127.0.0.1", "localhost", "[::1]")
 """Hosts that see the folders for temporary files of this machine."""
@@ -51,7 +58,8 @@ class VllmServers:
 
     urls: servers that run already; empty: `replicas` are started. devices: CUDA_VISIBLE_DEVICES of each replica ("4" or
     "4,5"); empty: as it is. arguments: further ones of `vllm serve`, such as [--tensor-parallel-size, "2"]. exchange:
-    folder for weights that all servers can read, null: a temporary one. The others are those of
+    folder for weights that all servers can read, null: a temporary one. transfer: how weights travel. The others are
+    those of
     `rzero.engines.vllm.in_process.InProcessVllm`, for servers of our own.
     """
 
@@ -69,6 +77,7 @@ class VllmServers:
     enforce_eager: bool
     sleep_level: int
     timeouts: Timeouts
+    transfer: Transfer
 
     def __post_init__(self) -> None:
         for name in ("urls", "devices", "arguments"):  # lists of a configuration cannot be hashed
@@ -110,6 +119,7 @@ class VllmServers:
             "seed": 0,
             "enable_sleep_mode": self.sleeps or None,
             **adapter_options(shape.adapter_rank),
+            **self.transfer.server_options,
         }
         options |= prompts_in_one_piece(shape, self.max_batched_tokens, max_tokens)
         return [*itertools.chain.from_iterable(map(_flag, options.items())), *self.arguments]
@@ -124,10 +134,15 @@ def _flag(option: tuple[str, object]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Files:
-    """Weights in a folder, in the form of a Hugging Face model, and in another the adapter that lies over them."""
+    """A folder in the form of a Hugging Face model, in which weights may be; those in memory; their fingerprints.
+
+    adapter: in another folder, the one that lies over them.
+    """
 
     architecture: Architecture
     directory: Path
+    weights: dict[str, Tensor]
+    fingerprints: dict[str, int]
     adapter: Adapter | None = None
 
 
@@ -142,6 +157,7 @@ class ServedVllm:
 
     def __init__(self, settings: VllmServers, *, max_rows: int, max_tokens: int | None) -> None:
         self._settings, self._max_rows, self._max_tokens = settings, max_rows, max_tokens
+        self._sender = settings.transfer.open(devices=settings.devices)
         self._connections = connections_per_server(max_rows, servers=self._count)
         self._folder = tempfile.TemporaryDirectory(prefix="rzero-weights-", dir=settings.exchange)
         self._numbers = itertools.count()
@@ -152,36 +168,40 @@ class ServedVllm:
         self._adapters: dict[Adapter, str] = {}  # and the names under which they have adapters
         self._unneeded: list[str] = []
         self._asleep: tuple[str, ...] = ()
+        self._checksums = Checksums()
+        self._half_given = ""  # what went wrong while weights were given
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Files:
         shape = architecture(policy, dtype=dtype)
         if shape.adapter_rank is None:
-            return self._written(shape, lambda: serving_weights(policy.model))
+            return self._kept(shape, serving_parts(policy, dtype=dtype))
         key = (fingerprint(unwrap_adapters(policy.model)), shape)
-        below = self._bases.take(key, lambda: self._written(shape, lambda: base_weights(policy)))
+        below = self._bases.take(key, lambda: self._kept(shape, serving_parts(policy, dtype=dtype, merged=False)))
         return replace(below, adapter=write_adapter(policy, self._new_folder("adapter"), base=key))
 
-    def _written(self, shape: Architecture, weights: Callable[[], dict[str, Tensor]]) -> Files:
-        files = Files(architecture=shape, directory=self._new_folder("weights"))
-        files.directory.mkdir()
-        shape.write(files.directory)
-        write_weights(files.directory, weights())
-        return files
+    def _kept(self, shape: Architecture, parts: Sequence[Part]) -> Files:
+        directory, marks = self._new_folder("weights"), dict[str, int]()
+        directory.mkdir()
+        shape.write(directory)
+        weights = self._sender.keep(directory, fingerprinted(parts, marks))
+        return Files(architecture=shape, directory=directory, weights=weights, fingerprints=marks)
 
     def load(self, snapshot: Files) -> int:
         before, self._served = self._served, snapshot
         if before is None or (before.architecture != snapshot.architecture and not self._settings.urls):
             self._end()
             self._replicas = [self._open(number) for number in range(self._count)]
+        if self._half_given:
+            self.restart()
         if self._loaded != snapshot.directory or self._asleep:
             for replica in self._replicas:
                 replica.await_ready()
         self._wake("weights")
         if self._loaded != snapshot.directory:
             self._loaded = None
-            self._on_all(lambda replica: replica.load(snapshot.directory))
+            self._give(snapshot)
             self._unneeded += self._adapters.values()  # they lay over weights that are gone
             self._adapters.clear()
             self._longest = min(replica.longest() for replica in self._replicas)
@@ -191,17 +211,40 @@ class ServedVllm:
             self._load_adapter(snapshot.adapter)
         return self._longest
 
+    def _give(self, snapshot: Files) -> None:
+        """Replicas answer as if nothing were wrong when this fails in the middle, from whatever weights they have then.
+
+        So none of them is used again: ours are replaced, and yours end the run.
+        """
+        try:
+            self._sender.give(self._replicas, snapshot.directory, snapshot.weights)
+        except BaseException as error:
+            names = " and ".join(replica.name for replica in self._replicas)
+            self._half_given = f"an update of the weights of {names} failed in the middle: {error}"
+            raise
+
     def _load_adapter(self, adapter: Adapter) -> None:
         """Under a name that no other adapter had: prompts in the prefix cache are kept by it."""
         while self._unneeded:
-            self._on_all(functools.partial(Replica.unload_adapter, name=self._unneeded[-1]))
+            on_all(self._replicas, functools.partial(Replica.unload_adapter, name=self._unneeded[-1]))
             self._unneeded.pop()
         name = f"adapter_{next(self._numbers)}"
-        self._on_all(functools.partial(Replica.load_adapter, adapter=adapter, name=name))
+        on_all(self._replicas, functools.partial(Replica.load_adapter, adapter=adapter, name=name))
         self._adapters[adapter] = name
 
     def beside(self, one: Files, other: Files) -> bool:
         return one.directory == other.directory
+
+    def check(self, snapshot: Files) -> None:
+        said = dict(zip(self._replicas, on_all(self._replicas, Replica.checksums), strict=True))
+        known = {replica.name: checksums for replica, checksums in said.items() if checksums is not None}
+        if unknown := [replica.name for replica, checksums in said.items() if checksums is None]:
+            _LOG.warning(
+                "weights in %s are checked by log-probs alone: no /weight_checker there, which vLLM 0.32 has",
+                " and ".join(unknown),
+            )
+        if known:
+            self._checksums.check(snapshot.fingerprints, known)
 
     def forget(self, snapshot: Files) -> None:
         if snapshot.adapter is not None:
@@ -276,16 +319,24 @@ class ServedVllm:
         if self._settings.sleep_level == FORGETFUL:
             self._loaded = None
         with suppress(EngineDied):  # who is gone holds no memory, and is replaced when something is drawn
-            self._on_all(lambda replica: replica.sleep(self._settings.sleep_level))
+            on_all(self._replicas, lambda replica: replica.sleep(self._settings.sleep_level))
 
     def _wake(self, part: str) -> None:
         if part in self._asleep:
-            self._on_all(lambda replica: replica.wake(part))
+            on_all(self._replicas, lambda replica: replica.wake(part))
             self._asleep = tuple(other for other in self._asleep if other != part)
 
     def restart(self) -> None:
-        """Replaces those of our servers that are not well; `load` waits for them, and for those that are yours."""
+        """Replaces those of our servers that are not well; `load` waits for them, and for those that are yours.
+
+        Raises RuntimeError when yours have weights that are neither those of one sync nor of another.
+        """
         self._loaded = None
+        if self._half_given and self._settings.urls:
+            raise RuntimeError(f"{self._half_given}; start these servers again, then resume the run")
+        if self._half_given:
+            self._end()
+            self._replicas = [self._open(number) for number in range(self._count)]
         for number, replica in enumerate(self._replicas):
             if replica.process is not None and not replica.answers():
                 replica.end()
@@ -303,7 +354,8 @@ class ServedVllm:
         process = ServerProcess(
             self._served.directory,
             settings.serve_arguments(self._served.architecture, max_rows=self._max_rows, max_tokens=self._max_tokens),
-            environment={"CUDA_VISIBLE_DEVICES": settings.devices[number]} if settings.devices else {},
+            environment=settings.transfer.environment
+            | ({"CUDA_VISIBLE_DEVICES": settings.devices[number]} if settings.devices else {}),
             threads=settings.threads,
             log=self._path / f"replica_{number}.log",
         )
@@ -313,16 +365,15 @@ class ServedVllm:
         timeouts, connections = self._settings.timeouts, self._connections
         return Replica(url, number=number, process=process, timeouts=timeouts, connections=connections)
 
-    def _on_all(self, work: Callable[[Replica], None]) -> None:
-        with ThreadPoolExecutor(max_workers=self._count) as pool:
-            list(pool.map(work, self._replicas))
-
     def _end(self) -> None:
         for replica in self._replicas:
             replica.end()
-        self._replicas, self._loaded, self._asleep = [], None, ()
+        self._replicas, self._loaded, self._asleep, self._checksums = [], None, (), Checksums()
         self._adapters.clear()
         self._unneeded.clear()
+        if not self._settings.urls:
+            self._half_given = ""
+        self._sender = self._settings.transfer.open(devices=self._settings.devices)
 
     def _new_folder(self, name: str) -> Path:
         return self._path / f"{name}_{next(self._numbers)}"

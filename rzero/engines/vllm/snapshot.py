@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from rzero.adapters import adapter_rank, unwrap_adapters
-from rzero.policy import Policy, architecture_of, merged_weights
+from rzero.gathering import Part, model_parts
+from rzero.policy import Policy, architecture_of
 
 _NOT_ARCHITECTURE = ("_name_or_path", "use_cache", "transformers_version")
 
@@ -49,35 +48,25 @@ def architecture(policy: Policy, *, dtype: torch.dtype | None = None) -> Archite
     )
 
 
-def serving_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Merged weights under Hugging Face names, with the head under a name of its own also where it is tied.
+def serving_parts(policy: Policy, *, dtype: torch.dtype | None = None, merged: bool = True) -> list[Part]:
+    """Returns the policy's weights, rounded to what they are served in (None: the model's dtype).
 
-    vLLM on CPUs packs the head into a buffer of its own. Weights that come without `lm_head.weight`, as in a directory
-    that transformers saved, then leave the old head in place without a word; log-probs are off by about one nat.
+    LoRA is merged into them, or left out without `merged`, where adapters are served beside them.
+
+    Also where it is tied the head comes under a name of its own when this machine has no GPU: vLLM on CPUs packs the
+    head into a buffer of its own, and weights without `lm_head.weight`, as in a directory that transformers saved,
+    leave the old one there without a word; log-probs are off by about one nat. On GPUs the head is the embedding.
     """
-    weights, base = merged_weights(model), unwrap_adapters(model)
-    names = {id(module): name for name, module in base.named_modules()}
-    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
-    if base.config.get_text_config().tie_word_embeddings:
-        weights[f"{names[id(head)]}.weight"] = weights[f"{names[id(embedding)]}.weight"]
-    return weights
+    parts = model_parts(policy.model, dtype=dtype or unwrap_adapters(policy.model).dtype, merged=merged)
+    if torch.cuda.is_available():
+        return [replace(part, names=part.names[:1]) for part in parts]
+    return parts
 
 
-def copied(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in host memory; a tensor that has two names is copied once."""
-    done: dict[int, Tensor] = {}
-    for tensor in weights.values():
-        if id(tensor) not in done:
-            done[id(tensor)] = torch.empty_like(tensor, device="cpu").copy_(tensor)
-    return {name: done[id(tensor)] for name, tensor in weights.items()}
-
-
-def write_weights(directory: Path, weights: Mapping[str, Tensor]) -> None:
-    """One safetensors file. Its format knows no tensor with two names, so a tied head is written twice."""
-    tensors: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in weights.items():
-        host = tensor.detach().to("cpu").contiguous()
-        tensors[name] = host.clone() if host.data_ptr() in seen else host
-        seen.add(host.data_ptr())
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+def in_memory(parts: Sequence[Part]) -> dict[str, Tensor]:
+    """Returns copies in host memory under every name; a tensor that has two names is copied once."""
+    copies: dict[str, Tensor] = {}
+    for part in parts:
+        tensor = part.gather()
+        copies |= dict.fromkeys(part.names, torch.empty_like(tensor, device="cpu").copy_(tensor))
+    return copies

@@ -20,6 +20,7 @@ class Scripted:
         self.before: Callable[[str], int | str | None] = lambda path: None
         self.reply: Callable[[Any], Sequence[int]] = lambda body: body["token_ids"][:2]
         self.version = "0.32.0"
+        self.checksums = {"model.norm.weight": "as ever"}
         self.asked: list[tuple[str, Any]] = []
         self.keys: set[str | None] = set()  # what requests came with
 
@@ -30,6 +31,7 @@ class Scripted:
     def answer(self, body: Any) -> dict[str, Any]:
         """One answer to everything, in the shapes of all of vLLM's routes."""
         answer = {"data": [{"max_model_len": 256}], "success": True, "results": [None], "version": self.version}
+        answer |= {"checksums": self.checksums, "world_size": 2}
         if body and "token_ids" in body:
             ids = list(self.reply(body))
             steps = [{"token_id": token, "logprob": -0.5, "rank": 1, "top_logprobs": []} for token in ids]

@@ -12,11 +12,12 @@ import sys
 from rzero.engines.vllm.requests import RowRequest
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.servers import Files, VllmServers
+from rzero.engines.vllm.transfer import ThroughFiles
 timeouts = Timeouts(start_s=5.0, answer_s=60.0, attempts=1, first_pause_s=0.0)
 settings = VllmServers(
     urls=[f"http://127.0.0.1:{port}" for port in sys.argv[1:]], replicas=1, devices=(), arguments=(), exchange=None,
     threads=1, kv_cache_gib=None, gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
-    sleep_level=0, timeouts=timeouts,
+    sleep_level=0, timeouts=timeouts, transfer=ThroughFiles(),
 )
 served = settings.start(max_rows=256, max_tokens=None)
 served._replicas = [served._open(number) for number in range(8)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,13 +13,16 @@ import torch
 
 from rzero.engines.across import ServedEngine, across
 from rzero.engines.vllm import VllmEngine
+from rzero.engines.vllm import engine as engine_module
 from rzero.engines.vllm import in_process as resident
 from rzero.engines.vllm.in_process import InProcessVllm, ResidentVllm, Snapshot
-from rzero.engines.vllm.requests import probe_requests
+from rzero.engines.vllm.requests import Drawn, probe_requests
 from rzero.engines.vllm.retry import EngineDied, retry_when_dead
 from rzero.engines.vllm.server_client import Timeouts
 from rzero.engines.vllm.servers import VllmServers
-from rzero.engines.vllm.snapshot import architecture, serving_weights, write_weights
+from rzero.engines.vllm.snapshot import architecture, serving_parts
+from rzero.engines.vllm.transfer import ThroughFiles
+from rzero.gathering import write_parts
 from rzero.processes.ranks import Ranks
 from rzero.types import Prompt, Sampling
 
@@ -29,6 +34,7 @@ SERVERS = VllmServers(
     urls=["http://127.0.0.1:1"], replicas=1, devices=(), arguments=(), exchange=None, threads=1, kv_cache_gib=None,
     gpu_memory_utilization=0.5, max_batched_tokens=2048, enforce_eager=True,
     sleep_level=0, timeouts=Timeouts(start_s=1.0, answer_s=1.0, attempts=1, first_pause_s=0.0),
+    transfer=ThroughFiles(),
 )  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 GREEDY = Sampling(temperature=0, max_tokens=12)
@@ -60,9 +66,12 @@ class Recorder:
         self.emptied = True
         self.model_config = type("Config", (), {"max_model_len": 256})
 
-    def collective_rpc(self, method, *, kwargs):
-        assert "lm_head.weight" in dict(kwargs["weights_iterator"])
+    def collective_rpc(self, method, *, kwargs=None):
         self.calls.append(method)
+        if method == "compute_weight_checksums":
+            return [{"model.norm.weight": f"after {self.calls.count('reload_weights')}"}]
+        assert "model.embed_tokens.weight" in dict(kwargs["weights_iterator"])
+        return [None]
 
     def reset_prefix_cache(self):
         self.calls.append("reset_prefix_cache")
@@ -109,6 +118,23 @@ def test_keys_of_old_weights_that_stay_in_the_cache_are_an_error(policy):
         host.load(host.take(policy))
 
 
+def test_checksums_are_asked_for_while_vllm_is_awake(policy, monkeypatch):
+    llm = Recorder()
+    host = ResidentVllm(make=lambda shape: llm, threads=1, sleep_level=2)
+    monkeypatch.setattr(resident, "_generate", lambda llm, requests: [Drawn(token_ids=(5,), logprobs=(0.0,))] * 2)
+    monkeypatch.setattr(engine_module, "require_agreement", lambda *_, **__: None)
+    monkeypatch.setattr(InProcessVllm, "start", lambda self, **_: host)
+    monkeypatch.setattr(host, "shut_down", lambda: None)
+    engine = make_engine()
+    engine.sync(policy)
+    loaded = ["reload_weights", "reset_prefix_cache"]
+    assert llm.calls == [*loaded, "compute_weight_checksums", "sleep 2"]
+    llm.calls.clear()
+    engine.verify(policy)
+    assert llm.calls == ["wake ['weights']", *loaded, "wake ['kv_cache']", "compute_weight_checksums", "sleep 2"]
+    engine.close()
+
+
 def test_engines_share_a_host_and_load_their_own_weights_when_they_draw(policy, make_policy):
     made: list[Recorder] = []
     host = ResidentVllm(make=lambda shape: made.append(Recorder()) or made[-1], threads=1, sleep_level=0)
@@ -120,16 +146,27 @@ def test_engines_share_a_host_and_load_their_own_weights_when_they_draw(policy, 
     assert len(made) == 2
 
 
-def test_a_head_that_is_tied_is_written_under_its_own_name(policy, make_policy, tmp_path):
+def test_a_head_that_is_tied_is_written_under_its_own_name_for_vllm_on_cpus(policy, make_policy, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     untied = make_policy("qwen3")
     for some in (policy, untied):
-        write_weights(tmp_path, serving_weights(some.model))
+        write_parts(tmp_path, serving_parts(some), stem="model", write=True, purpose="a test")
         written = load_file(tmp_path / "model.safetensors")
         assert torch.equal(written["lm_head.weight"], some.model.get_output_embeddings().weight)
         assert torch.equal(written["model.embed_tokens.weight"], some.model.get_input_embeddings().weight)
     assert architecture(policy) != architecture(untied)
+
+
+def test_on_gpus_a_head_that_is_tied_is_not_written_twice(policy, make_policy, tmp_path, monkeypatch):
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    write_parts(tmp_path, serving_parts(policy), stem="model", write=True, purpose="a test")
+    written = load_file(tmp_path / "model.safetensors")
+    assert written.keys() == policy.model.state_dict().keys() - {"lm_head.weight"}
+    assert "lm_head.weight" in {name for part in serving_parts(make_policy("qwen3")) for name in part.names}
 
 
 def test_a_call_is_repeated_until_the_retries_are_used_up():
@@ -202,10 +239,10 @@ def test_weights_without_a_tied_head_are_noticed(policy, monkeypatch):
     engine.sync(policy)
     with torch.no_grad():
         policy.model.get_input_embeddings().weight.mul_(1.3)
-    complete = resident.serving_weights
-    trapped = lambda model: {name: value for name, value in complete(model).items() if name != "lm_head.weight"}  # noqa: E731
+    complete = resident.serving_parts
+    trapped = lambda policy, dtype: [replace(part, names=part.names[:1]) for part in complete(policy, dtype=dtype)]  # noqa: E731
     with monkeypatch.context() as patch:
-        patch.setattr(resident, "serving_weights", trapped)
+        patch.setattr(resident, "serving_parts", trapped)
         with pytest.raises(RuntimeError, match="differ from the policy's by"):
             engine.sync(policy)
     engine.sync(policy)
@@ -304,5 +341,5 @@ def test_vllm_in_bfloat16_samples_from_the_rounded_policy(policy):
 
 def test_snapshots_are_compared_by_identity(policy):
     """Equal weights of two syncs are still two snapshots; comparing tensors would be an error."""
-    shape = architecture(policy)
-    assert Snapshot(architecture=shape, weights={}) != Snapshot(architecture=shape, weights={})
+    make = functools.partial(Snapshot, architecture=architecture(policy), weights={}, fingerprints={})
+    assert make() != make()

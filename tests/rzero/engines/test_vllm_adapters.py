@@ -15,12 +15,13 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from rzero.adapters import LoraSpec, add_adapters
 from rzero.engines.vllm import VllmEngine
-from rzero.engines.vllm.adapters import base_weights, fingerprint, room_for
+from rzero.engines.vllm.adapters import fingerprint, room_for
 from rzero.engines.vllm.in_process import InProcessVllm
 from rzero.engines.vllm.requests import RowRequest
 from rzero.engines.vllm.server_client import Timeouts
 from rzero.engines.vllm.servers import ServedVllm, VllmServers
-from rzero.engines.vllm.snapshot import architecture, serving_weights
+from rzero.engines.vllm.snapshot import architecture, in_memory, serving_parts
+from rzero.engines.vllm.transfer import ThroughFiles
 from rzero.policy import Policy
 from rzero.sharding import shard
 from rzero.types import Prompt, Sampling
@@ -31,7 +32,7 @@ PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 SERVERS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
     "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "sleep_level": 0,
-    "timeouts": Timeouts(start_s=300.0, answer_s=60.0, attempts=3, first_pause_s=0.1),
+    "timeouts": Timeouts(start_s=300.0, answer_s=60.0, attempts=3, first_pause_s=0.1), "transfer": ThroughFiles(),
 }  # fmt: skip
 ROW = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2, "logprobs": 0})
 
@@ -91,9 +92,9 @@ def test_the_directory_is_one_that_peft_reads(servers, adapted, make_policy):
     files = host.take(policy)
     written = load_file(files.directory / "model.safetensors")
     plain = make_policy("qwen3_tied", hidden_size=64, head_dim=32)
-    assert {name: bool((written[name] == tensor).all()) for name, tensor in serving_weights(plain.model).items()} == (
-        dict.fromkeys(written, True)
-    )
+    expected = in_memory(serving_parts(plain))
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
     read = PeftModel.from_pretrained(plain.model, str(files.adapter.directory))
     ids = torch.arange(8)[None]
     assert torch.equal(read(input_ids=ids).logits, policy.model(input_ids=ids).logits)
@@ -147,7 +148,7 @@ def test_a_base_is_known_by_its_weights_alone(adapted, make_policy):
     one, two, other = (base.model.get_base_model() for base in (adapted(1), adapted(2), adapted(1, base=7)))
     assert fingerprint(one) == fingerprint(two) != fingerprint(other)
     plain = make_policy("qwen3_tied", hidden_size=64, head_dim=32).model.state_dict()
-    below = base_weights(adapted(1))
+    below = in_memory(serving_parts(adapted(1), merged=False))
     assert all(torch.equal(below[name], tensor) for name, tensor in plain.items())
 
 

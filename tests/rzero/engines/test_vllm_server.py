@@ -23,6 +23,7 @@ from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess, free_port
 from rzero.engines.vllm.servers import VllmServers
 from rzero.engines.vllm.snapshot import architecture
+from rzero.engines.vllm.transfer import ThroughFiles
 from rzero.types import Prompt, Sampling
 from tests.rzero.engines.scripted_server import Scripted, serving
 
@@ -31,7 +32,7 @@ REQUEST = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2, "logprobs": 0})
 SETTINGS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
     "gpu_memory_utilization": 0.5, "max_batched_tokens": 2048, "enforce_eager": True, "sleep_level": 0,
-    "timeouts": PATIENCE,
+    "timeouts": PATIENCE, "transfer": ThroughFiles(),
 }  # fmt: skip
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rzero.adapters import adapter_weights, holds_adapters
+from rzero.gathering import merged_weights
 from rzero.modules.batching import balance
-from rzero.policy import merged_weights
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks
 from rzero.selfplay import SelfPlay
