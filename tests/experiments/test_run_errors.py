@@ -97,6 +97,7 @@ def test_a_server_that_cannot_be_used_is_named_in_one_line(
         (["name=../elsewhere"], ["'../elsewhere' cannot be a name"]),
         (["checkpoint_every=-1"], ["checkpoint_every", "at least 0"]),
         (["seed=many"], ["seed", "many"]),
+        (["matmul_precision=tf32"], ["matmul_precision", "highest, high or medium", "tf32"]),
         (["challenger.settings.sampling.top_p=1.5"], ["top_p", "1.5"]),
         (["benchmarks.source.source.split=train"], ["split", "dev, test", "train"]),
     ],
