@@ -72,7 +72,7 @@ def benchmarks_of(run: Run, asked: Asked, *, grader: Grader) -> Sequence[Benchma
     """Return the benchmarks of the suite that was asked for, or of the one that the run was evaluated with."""
     config = modern(run.config)
     if asked.suite is not None:
-        place = [f"benchmarks.source.data_dir='{asked.data_dir}'"] if asked.data_dir else []
+        place = [f"benchmarks.source.data_dir={asked.data_dir}"] if asked.data_dir else []
         config = compose(
             f"benchmarks={asked.suite}", *place, config_dir=asked.config_dir, run_directory=run.directory.path
         )

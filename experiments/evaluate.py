@@ -32,6 +32,7 @@ from evaluation.report import Notes
 from experiments import composition, rundir
 from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy
 from experiments.compose import compose
+from experiments.paths import meant, places
 from experiments.reporting.markdown import markdown_table
 from experiments.terminal import print_table, quiet_libraries
 from rzero.durable import write_atomically
@@ -57,9 +58,9 @@ class Evaluated:
 def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) -> list[tuple[str, DictConfig]]:
     """One configuration per checkpoint of `policy=A,B,...`; without prompts=... they suit policy and benchmarks."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
-    policies = given.get("policy", "micro").split(",")
+    policies = places(given.get("policy", "micro"))
     others = [argument for argument in arguments if not argument.startswith("policy=")]
-    directory = Path(given.get("directory") or DIRECTORY)
+    directory = Path(meant(given["directory"])) if given.get("directory") else DIRECTORY
     composed = []
     for policy in policies:
         micro = policy == "micro" or given.get("benchmarks", "micro").startswith("micro")
@@ -214,12 +215,14 @@ def run(arguments: Sequence[str], *, console: Console, config_dir: Path | None =
     set_up_cpu(threads=first.threads, kernels=first.cpu_kernels)
     quiet_libraries()
     directory = Path(first.directory or DIRECTORY)
-    directory.mkdir(parents=True, exist_ok=True)
+    for _, cfg in configured:
+        composition.require_weights(cfg.policy)
     grader = instantiate(first.grader)
     parts = {"prompts": instantiate(first.prompts), "grader": grader, "vote": PaperVote(grader)}
     try:
         suite = instantiate(first.benchmarks, **parts)()
         results = []
+        directory.mkdir(parents=True, exist_ok=True)
         with rundir.locked(directory):
             for name, cfg in configured:
                 with shown(console, title=name, total=len(suite.benchmarks)) as progress:

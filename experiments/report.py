@@ -2,6 +2,7 @@
 
 python -m experiments.report outputs/micro/2026-11-22_10-00-00_seed0
 python -m experiments.report RUN RUN RUN --output outputs/seeds      # compared, with mean and spread over seeds
+python -m experiments.report outputs/micro                           # all runs in a folder, likewise; written into it
 python -m experiments.report RUN... --wandb                          # at W&B too; needs tracker=wandb and a key
 """
 
@@ -14,9 +15,11 @@ from functools import partial
 from pathlib import Path
 
 from experiments.command_line import DONE, command_parser, exit_code, say
+from experiments.paths import place
 from experiments.reporting import content, figures, html, markdown, outline, plots
 from experiments.reporting.content import Picture, Section
 from experiments.reporting.data import Run, read_run
+from experiments.rundir import runs_in
 from rzero.durable import write_atomically
 
 
@@ -65,17 +68,18 @@ def _several(runs: Sequence[Run], *, output: Path) -> list[Section]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 a wrong path or a damaged file."""
     parser = command_parser("experiments.report", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a run")
-    parser.add_argument("--output", type=Path, help="folder of the report; default: the run itself, if there is one")
+    parser.add_argument("runs", nargs="+", type=place, metavar="RUN", help="directory of a run, or a folder of runs")
+    parser.add_argument("--output", type=place, help="folder of the report; default: the one that is given")
     parser.add_argument("--wandb", action="store_true", help="save it as a report at Weights & Biases as well")
     options = parser.parse_args(arguments)
     if options.output is None and len(options.runs) > 1:
         parser.error("several runs need --output DIR for their common report")
 
     def work() -> int:
-        say(f"report: {write_report(options.runs, output=options.output or options.runs[0])}")
+        runs = runs_in(options.runs)
+        say(f"report: {write_report(runs, output=options.output or options.runs[0])}")
         if options.wandb:
-            say(f"W&B: {_saved_at_wandb(options.runs)}")
+            say(f"W&B: {_saved_at_wandb(runs)}")
         return DONE
 
     return exit_code(work)

@@ -99,7 +99,7 @@ class Store:
 
     def overrides(self, arm: Arm, seed: int) -> list[str]:
         """Return what a run is started with, apart from its directory."""
-        start = [f"policy.path_or_id='{self._last_solver(arm.after, seed)}'"] if arm.after else []
+        start = [f"policy.path_or_id={self._last_solver(arm.after, seed)}"] if arm.after else []
         return [*arm.overrides, f"seed={seed}", *self.extra, *start]
 
     def config(self, arm: Arm, seed: int) -> DictConfig:
@@ -252,7 +252,7 @@ def _command(module: str, *arguments: str) -> None:
         raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
 
 
-class MissingRuns(Exception):
+class MissingRuns(RuntimeError):
     """Some runs are not kept and nobody said that they may be started. Its text names each of them, a line each."""
 
     def __init__(self, reasons: Sequence[str]) -> None:

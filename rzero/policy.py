@@ -164,6 +164,11 @@ def load_policy(
     return Policy(model=model, tokenizer=tokenizer)
 
 
+def require_policy(path_or_id: str | Path) -> None:
+    """Raises what `load_policy` raises where a path is wrong, before anything is loaded; a hub id is not looked up."""
+    _resolve(_weights_below(path_or_id)[0])
+
+
 @contextmanager
 def tensor_errors(path: Path) -> Iterator[None]:
     """Turns what safetensors raises of its own when a file cannot be written into the OSError that it is."""

@@ -49,7 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rows = read_rows(options.file)
         check = checker(options.kind)
-    except (OSError, ValueError, LookupError) as error:
+    except LookupError as error:
+        complain(str(error))
+        return WRONG
+    except (OSError, ValueError) as error:
         complain(error)
         return WRONG
     report = check(rows, options.file)
