@@ -83,7 +83,7 @@ class HarnessSuite:
     ) -> Evaluation:
         """Ask `engine` everything that has not been asked of these weights before.
 
-        progress(done, total) counts benchmarks; on_call(what, done, total) the documents of one. weights: a hash of the
+        progress(done, total) counts benchmarks; on_call(what, done, total) the responses of one. weights: a hash of the
         model (`Policy.weights_hash`); None takes it from what the engine says. fits: see `EngineLM`.
         """
         if weights is None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from experiments.command_line import DONE, UNMET, add_config_dir, command_parser, complain, exit_code, say
 from experiments.reproduce.study import Runs, Study
 from experiments.reproduce.writing import FIGURES, MANIFEST, fingerprint, write
-from experiments.runs import STORE, WORK, MissingRuns, Store, complete, require
+from experiments.runs import STORE, WORK, Arm, MissingRuns, Store, complete, require
 from rzero.types import Json
 
 SCALES = ("micro", "paper")
@@ -89,12 +89,20 @@ def _numbers(key: str, text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def state(study: Study, options: Options) -> str:
-    """Return `not run`, `2 of 6 runs`, `runs finished, no table`, `table out of date`, `done`, or why it cannot be."""
+Kept = Callable[[Arm, int], bool]
+"""Whether a run of this arm and seed is in the store."""
+
+
+def state(study: Study, options: Options, *, kept: Kept | None = None) -> str:
+    """Return `not run`, `2 of 6 runs`, `runs finished, no table`, `table out of date`, `done`, or why it cannot be.
+
+    kept: asked instead of the store; of several studies, one that remembers what another has asked.
+    """
     if options.scale in study.missing:
         return f"not possible: {study.missing[options.scale]}"
     store, seeds = options.store(), options.seeds_of(study)
-    there = [store.has(arm, seed) for _, _, arm in study.arms(options.scale) for seed in seeds]
+    has = kept or store.has
+    there = [has(arm, seed) for _, _, arm in study.arms(options.scale) for seed in seeds]
     if not any(there):
         return "not run"
     if not all(there):
