@@ -20,6 +20,7 @@ from experiments.reporting import content, figures, html, markdown, outline, plo
 from experiments.reporting.content import Picture, Section
 from experiments.reporting.data import Run, read_run
 from experiments.rundir import runs_in
+from experiments.terminal import progress
 from rzero.durable import write_atomically
 
 
@@ -31,7 +32,11 @@ def write_report(runs: Sequence[Path], *, output: Path) -> Path:
     """
     if not runs:
         raise ValueError("a report needs at least one run directory")
-    read = [read_run(path) for path in runs]
+    read = []
+    with progress("reading", total=len(runs)) as meter:
+        for path in runs:
+            read.append(read_run(path))
+            meter.advance(path.name)
     output.mkdir(parents=True, exist_ok=True)
     sections = _one(read[0], output=output) if len(read) == 1 else _several(read, output=output)
     title = content.title(read)
@@ -59,9 +64,11 @@ def _several(runs: Sequence[Run], *, output: Path) -> list[Section]:
     for drawing in there:
         figures.save(partial(drawing.draw, runs), output / f"{drawing.name}.png")
     sections = [replace(outline.compared(runs), pictures=[Picture(file=f"{d.name}.png", alt=d.alt) for d in there])]
-    for number, run in enumerate(runs, start=1):
-        sections.append(outline.run_heading(run, number=number))
-        sections += _one(run, output=output, prefix=f"run{number}_")
+    with progress("report", total=len(runs)) as meter:
+        for number, run in enumerate(runs, start=1):
+            sections.append(outline.run_heading(run, number=number))
+            sections += _one(run, output=output, prefix=f"run{number}_")
+            meter.advance(run.path.name)
     return sections
 
 

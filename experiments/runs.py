@@ -26,6 +26,7 @@ from experiments import PROJECT
 from experiments.compose import compose
 from experiments.recipe import agrees
 from experiments.rundir import finished, locked
+from experiments.terminal import progress
 from rzero.durable import write_atomically
 from rzero.runs.directory import RunDirectory
 from rzero.tracking import read_metrics
@@ -281,14 +282,16 @@ def complete(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store, jobs: i
         console.print(
             f"{len(todo)} runs are missing or of another recipe; running them, {jobs} at a time", style="bold"
         )
-    for later in (False, True):  # an arm that starts from another one's Solver comes after it
-        wave = [(arm, seed) for arm, seed in todo if bool(arm.after) == later]
-        with ThreadPoolExecutor(jobs) as pool:
-            started = [(arm, seed, pool.submit(execute, arm, seed, store)) for arm, seed in wave]
-            try:
-                for arm, seed, future in started:
-                    future.result()
-                    console.print(f"{arm.folder}, seed {seed}: done", highlight=False)
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    with progress("runs", total=len(todo), console=console) as meter:
+        for later in (False, True):  # an arm that starts from another one's Solver comes after it
+            wave = [(arm, seed) for arm, seed in todo if bool(arm.after) == later]
+            with ThreadPoolExecutor(jobs) as pool:
+                started = [(arm, seed, pool.submit(execute, arm, seed, store)) for arm, seed in wave]
+                try:
+                    for arm, seed, future in started:
+                        future.result()
+                        console.print(f"{arm.folder}, seed {seed}: done", highlight=False)
+                        meter.advance()
+                except KeyboardInterrupt:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise

@@ -71,6 +71,17 @@ def quiet_libraries(console: Console | None = None) -> None:
     transformers_logging.set_tqdm_hook(partial(_as_ours, console))
 
 
+@contextmanager
+def bars_as_ours(module: Any, *, console: Console | None = None) -> Iterator[None]:
+    """Show the bars of a module that took `tqdm` for itself, and has no switch, as ours while the context lasts."""
+    before = module.tqdm
+    module.tqdm = lambda *args, **options: _as_ours(console, before, args, options)
+    try:
+        yield
+    finally:
+        module.tqdm = before
+
+
 def _as_ours(console: Console | None, _: Callable[..., Any], args: tuple[Any, ...], options: Json) -> Relayed:
     items = args[0] if args else options.get("iterable", ())
     total = options.get("total") or (len(items) if isinstance(items, Sized) else 0)
