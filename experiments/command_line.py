@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -137,13 +137,19 @@ def without_config_dir(arguments: Sequence[str]) -> tuple[Path | None, list[str]
     return found.config_dir, others
 
 
-WHOLE_NUMBERS = {"seed": 0, "iterations": 1, "threads": 1, "response_tokens": 1, "checkpoint_every": 0}
+WHOLE_NUMBERS: Mapping[str, int] = {
+    "seed": 0,
+    "iterations": 1,
+    "threads": 1,
+    "response_tokens": 1,
+    "checkpoint_every": 0,
+}
 """Keys that belong to the run and to no constructor, and their smallest value."""
 
 
-def check(cfg: DictConfig) -> None:
+def check(cfg: DictConfig, numbers: Mapping[str, int] = WHOLE_NUMBERS) -> None:
     """Raise ValueError naming the key, the value and what it may be. Everything else is checked by its constructor."""
-    for key, smallest in WHOLE_NUMBERS.items():
+    for key, smallest in numbers.items():
         if isinstance(cfg[key], bool) or not isinstance(cfg[key], int) or cfg[key] < smallest:
             raise ValueError(f"{key} must be a whole number, at least {smallest}, got {cfg[key]!r}")
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments.command_line import DONE, add_overrides, command_parser, exit_code, expand_policy
+from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy
 from experiments.compose import compose
 from experiments.terminal import quiet_libraries
 from rzero.interfaces import Progress, RolloutEngine
@@ -83,6 +83,7 @@ def replies(request: Prompt) -> Script:
 def small(overrides: Sequence[str], directory: Path, *, config_dir: Path | None = None) -> DictConfig:
     """Return the experiment with a random model in `directory` for its weights and the sizes of conf/dry_run.yaml."""
     cfg = compose(*expand_policy(overrides, config_dir=config_dir), config_dir=config_dir, run_directory=directory)
+    check(cfg)
     shrunk = compose(config="dry_run", run_directory=directory)
     architecture = cfg.policy.get("architecture")
     if architecture is None:

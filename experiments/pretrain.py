@@ -25,7 +25,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT
-from experiments.command_line import DONE, exit_code, hydra_raises, say, without_config_dir
+from experiments.command_line import DONE, check, exit_code, hydra_raises, say, without_config_dir
 from experiments.compose import importable, own_folder
 from experiments.paths import spelled
 from experiments.provenance import commit
@@ -61,13 +61,22 @@ def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, se
     )
 
 
+WHOLE_NUMBERS = {
+    "seed": 0, "threads": 1, "steps": 1, "tokens_per_step": 1, "warmup_steps": 1, "log_every": 1,
+}  # fmt: skip
+"""Keys that must be whole numbers, and their smallest value."""
+
+
 @hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="pretrain")
 def main(cfg: DictConfig) -> None:
+    own_folder()
+    check(cfg, WHOLE_NUMBERS)
+    checked_name(str(cfg.name))
+    if Path(cfg.output).is_file():
+        raise NotADirectoryError(f"output={cfg.output} is a file; give a directory")
     from experiments.pretraining import pretrain
     from experiments.terminal import quiet_libraries
 
-    own_folder()
-    checked_name(str(cfg.name))
     quiet_libraries()
     started, output = time.monotonic(), Path(cfg.output)
     made = pretrain(cfg, output)

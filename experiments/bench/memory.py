@@ -1,8 +1,7 @@
 """Peak memory of the log-probabilities of 4,096 completion tokens, forward and backward, ours against the plain way.
 
-Each measurement runs in a process of its own, because the
-peak resident size of a process never falls. The plain way is the smallest usual one: full float32 logits,
-`log_softmax`, gather, and autograd's backward.
+Each measurement runs in a process of its own, because the peak resident size of a process never falls. The plain way is
+the smallest usual one: full float32 logits, `log_softmax`, gather, and autograd's backward.
 
 Shapes: S completion tokens, E model width, V vocabulary.
 """

@@ -89,7 +89,7 @@ def checker(kind: str) -> Callable[[list[Json], Path], Report]:
     except ModuleNotFoundError as error:
         if error.name != module_name:
             raise
-        raise ImportError(f"kind {kind!r} is not available: there is no module {module_name}") from error
+        raise ImportError(f"kind {kind!r} is not available: there is no module {module_name}") from None
     if not hasattr(module, function_name):
         raise ImportError(f"kind {kind!r} is not available: {module_name} has no function {function_name}")
     function: Callable[[list[Json], Path], Report] = getattr(module, function_name)

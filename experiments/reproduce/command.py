@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.command_line import DONE, UNMET, add_config_dir, command_parser, complain, exit_code, say
+from experiments.paths import place
 from experiments.reproduce.study import Runs, Study
 from experiments.reproduce.writing import FIGURES, MANIFEST, fingerprint, write
 from experiments.runs import STORE, WORK, Arm, MissingRuns, Store, complete, require
@@ -69,6 +70,8 @@ def read_options(settings: Sequence[str], *, run: bool = False, config_dir: Path
     scale, output = given.get("scale", "micro"), given.get("output")
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    if output and place(output).is_file():
+        raise NotADirectoryError(f"output={output} is a file; give a folder")
     if (overrides or config_dir) and not output:
         given_here = " ".join([*overrides, *([f"--config-dir {config_dir}"] if config_dir else [])])
         raise ValueError(f"{given_here} would make other runs than those the results are kept of; add output=DIR")
@@ -76,7 +79,7 @@ def read_options(settings: Sequence[str], *, run: bool = False, config_dir: Path
         scale=scale,
         seeds=_numbers("seeds", given["seeds"]) if "seeds" in given else (),
         jobs=_numbers("jobs", given.get("jobs", "1"))[0],
-        output=Path(output) if output else None,
+        output=place(output) if output else None,
         overrides=overrides,
         config_dir=config_dir,
         run=run,
