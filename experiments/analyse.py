@@ -106,7 +106,9 @@ def matrix(run: Run, *, grader: MathGrader, questions: int, samples: int, consol
     """Rows: iterations whose questions are asked; columns: Solvers, the base model first."""
     config: DictConfig = run.config
     from experiments import composition
+    from rzero.processes.cpu import set_up_cpu
 
+    set_up_cpu(threads=config.threads, kernels=config.cpu_kernels)  # as the run itself
     quiet_libraries()
     sampling: Json = dict(config.challenger.polling.sampling)
     prompts, load = instantiate(config.prompts), composition.policy_loader(config.policy)

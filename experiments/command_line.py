@@ -13,6 +13,7 @@ from typing import Any
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
+from rich import get_console
 from rich.console import Console
 
 from experiments import paths
@@ -37,7 +38,7 @@ DEBUG = "RZERO_DEBUG"
 
 def say(text: object, *, console: Console | None = None, style: str | None = None) -> None:
     """Print a line as it is: no markup, no colours of numbers, nothing broken at the width of the terminal."""
-    (console or Console()).print(str(text), style=style, highlight=False, markup=False, soft_wrap=True)
+    (console or get_console()).print(str(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 OWN_MODULE = "; a module of your own lies beside the folder that --config-dir names"
@@ -63,7 +64,10 @@ def complain(error: object) -> None:
     say(f"error: {told(error)}", console=Console(stderr=True), style="bold red")
 
 
-def exit_code(work: Callable[[], int], *, stopped: str = "stopped by the user") -> int:
+STOPPED_TEXT = "stopped by the user; nothing was written, and the same command starts again"
+
+
+def exit_code(work: Callable[[], int], *, stopped: str = STOPPED_TEXT) -> int:
     """Return what `work` returns; where it is stopped or something is wrong, one message and the code for it."""
     try:
         return work()

@@ -151,9 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("the iteration ended")
         return DONE
 
-    return exit_code(
-        work, stopped="stopped by the user; a dry run leaves nothing behind, the same command starts again"
-    )
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"written: {target}")
         return DONE
 
-    return exit_code(work, stopped="stopped by the user; nothing was written: the same command starts again")
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -125,8 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("policy", metavar="POLICY", help="a file of conf/policy that has `package`")
     add_config_dir(parser)
     options = parser.parse_args(arguments)
-    stopped = "stopped by the user; nothing was written: the same command starts again"
-    return exit_code(lambda: _provide(options.policy, config_dir=options.config_dir), stopped=stopped)
+    return exit_code(lambda: _provide(options.policy, config_dir=options.config_dir))
 
 
 def _provide(name: str, *, config_dir: Path | None) -> int:

@@ -55,7 +55,7 @@ from experiments.recipe import modern
 from experiments.resolvers import register_resolvers
 from experiments.sweeping import jobs
 from experiments.sweeping.places import expand_sweep, is_sweep, job_directory
-from experiments.terminal import quiet_libraries
+from experiments.terminal import quiet_libraries, waiting
 from rzero.durable import write_atomically
 from rzero.escaping import checked_name
 from rzero.processes.started import Started
@@ -64,6 +64,7 @@ from rzero.runs.ledger import Ledger
 
 if TYPE_CHECKING:
     from rzero.processes.ranks import Ranks
+    from rzero.selfplay import SelfPlay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,6 +248,18 @@ def execute(cfg: DictConfig) -> Ending:
     except Exception as error:
         return ended(error, WRONG)
     return Ending(directory=directory)
+
+
+def built(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> SelfPlay:
+    """Return the run as it is composed; libraries and benchmarks take a while to load."""
+    with waiting("loading libraries and benchmarks"):
+        from experiments import composition
+        from rzero.processes.cpu import set_up_cpu
+        from rzero.processes.ranks import joined
+
+        set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
+        quiet_libraries()
+        return composition.build(cfg, directory, join=joined(ranks) if ranks else None)
 
 
 def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:

@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(result, indent=1) if options.json else ", ".join(f"{k} {v:+.1%}" for k, v in drift.items()))
         return UNMET if max(drift.values()) > options.allowed else DONE
 
-    return exit_code(work, stopped="stopped by the user; nothing is kept: --iterations N takes less time")
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(figures) if options.json else table(figures))
         return DONE
 
-    return exit_code(work, stopped="stopped by the user; nothing is kept: the same command starts again")
+    return exit_code(work)
 
 
 def measure(place: str) -> Callable[[], Json]:

@@ -112,9 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(*result["differences"], sep="\n")
         return UNMET if result["differing"] else DONE
 
-    return exit_code(
-        work, stopped="stopped by the user; nothing is kept: the same command starts again, --kills N has fewer"
-    )
+    return exit_code(work)
 
 
 if __name__ == "__main__":

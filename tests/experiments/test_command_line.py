@@ -95,7 +95,7 @@ def test_what_is_wrong_is_one_message_and_a_code(capsys: pytest.CaptureFixture[s
     assert exit_code(stopped) == STOPPED
     assert exit_code(wrong) == WRONG
     assert capsys.readouterr().err.splitlines() == [
-        "error: stopped by the user",
+        "error: stopped by the user; nothing was written, and the same command starts again",
         "error: top_p must be at most 1, got [bold]2[/bold]",
     ]
 

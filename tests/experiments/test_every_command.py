@@ -6,6 +6,7 @@ import argparse
 import ast
 import io
 import runpy
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from experiments import PROJECT
-from experiments.command_line import WRONG
+from experiments.command_line import STOPPED, WRONG
 from experiments.paths import place
 from tests.experiments.runs import finished_run
 
@@ -170,7 +171,7 @@ def test_unknown_options_keys_and_wrong_types_are_refused(module: str, monkeypat
 def test_missing_paths_and_files_in_the_place_of_folders_are_refused(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = str(finished_run(tmp_path / "run", seed=0, gains=[0.0, 0.1]))
+    run = str(finished_run(tmp_path / "run", seed=0).path)
     actions = options_of(module, monkeypatch)
     before = {path.name for path in tmp_path.iterdir()}
     for action in actions:
@@ -215,3 +216,61 @@ def test_without_arguments_a_command_prints_works_or_is_refused(module: str, mon
 
 def enough(*_: Any, **__: Any) -> None:
     raise Enough
+
+
+QUICK = """
+import contextlib, io, runpy, sys, warnings
+warnings.filterwarnings("ignore")
+for module, *arguments in MODULES:
+    sys.argv = [module, *arguments]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+        runpy.run_module(module, run_name="__main__")
+    print(module, *sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+
+
+def test_help_and_kept_results_are_said_without_what_is_slow_to_import() -> None:
+    """In one process of its own, so that each has to do with what those before it have imported."""
+    asked = [*([module, "--help"] for module in MODULES), ["experiments.results", "micro", "--json"]]
+    code = QUICK.replace("MODULES", repr(asked))
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [module for module, *_ in asked], done.stderr
+
+
+LONG = {
+    "experiments.analyse": ("reporting.data.read_run", ["RUN"]),
+    "experiments.bench": ("bench.memory.run", ["memory"]),
+    "experiments.compare": ("reporting.data.read_run", ["RUN"]),
+    "experiments.conformance": ("conformance.voting.check_votes", ["votes", "ROWS"]),
+    "experiments.evaluate": ("composition.require_weights", ["policy=micro"]),
+    "experiments.export": ("reporting.data.read_run", ["RUN"]),
+    "experiments.dry_run": ("composition.build", ["policy=qwen3_4b_base", "prompts=default"]),
+    "experiments.model_package": ("model_package.ModelPackage.provide", ["smollm2_135m"]),
+    "experiments.pretrain": ("pretraining.pretrain", ["name=try"]),
+    "experiments.report": ("reporting.data.read_run", ["RUN"]),
+    "experiments.reproduce.main_table": ("runs.execute", ["output=results", "seeds=7", "--run"]),
+    "experiments.results": ("runs.execute", ["micro", "--seeds", "7", "--run"]),
+    "experiments.run": ("composition.build", []),
+    "experiments.soak": ("composition.build", []),
+    "experiments.torture": ("composition.build", []),
+}
+"""Commands that may take long -> what is interrupted in them, and what they are given."""
+
+
+@pytest.mark.parametrize("module", LONG)
+def test_ctrl_c_says_how_to_go_on(module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished_run(tmp_path / "run", seed=0).path
+    (tmp_path / "rows").write_text("{}\n")
+    place, given = LONG[module]
+    monkeypatch.setattr("experiments.runs.WORK", tmp_path / "work")
+    monkeypatch.setattr("experiments.runs.STORE", tmp_path / "store")
+    monkeypatch.setattr(f"experiments.{place}", stopped_by_the_user)
+    said = give(module, *(text.replace("RUN", str(run)).replace("ROWS", str(tmp_path / "rows")) for text in given))
+    assert said.code == STOPPED, said.err
+    assert len(said.lines) <= LINES
+    assert "stopped by the user" in said.err
+    assert "the same command" in said.err or "go on with: python -m experiments.run resume=" in said.err
+
+
+def stopped_by_the_user(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
