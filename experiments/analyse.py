@@ -216,16 +216,14 @@ def draw_pass(data: Json) -> Figure:
 def show(data: Json, console: Console) -> None:
     for name, found in data["diversity"].items():
         label = data["label_accuracy"].get(name)
-        console.print(
+        say(
             f"{name}: {found['questions']} questions kept, {found['distinct']:.0%} distinct, {found['clusters']:.0%} "
             f"clusters" + (f", {label:.0%} of the labels right" if label is not None else ""),
-            highlight=False,
+            console=console,
         )
     for name, found in data["contamination"].items():
         touched = [f"{o['benchmark']} {o['overlapping']}" for o in found if o["overlapping"]]
-        console.print(
-            f"{name}: questions sharing an n-gram with {', '.join(touched) or 'no benchmark'}", highlight=False
-        )
+        say(f"{name}: questions sharing an n-gram with {', '.join(touched) or 'no benchmark'}", console=console)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -259,20 +259,16 @@ def built(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> SelfPlay:
 
         set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
         quiet_libraries()
+        composition.require_weights(cfg.policy)
         return composition.build(cfg, directory, join=joined(ranks) if ranks else None)
 
 
 def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
     """Do the work itself, in a directory that is ours; ranks: the group of this process where others are there."""
-    from experiments import composition
     from experiments.provenance import write_manifest
-    from rzero.processes.cpu import set_up_cpu
-    from rzero.processes.ranks import joined
 
-    set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
-    quiet_libraries()
     say(f"run directory: {directory}")
-    selfplay = composition.build(cfg, directory, join=joined(ranks) if ranks else None)
+    selfplay = built(cfg, directory, ranks)
     if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
         say(f"warning: {note}")
     try:
