@@ -15,7 +15,7 @@ import numpy as np
 
 from evaluation.contamination import words
 from evaluation.metrics import BenchmarkScore, Scores, pass_at
-from rzero.interfaces import RolloutEngine
+from rzero.interfaces import Progress, RolloutEngine
 from rzero.prompts import Prompts
 from rzero.repetition import cluster_labels
 from rzero.types import Sampling, Vote
@@ -45,14 +45,16 @@ def difficulty(
     sampling: Sampling,
     references: Sequence[str | None] | None = None,
     accepts: Callable[[str, str], bool] | None = None,
+    progress: Progress | None = None,
 ) -> Difficulty:
     """Returns how `questions` go with the Solver behind `engine`, asked `sampling.n` times each.
 
     references: the true answers as far as they are known (an oracle's, in the micro world), compared by `accepts`.
+    progress: counts answers while they are drawn.
     """
     if not questions:
         raise ValueError("difficulty needs at least one question")
-    groups = engine.generate([prompts.solver(question) for question in questions], sampling)
+    groups = engine.generate([prompts.solver(question) for question in questions], sampling, progress=progress)
     votes = vote_many([[completion.text for completion in group.completions] for group in groups])
     rates = []
     if references is not None and accepts is not None:

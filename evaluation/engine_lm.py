@@ -18,7 +18,7 @@ from lm_eval.api.model import LM
 from evaluation.answering import Fits
 from evaluation.store import Responses, TaskStore
 from rzero.escaping import valid_unicode
-from rzero.interfaces import RolloutEngine
+from rzero.interfaces import Progress, RolloutEngine
 from rzero.prompts import Prompts
 from rzero.seeding import derive
 from rzero.types import Prompt, Sampling
@@ -31,8 +31,8 @@ class EngineLM(LM):
 
     completions_per_call bounds prompts times samples of an engine call. fits: whether a prompt leaves the model's
     context room for a response; one that does not is answered with the empty text (None: all do). on_call(done, total)
-    counts documents. Afterwards `too_long` counts prompts that did not fit, `truncated` responses that ran into the
-    token limit.
+    counts responses while they are drawn. Afterwards `too_long` counts prompts that did not fit, `truncated` responses
+    that ran into the token limit.
     """
 
     def __init__(
@@ -61,14 +61,25 @@ class EngineLM(LM):
         for call, start in enumerate(range(0, len(asked), size)):
             part = asked[start : start + size]
             seed = derive(self.sampling.seed, str(part[0].task_name), call) if call else self.sampling.seed
-            responses = self._call(call, [self.prompts.solver(request.args[0]) for request in part], seed=seed)
+            responses = self._call(
+                call,
+                [self.prompts.solver(request.args[0]) for request in part],
+                seed=seed,
+                progress=self._counted(start, len(asked)),
+            )
             self.truncated += responses.truncated
             texts += itertools.chain.from_iterable(responses.texts)
             if self.on_call:
-                self.on_call(start + len(part), len(asked))
+                self.on_call((start + len(part)) * self.sampling.n, len(asked) * self.sampling.n)
         return texts
 
-    def _call(self, call: int, asked: Sequence[Prompt], *, seed: int) -> Responses:
+    def _counted(self, start: int, prompts: int) -> Progress | None:
+        """What an engine tells of a call that begins with prompt `start`, as progress among all responses."""
+        if (told := self.on_call) is None:
+            return None
+        return lambda done, _: told(start * self.sampling.n + done, prompts * self.sampling.n)
+
+    def _call(self, call: int, asked: Sequence[Prompt], *, seed: int, progress: Progress | None) -> Responses:
         fitting = [index for index, prompt in enumerate(asked) if self.fits is None or self.fits(prompt)]
         self.too_long += len(asked) - len(fitting)
         kept = self.store.responses(call)
@@ -76,7 +87,8 @@ class EngineLM(LM):
             return kept
         texts = [[""] * self.sampling.n for _ in asked]
         sampling = replace(self.sampling, seed=seed)
-        groups = self.engine.generate([asked[index] for index in fitting], sampling) if fitting else []
+        prompts = [asked[index] for index in fitting]
+        groups = self.engine.generate(prompts, sampling, progress=progress) if fitting else []
         for index, group in zip(fitting, groups, strict=True):
             texts[index] = [valid_unicode(completion.text) for completion in group.completions]
         truncated = sum(c.finish_reason == "length" for group in groups for c in group.completions)

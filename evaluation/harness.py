@@ -87,7 +87,7 @@ class HarnessSuite:
         """Ask `engine` everything that has not been asked of this policy before.
 
         policy: the one that the engine draws from; without it nobody can say whose responses they are, so none is kept
-        and none is found. progress(done, total) counts benchmarks; on_call(what, done, total) the documents of one.
+        and none is found. progress(done, total) counts benchmarks; on_call(what, done, total) the responses of one.
         """
         answering = Answering.of(policy, self.prompts) if policy else None
         scores: list[BenchmarkScore] = []

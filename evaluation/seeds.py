@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 LEVEL = 0.95
 
@@ -46,6 +45,8 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     error = float(np.std(values, ddof=1)) / n**0.5
     if error == 0.0:
         return Estimate(mean=mean, low=mean, high=mean, positive=float(np.sign(mean) + 1) / 2, seeds=n)
+    from scipy import stats  # takes a second to import
+
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * error
     sure = float(stats.t.cdf(mean / error, n - 1))
     return Estimate(mean=mean, low=mean - half, high=mean + half, positive=sure, seeds=n)

@@ -192,6 +192,7 @@ def read_hub(dataset: HubDataset, benchmark: str) -> list[Row]:
     """The rows of a data set at its pinned revision, in the form of a local folder."""
     import datasets  # slow to import
 
+    datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(dataset.path, dataset.name, split=dataset.split, revision=dataset.revision)
     except Exception as error:  # datasets, huggingface_hub, httpx and pyarrow each raise their own types

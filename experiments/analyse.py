@@ -27,20 +27,20 @@ from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
 
 from evaluation.analyses import difficulty, diversity, pass_curve
 from evaluation.contamination import overlaps
 from evaluation.micro.world import oracle
 from evaluation.problems import Benchmark
-from experiments import composition
 from experiments.command_line import DONE, add_config_dir, command_parser, exit_code, say
 from experiments.compose import compose, importable
+from experiments.paths import place
 from experiments.provenance import start_day
 from experiments.recipe import modern
 from experiments.reporting import figures
 from experiments.reporting.data import Iteration, Run, iteration_name, read_run
 from experiments.resolvers import register_resolvers
+from experiments.terminal import progress, quiet_libraries, waiting
 from rzero.durable import write_atomically
 from rzero.grading import MathGrader
 from rzero.interfaces import Grader
@@ -69,12 +69,17 @@ class Asked:
     data_dir: str | None = None
     config_dir: Path | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("n", "questions", "samples"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}")
+
 
 def benchmarks_of(run: Run, asked: Asked, *, grader: Grader) -> Sequence[Benchmark]:
     """Return the benchmarks of the suite that was asked for, or of the one that the run was evaluated with."""
     config = modern(run.config)
     if asked.suite is not None:
-        place = [f"benchmarks.source.data_dir='{asked.data_dir}'"] if asked.data_dir else []
+        place = [f"benchmarks.source.data_dir={asked.data_dir}"] if asked.data_dir else []
         config = compose(
             f"benchmarks={asked.suite}", *place, config_dir=asked.config_dir, run_directory=run.directory.path
         )
@@ -83,19 +88,11 @@ def benchmarks_of(run: Run, asked: Asked, *, grader: Grader) -> Sequence[Benchma
     return found
 
 
-def contamination(run: Run, benchmarks: Sequence[Benchmark], *, n: int) -> dict[str, list[Json]]:
-    """Return the overlaps of every iteration's kept questions with every benchmark, and those of the prompts, if any.
-
-    A benchmark's question among the examples of a prompt is answered by copying.
-    """
-    texts = {iteration.name: kept_questions(iteration) for iteration in run.trained if iteration.questions}
+def of_prompts(run: Run, benchmarks: Sequence[Benchmark], *, n: int) -> list[Json]:
+    """Return the overlaps of the run's prompts: a benchmark's question among their examples is answered by copying."""
     prompts = instantiate(run.config.prompts)
     asked = [text for prompt in (prompts.challenger(), prompts.solver("")) for text in (prompt.system, prompt.user)]
-    found = {
-        name: [asdict(found) for found in overlaps(texts, benchmarks, n=n)]
-        for name, texts in {"prompts": [text for text in asked if text], **texts}.items()
-    }
-    return {name: rows for name, rows in found.items() if name != "prompts" or any(row["overlapping"] for row in rows)}
+    return [asdict(found) for found in overlaps([text for text in asked if text], benchmarks, n=n)]
 
 
 def label_accuracy(iteration: Iteration, *, accepts: Callable[[str, str], bool]) -> float | None:
@@ -117,6 +114,11 @@ def solvers(run: Run) -> list[str]:
 def matrix(run: Run, *, grader: MathGrader, questions: int, samples: int, console: Console) -> list[list[Json]]:
     """Rows: iterations whose questions are asked; columns: Solvers, the base model first."""
     config: DictConfig = run.config
+    from experiments import composition
+    from rzero.processes.cpu import set_up_cpu
+
+    set_up_cpu(threads=config.threads, kernels=config.cpu_kernels)  # as the run itself
+    quiet_libraries()
     sampling: Json = dict(config.challenger.polling.sampling)
     prompts, load = instantiate(config.prompts), composition.policy_loader(config.policy)
     asked = {
@@ -125,24 +127,28 @@ def matrix(run: Run, *, grader: MathGrader, questions: int, samples: int, consol
         if any(question.kept for question in iteration.questions)
     }
     cells: dict[int, list[Json]] = {number: [] for number in asked}
-    engine = instantiate(config.engine)
+    engine, paths = instantiate(config.engine), solvers(run)
+    answers = [samples * len(texts) for texts in asked.values()]
     try:
-        for path in track(solvers(run), description="Solvers", console=console, transient=True):
-            policy = load(path)
-            set_day(policy.tokenizer, start_day(run.path))
-            engine.sync(policy)
-            for number, texts in asked.items():
-                truths = [known[1] if (known := oracle(text)) else None for text in texts]
-                cell = difficulty(
-                    texts,
-                    engine,
-                    prompts=prompts,
-                    vote_many=PaperVote(grader).vote_many,
-                    sampling=Sampling(n=samples, seed=derive(run.seed, "matrix", number), **sampling),
-                    references=truths,
-                    accepts=grader.accepts,
-                )
-                cells[number].append(asdict(cell))
+        with progress("matrix, answers", total=sum(answers) * len(paths), console=console) as meter:
+            for path in paths:
+                policy = load(path)
+                set_day(policy.tokenizer, start_day(run.path))
+                engine.sync(policy)
+                for number, texts in asked.items():
+                    before, truths = meter.done, [known[1] if (known := oracle(text)) else None for text in texts]
+                    cell = difficulty(
+                        texts,
+                        engine,
+                        prompts=prompts,
+                        vote_many=PaperVote(grader).vote_many,
+                        sampling=Sampling(n=samples, seed=derive(run.seed, "matrix", number), **sampling),
+                        references=truths,
+                        accepts=grader.accepts,
+                        progress=lambda done, _, before=before: meter.reach(before + done),  # type: ignore[misc]
+                    )
+                    meter.reach(before + samples * len(texts))
+                    cells[number].append(asdict(cell))
     finally:
         engine.close()
     return list(cells.values())
@@ -152,20 +158,37 @@ def analyse(run: Run, asked: Asked, console: Console) -> Json:
     """Return all analyses as plain data."""
     register_resolvers(run.path)
     with closing(instantiate(run.config.grader)) as grader:
-        benchmarks = benchmarks_of(run, asked, grader=grader)
         return {
-            "diversity": {t.name: asdict(diversity(kept_questions(t))) for t in run.trained if kept_questions(t)},
-            "label_accuracy": {t.name: label_accuracy(t, accepts=grader.accepts) for t in run.trained},
+            **of_questions(run, asked, grader=grader, console=console),
             "pass_at": {iteration_name(number): pass_curve(scores) for number, scores in run.scores},
             "maj_at": {
                 iteration_name(number): {name: row["maj@k"] for name, row in scores.table().items()}
                 for number, scores in run.scores
             },
-            "contamination": contamination(run, benchmarks, n=asked.n),
             "matrix": matrix(run, grader=grader, questions=asked.questions, samples=asked.samples, console=console)
             if asked.matrix
             else [],
         }
+
+
+def of_questions(run: Run, asked: Asked, *, grader: MathGrader, console: Console) -> Json:
+    """Return what is said about the questions of each iteration, with nothing drawn."""
+    with waiting("reading the benchmarks", console=console):
+        benchmarks = benchmarks_of(run, asked, grader=grader)
+    found: Json = {"diversity": {}, "label_accuracy": {}, "contamination": {}}
+    prompts = of_prompts(run, benchmarks, n=asked.n)
+    if any(overlap["overlapping"] for overlap in prompts):
+        found["contamination"]["prompts"] = prompts
+    with progress("questions of iterations", total=len(run.trained), console=console) as meter:
+        for iteration in run.trained:
+            name, kept = iteration.name, kept_questions(iteration)
+            if kept:
+                found["diversity"][name] = asdict(diversity(kept))
+            found["label_accuracy"][name] = label_accuracy(iteration, accepts=grader.accepts)
+            if iteration.questions:
+                found["contamination"][name] = [asdict(overlap) for overlap in overlaps(kept, benchmarks, n=asked.n)]
+            meter.advance(name)
+    return found
 
 
 def draw_matrix(cells: Sequence[Sequence[Json]]) -> Figure:
@@ -207,39 +230,41 @@ def draw_pass(data: Json) -> Figure:
 def show(data: Json, console: Console) -> None:
     for name, found in data["diversity"].items():
         label = data["label_accuracy"].get(name)
-        console.print(
+        say(
             f"{name}: {found['questions']} questions kept, {found['distinct']:.0%} distinct, {found['clusters']:.0%} "
             f"clusters" + (f", {label:.0%} of the labels right" if label is not None else ""),
-            highlight=False,
+            console=console,
         )
     for name, found in data["contamination"].items():
         touched = [f"{o['benchmark']} {o['overlapping']}" for o in found if o["overlapping"]]
-        console.print(
-            f"{name}: questions sharing an n-gram with {', '.join(touched) or 'no benchmark'}", highlight=False
-        )
+        say(f"{name}: questions sharing an n-gram with {', '.join(touched) or 'no benchmark'}", console=console)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.analyse", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=place, metavar="RUN", help="a run directory")
     parser.add_argument("--benchmarks", help="a suite of conf/benchmarks for the contamination report")
-    parser.add_argument("--data-dir", help="its local folder")
+    parser.add_argument("--data-dir", metavar="DIR", help="its local folder")
     parser.add_argument("--n", type=int, default=13, help="words in an n-gram (13)")
     parser.add_argument("--questions", type=int, default=100, help="questions per iteration in the matrix (100)")
     parser.add_argument("--samples", type=int, default=8, help="answers per question in the matrix (8)")
     parser.add_argument("--no-matrix", dest="matrix", action="store_false", help="generate nothing")
     add_config_dir(parser)
     options = parser.parse_args(arguments)
-    asked = Asked(
-        n=options.n,
-        questions=options.questions,
-        samples=options.samples,
-        matrix=options.matrix,
-        suite=options.benchmarks,
-        data_dir=options.data_dir,
-        config_dir=options.config_dir,
-    )
-    return exit_code(lambda: _write(options.run, asked, Console()))
+
+    def read() -> Asked:
+        return Asked(
+            n=options.n,
+            questions=options.questions,
+            samples=options.samples,
+            matrix=options.matrix,
+            suite=options.benchmarks,
+            data_dir=options.data_dir,
+            config_dir=options.config_dir,
+        )
+
+    stopped = "stopped by the user; nothing was written: the same command starts again, --no-matrix draws nothing"
+    return exit_code(lambda: _write(options.run, read(), Console()), stopped=stopped)
 
 
 def _write(path: Path, asked: Asked, console: Console) -> int:

@@ -24,9 +24,11 @@ from rich.table import Table
 from evaluation.metrics import Scores, gain
 from experiments import PROJECT
 from experiments.command_line import DONE, command_parser, exit_code, say
+from experiments.paths import place
 from experiments.reporting import figures
 from experiments.reporting.data import Run, iteration_name, read_run
 from experiments.reporting.figures import Line, Point
+from experiments.rundir import runs_in
 from experiments.terminal import print_table
 from rzero.durable import write_atomically
 from rzero.types import Json
@@ -130,13 +132,13 @@ def draw(found: Sequence[Json]) -> Figure:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.compare", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories")
+    parser.add_argument("runs", nargs="+", type=place, metavar="RUN", help="runs, or folders of runs")
     parser.add_argument("--model", help="the model's name in the paper's table, where the path does not say it")
-    parser.add_argument("--output", type=Path, help="where compare.json and compare.png go")
+    parser.add_argument("--output", type=place, help="where compare.json and compare.png go")
     options = parser.parse_args(arguments)
 
     def work() -> int:
-        found = [comparison(read_run(path), model=options.model) for path in options.runs]
+        found = [comparison(read_run(path), model=options.model) for path in runs_in(options.runs)]
         output = options.output or options.runs[0]
         output.mkdir(parents=True, exist_ok=True)
         write_atomically(output / "compare.json", json.dumps(found, indent=1).encode())

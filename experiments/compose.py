@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from experiments import PROJECT
 from experiments.overrides import refuse_old
+from experiments.paths import quoted, spelled
 from experiments.resolvers import register_resolvers
 
 CONF = PROJECT / "conf"
@@ -29,7 +30,7 @@ def compose(
     run_directory: Path | None = None,
     groups: Sequence[str] = (),
 ) -> DictConfig:
-    """Return conf/<config>.yaml with `overrides` (`key=value`, `group=option`).
+    """Return conf/<config>.yaml with `overrides` (`key=value`, `group=option`); names and paths are taken as they are.
 
     run_directory: what `${run_directory:}` means afterwards; the working directory when it is not given. groups: those
     that `experiments.run` does not take, and this command does. Raises ValueError for an old spelling,
@@ -40,13 +41,12 @@ def compose(
         refuse_old(overrides, allowed=groups)
     own = [] if config_dir is None else [_searched(importable(config_dir))]
     with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        return hydra.compose(config, overrides=[*own, *overrides])
+        return hydra.compose(config, overrides=[*own, *spelled(overrides)])
 
 
 def _searched(config_dir: Path) -> str:
     """The override that adds a folder to those of conf/config.yaml."""
-    quoted = str(config_dir).replace("\\", "\\\\").replace("'", "\\'")
-    return f"hydra.searchpath=['file://{PROJECT}','file://{quoted}']"
+    return f"hydra.searchpath=[{quoted(f'file://{PROJECT}')},{quoted(f'file://{config_dir}')}]"
 
 
 def importable(config_dir: Path) -> Path:

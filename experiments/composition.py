@@ -19,7 +19,7 @@ from experiments.provenance import public_config, start_day
 from experiments.resolvers import register_resolvers
 from rzero.adapters import holds_adapters
 from rzero.durable import remove_leftovers
-from rzero.policy import Policy, load_policy
+from rzero.policy import Policy, load_policy, require_policy
 from rzero.policy_check import CheckedLoader
 from rzero.processes.cpu import set_matmul_precision
 from rzero.processes.launch import RankConfig, launch
@@ -136,6 +136,12 @@ def worker(config: str, directory: str, rank_config: RankConfig) -> None:
     assert isinstance(cfg, DictConfig)
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     build(cfg, Path(directory), join=rank_config.join, first=False).run()
+
+
+def require_weights(cfg: DictConfig) -> None:
+    """Raises FileNotFoundError or ValueError where a policy's path is wrong; what a package provides is made later."""
+    if "package" not in cfg or str(cfg.path_or_id) != str(cfg.package.directory):
+        require_policy(str(cfg.path_or_id))
 
 
 NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture", "package")

@@ -17,19 +17,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from experiments import composition
-from experiments.command_line import DONE, add_overrides, command_parser, exit_code, expand_policy
+from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy
 from experiments.compose import compose
 from experiments.terminal import quiet_libraries
 from rzero.interfaces import Progress, RolloutEngine
-from rzero.policy import Policy
 from rzero.runs.directory import RunDirectory
-from rzero.selfplay import SelfPlay
 from rzero.types import Group, Json, Prompt, Sampling
+
+if TYPE_CHECKING:
+    from rzero.policy import Policy
+    from rzero.selfplay import SelfPlay
 
 REPLACED = ("engine", "trainer", "benchmarks")
 """Groups of conf/dry_run.yaml that take the place of the experiment's; what else is in there changes single values."""
@@ -81,6 +83,7 @@ def replies(request: Prompt) -> Script:
 def small(overrides: Sequence[str], directory: Path, *, config_dir: Path | None = None) -> DictConfig:
     """Return the experiment with a random model in `directory` for its weights and the sizes of conf/dry_run.yaml."""
     cfg = compose(*expand_policy(overrides, config_dir=config_dir), config_dir=config_dir, run_directory=directory)
+    check(cfg)
     shrunk = compose(config="dry_run", run_directory=directory)
     architecture = cfg.policy.get("architecture")
     if architecture is None:
@@ -102,6 +105,8 @@ def random_policy(config: Json, directory: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+    from rzero.policy import Policy
+
     end = "<|endoftext|>"  # which some families add where it is missing
     vocabulary = {token: index for index, token in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), end])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -119,6 +124,8 @@ def random_policy(config: Json, directory: Path) -> None:
 def dry_run(overrides: Sequence[str], directory: Path, *, config_dir: Path | None = None) -> SelfPlay:
     """Carry out one iteration in `directory`, from configuration to evaluation; return the run that has ended."""
     cfg = small(overrides, directory, config_dir=config_dir)
+    from experiments import composition
+
     selfplay = composition.build(cfg, directory)
     script = replies(selfplay.prompts.challenger())
     selfplay.make_engine = lambda: Dictated(instantiate(cfg.engine), script=script)

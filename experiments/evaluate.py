@@ -16,32 +16,32 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from evaluation.harness import HarnessSuite
 from evaluation.metrics import PROTOCOLS, Scores, standard_errors
 from evaluation.report import Notes
-from experiments import composition, rundir
+from experiments import rundir
 from experiments.command_line import DONE, add_overrides, check, command_parser, exit_code, expand_policy, say
 from experiments.compose import compose
+from experiments.paths import meant, places
 from experiments.reporting.markdown import markdown_table
-from experiments.terminal import print_table, quiet_libraries
+from experiments.terminal import print_table, progress, quiet_libraries, waiting
 from rzero.durable import write_atomically
 from rzero.escaping import markdown_cell
-from rzero.policy_check import findings
-from rzero.processes.cpu import set_up_cpu
-from rzero.prompts import set_day
+from rzero.runs.progress import Meter
 from rzero.voting import PaperVote
+
+if TYPE_CHECKING:
+    from evaluation.harness import HarnessSuite
 
 DIRECTORY = Path("outputs/evaluate")
 
@@ -58,9 +58,9 @@ class Evaluated:
 def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) -> list[tuple[str, DictConfig]]:
     """One configuration per checkpoint of `policy=A,B,...`; without prompts=... they suit policy and benchmarks."""
     given = dict(argument.partition("=")[::2] for argument in arguments)
-    policies = given.get("policy", "micro").split(",")
+    policies = places(given.get("policy", "micro"))
     others = [argument for argument in arguments if not argument.startswith("policy=")]
-    directory = Path(given.get("directory") or DIRECTORY)
+    directory = Path(meant(given["directory"])) if given.get("directory") else DIRECTORY
     composed = []
     for policy in policies:
         micro = policy == "micro" or given.get("benchmarks", "micro").startswith("micro")
@@ -71,21 +71,27 @@ def configurations(arguments: Sequence[str], *, config_dir: Path | None = None) 
     return composed
 
 
-def evaluate(name: str, cfg: DictConfig, suite: HarnessSuite, *, directory: Path, progress: Bars | Lines) -> Evaluated:
+def evaluate(
+    name: str, cfg: DictConfig, suite: HarnessSuite, *, directory: Path, rows: Rows, console: Console
+) -> Evaluated:
     """One checkpoint through `suite`; its scores also go to `<directory>/scores/<tasks>_<weights>_<key>.json`."""
+    from experiments import composition
+    from rzero.policy_check import findings
+    from rzero.prompts import set_day
+
     policy = composition.policy_loader(cfg.policy)(str(cfg.policy.path_or_id))
     set_day(policy.tokenizer, first_day(directory))
     for finding in findings(policy, suite.prompts):
         if finding.state == "note":
-            progress.say(f"{name}: {finding.line()}")
+            say(f"{name}: {finding.line()}", console=console)
     engine = instantiate(cfg.engine)
     try:
         engine.sync(policy)
         found = suite.evaluate(
             engine,
             policy=policy,
-            progress=progress.benchmark,
-            on_call=progress.document,
+            progress=rows.benchmark,
+            on_call=rows.call,
         )
     finally:
         engine.close()
@@ -120,48 +126,32 @@ def tasks_in_a_name(tasks: Sequence[str]) -> str:
     return "-".join(tasks) if len(tasks) <= 3 else f"{tasks[0]}-and-{len(tasks) - 1}-more"
 
 
-class Bars:
-    """Progress over benchmarks and, below, over the documents of the current one."""
+class Rows:
+    """The progress of a suite, counted in responses over all benchmarks; those that are kept already count at once."""
 
-    def __init__(self, progress: Progress, *, title: str, total: int) -> None:
-        self.bar, self.total = progress, total
-        self.outer = progress.add_task(title, total=total)
-        self.inner = progress.add_task("", total=1)
-
-    def benchmark(self, done: int, total: int) -> None:
-        self.bar.update(self.outer, completed=done, total=total)
-
-    def document(self, what: str, done: int, total: int) -> None:
-        self.bar.update(self.inner, description=what, completed=done, total=total)
-
-    def say(self, text: str) -> None:
-        say(text, console=self.bar.console)
-
-
-class Lines:
-    """The same for a log file: one line per finished benchmark."""
-
-    def __init__(self, console: Console, *, title: str) -> None:
-        self.console, self.title = console, title
+    def __init__(self, meter: Meter, sizes: Sequence[int]) -> None:
+        self.meter, self.sizes = meter, sizes
+        self.before, self.part, self.of_part = 0, "", 0
 
     def benchmark(self, done: int, total: int) -> None:
-        self.say(f"{self.title}: {done}/{total} benchmarks")
+        """A benchmark is done."""
+        self.before, self.part, self.of_part = sum(self.sizes[:done]), "", 0
+        self.meter.reach(self.before, f"{done} of {total} benchmarks")
 
-    def document(self, what: str, done: int, total: int) -> None: ...
+    def call(self, what: str, done: int, total: int) -> None:
+        """`done` responses of one decoding of a benchmark are there."""
+        if what != self.part:
+            self.before, self.part = self.before + self.of_part, what
+        self.of_part = total
+        self.meter.reach(self.before + done, what)
 
-    def say(self, text: str) -> None:
-        say(text, console=self.console)
 
-
-@contextmanager
-def shown(console: Console, *, title: str, total: int) -> Iterator[Bars | Lines]:
-    """A display of progress that suits the console."""
-    if not console.is_terminal:
-        yield Lines(console, title=title)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        yield Bars(progress, title=title, total=total)
+def responses(suite: HarnessSuite) -> list[int]:
+    """Return how many responses each benchmark asks for."""
+    return [
+        len(task.documents) * sum(sampling.n for sampling in suite.samplings[name].values())
+        for name, task in suite.tasks.items()
+    ]
 
 
 def table_of_one(result: Evaluated) -> tuple[list[str], list[list[str]]]:
@@ -227,24 +217,38 @@ def show(results: Sequence[Evaluated], *, console: Console, directory: Path) -> 
     write_atomically(directory / "table.md", text.encode())
 
 
+def prepare(configured: Sequence[tuple[str, DictConfig]]) -> None:
+    """Import what is slow to import, and raise what is wrong with the place of any checkpoint before the first one."""
+    from experiments.composition import require_weights
+    from rzero.processes.cpu import set_up_cpu
+
+    first = configured[0][1]
+    set_up_cpu(threads=first.threads, kernels=first.cpu_kernels)
+    quiet_libraries()
+    for _, cfg in configured:
+        require_weights(cfg.policy)
+
+
 def run(arguments: Sequence[str], *, console: Console, config_dir: Path | None = None) -> None:
     """Everything from the command line to the table."""
     configured = configurations(arguments, config_dir=config_dir)
     first = configured[0][1]
     check(first)
-    set_up_cpu(threads=first.threads, kernels=first.cpu_kernels)
-    quiet_libraries()
-    directory = Path(first.directory or DIRECTORY)
-    directory.mkdir(parents=True, exist_ok=True)
-    grader = instantiate(first.grader)
-    parts = {"prompts": instantiate(first.prompts), "grader": grader, "vote": PaperVote(grader)}
-    try:
+    with waiting("reading the benchmarks", console=console):
+        prepare(configured)
+        grader = instantiate(first.grader)
+        parts = {"prompts": instantiate(first.prompts), "grader": grader, "vote": PaperVote(grader)}
         suite = instantiate(first.benchmarks, **parts)()
+    directory = Path(first.directory or DIRECTORY)
+    try:
         results = []
+        directory.mkdir(parents=True, exist_ok=True)
         with rundir.locked(directory):
             for name, cfg in configured:
-                with shown(console, title=name, total=len(suite.benchmarks)) as progress:
-                    results.append(evaluate(name, cfg, suite, directory=directory, progress=progress))
+                sizes = responses(suite)
+                with progress(name, total=sum(sizes), console=console, seconds=cfg.log_seconds) as meter:
+                    rows = Rows(meter, sizes)
+                    results.append(evaluate(name, cfg, suite, directory=directory, rows=rows, console=console))
             show(results, console=console, directory=directory)
     finally:
         if hasattr(grader, "close"):

@@ -16,18 +16,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-import torch
 from omegaconf import OmegaConf
 
-from experiments import composition
 from experiments.command_line import DONE, command_parser, exit_code, say
 from experiments.parts import made
+from experiments.paths import place
 from experiments.recipe import modern
-from experiments.reporting.data import read_run
+from experiments.reporting.data import read_run, require_run
 from experiments.resolvers import register_resolvers
-from experiments.terminal import quiet_libraries
+from experiments.terminal import quiet_libraries, waiting
 from rzero.roles import Role
-from rzero.runs.weights import Weights
 
 DTYPES = ("float32", "bfloat16")
 
@@ -37,6 +35,11 @@ def export(path: Path, *, role: Role, iteration: int | None, dtype: str, output:
 
     Raises ValueError when that role has the weights of the base model then, FileNotFoundError when `path` is no run.
     """
+    import torch
+
+    from experiments import composition
+    from rzero.runs.weights import Weights
+
     run = read_run(path)
     register_resolvers(path)
     config = modern(run.config)
@@ -58,18 +61,20 @@ def export(path: Path, *, role: Role, iteration: int | None, dtype: str, output:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.export", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run")
+    parser.add_argument("run", type=place, metavar="RUN", help="directory of a run")
     parser.add_argument("--role", choices=get_args(Role), default="solver", help="whose weights (solver)")
     parser.add_argument("--iteration", type=int, help="after which iteration; default: the last")
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0], help="what weights are written in (float32)")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/exported/<role>_<iteration>")
+    parser.add_argument("--output", type=place, metavar="DIR", help="default: RUN/exported/<role>_<iteration>")
     options = parser.parse_args(arguments)
 
     def work() -> int:
+        require_run(options.run)
         quiet_libraries()
-        target = export(
-            options.run, role=options.role, iteration=options.iteration, dtype=options.dtype, output=options.output
-        )
+        with waiting(f"reading and writing the weights of {options.run}"):
+            target = export(
+                options.run, role=options.role, iteration=options.iteration, dtype=options.dtype, output=options.output
+            )
         say(f"written: {target}")
         return DONE
 

@@ -26,7 +26,7 @@ from hydra.utils import instantiate
 
 from experiments.command_line import DONE, add_config_dir, command_parser, exit_code
 from experiments.compose import compose
-from experiments.terminal import quiet_libraries
+from experiments.terminal import bars_as_ours, quiet_libraries
 from rzero.types import Json
 
 if TYPE_CHECKING:
@@ -103,14 +103,15 @@ def _located(part: str) -> Path | None:
 def _converted(file: Path, *, chat_template: str | None, tie_to_head: bool) -> Policy:
     """Return the policy in a GGUF file, in float32."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
     from rzero.policy import Policy
 
     place: Json = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
-    tokenizer.chat_template = chat_template
-    loaded = AutoModelForCausalLM.from_pretrained(**place, local_files_only=True, dtype=torch.float32)
+    with bars_as_ours(modeling_gguf_pytorch_utils):
+        tokenizer = AutoTokenizer.from_pretrained(**place, local_files_only=True)
+        tokenizer.chat_template = chat_template
+        loaded = AutoModelForCausalLM.from_pretrained(**place, local_files_only=True, dtype=torch.float32)
     # transformers refuses to save what it read from GGUF, so the weights move into a model that knows nothing of it
     config = copy.deepcopy(loaded.config)
     del config.quantization_config
@@ -134,10 +135,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _provide(name: str, *, config_dir: Path | None) -> int:
-    quiet_libraries()
     policy = compose(f"policy={name}", config_dir=config_dir).policy
     if "package" not in policy:
         raise ValueError(f"policy={name} comes from no package; it is {policy.path_or_id}")
+    quiet_libraries()
     print(instantiate(policy.package).provide())
     return DONE
 

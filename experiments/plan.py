@@ -25,7 +25,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from experiments.command_line import DONE, UNMET, add_overrides, command_parser, exit_code, expand_policy
+from experiments.command_line import DONE, UNMET, add_overrides, check, command_parser, exit_code, expand_policy
 from experiments.compose import compose
 from experiments.planning import (
     Architecture,
@@ -64,6 +64,7 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None, simulate: 
     if not any(text.startswith("+hardware=") for text in chosen):
         chosen.insert(0, "+hardware=h100")
     composed = compose(*expand_policy(chosen, config_dir=config_dir), config_dir=config_dir, groups=("hardware",))
+    check(composed)
     # the devices of the plan, whichever this machine has
     OmegaConf.register_new_resolver("gpus", lambda count: [str(number) for number in range(count)], replace=True)
     hardware: Hardware = instantiate(composed.hardware, _convert_="all")

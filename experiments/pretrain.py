@@ -6,136 +6,32 @@
 
 Writes an ordinary Hugging Face directory (Qwen3 architecture, safetensors, tokenizer with chat template, model card).
 On one machine the result is a pure function of the configuration.
+
+Exit codes: 0 written; 1 stopped by the user; 2 a wrong value, path or place.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
+import importlib.metadata
 import json
 import platform
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
-import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from evaluation.micro.corpus import CorpusSpec, Document, documents
-from experiments.compose import own_folder
+from experiments import PROJECT
+from experiments.command_line import DONE, check, exit_code, hydra_raises, say, without_config_dir
+from experiments.compose import importable, own_folder
+from experiments.paths import spelled
 from experiments.provenance import commit
+from experiments.sweeping.places import is_sweep
+from rzero.escaping import checked_name
 from rzero.types import Json
-
-PAD, END, SYSTEM, USER, ASSISTANT = "<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-# Words, tags and operators are whole pieces, digits stand alone; whatever else is written falls back to bytes.
-PIECES = r"\\boxed\{|</?question>| ?[A-Za-z]+| [-+*=] |\d|[.,?!] ?|\s+|[^\sA-Za-z\d.,?!]+"
-
-
-def chat_text(document: Document, prompts: DictConfig) -> str:
-    """The document as the model sees it, control tokens included."""
-    if document.role == "challenger":
-        system, user = prompts.challenger_system, prompts.challenger_user
-    else:
-        system, user = prompts.solver_system, prompts.solver_user.replace("{question}", document.question)
-    return f"{SYSTEM}{system}{END}{USER}{user}{END}{ASSISTANT}{document.response}{END}"
-
-
-def build_tokenizer(texts: Iterator[str], *, vocabulary: int, context: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on the corpus: any text round-trips, frequent words are one token."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    core.decoder = decoders.ByteLevel()
-    core.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocabulary,
-            special_tokens=[PAD, END, SYSTEM, USER, ASSISTANT],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token=PAD,
-        eos_token=END,
-        additional_special_tokens=[SYSTEM, USER, ASSISTANT],
-        chat_template=CHAT_TEMPLATE,
-        clean_up_tokenization_spaces=False,
-        model_max_length=context,
-    )
-
-
-def batches(
-    stream: Iterator[list[int]], *, tokens_per_step: int, pad: int, pool: int = 2048
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Right-padded batches of similar lengths: ids and labels [rows, longest], labels -100 on padding."""
-    generator = torch.Generator().manual_seed(0)
-    while True:
-        rows = sorted(itertools.islice(stream, pool), key=len)
-        groups: list[list[list[int]]] = [[]]
-        for row in rows:
-            if groups[-1] and len(row) * (len(groups[-1]) + 1) > tokens_per_step:
-                groups.append([])
-            groups[-1].append(row)
-        for index in torch.randperm(len(groups), generator=generator).tolist():
-            group = groups[index]
-            ids = torch.full((len(group), len(group[-1])), pad)
-            labels = torch.full_like(ids, -100)
-            for place, tokens in enumerate(group):
-                ids[place, : len(tokens)] = labels[place, : len(tokens)] = torch.tensor(tokens)
-            yield ids, labels
-
-
-def optimizers(model: torch.nn.Module, cfg: DictConfig) -> list[torch.optim.Optimizer]:
-    """Muon for the weight matrices (about 1.5 times fewer steps here), AdamW for embeddings and norms."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    return [
-        torch.optim.Muon(matrices, lr=cfg.muon_learning_rate, weight_decay=cfg.weight_decay, momentum=0.95),
-        torch.optim.AdamW(others, lr=cfg.adam_learning_rate, betas=(0.9, 0.98), weight_decay=cfg.weight_decay),
-    ]
-
-
-def progress_share(step: int, started: float, cfg: DictConfig) -> float:
-    return (time.monotonic() - started) / (60 * cfg.minutes) if cfg.minutes else step / cfg.steps
-
-
-def train(model: Qwen3ForCausalLM, data: Iterator[tuple[torch.Tensor, torch.Tensor]], cfg: DictConfig) -> int:
-    """Linear warm-up, then linear decay to zero. Returns the number of steps taken."""
-    console, started, step, seen = Console(), time.monotonic(), 0, 0
-    steppers = optimizers(model, cfg)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in steppers]
-    model.train()
-    while (share := progress_share(step, started, cfg)) < 1:
-        for optimizer, peak in zip(steppers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * min(1.0, (step + 1) / cfg.warmup_steps) * (1 - share)
-        ids, labels = next(data)
-        logits = model(input_ids=ids[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in steppers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        step, seen = step + 1, seen + ids.numel()
-        if step % cfg.log_every == 0:
-            rate = seen / (time.monotonic() - started)
-            console.print(f"step {step:6d}  {100 * share:5.1f} %  loss {loss.item():.4f}  {rate:,.0f} tokens/s")
-    return step
 
 
 def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, seconds: float) -> None:
@@ -148,7 +44,7 @@ def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, se
         "seed": cfg.seed,
         "minutes_on_one_core": round(seconds / 60, 1),
         "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
+        "torch": importlib.metadata.version("torch"),
         "commit": commit(),
         "sha256": digest,
     }
@@ -165,44 +61,43 @@ def write_card(output: Path, cfg: DictConfig, *, parameters: int, steps: int, se
     )
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="pretrain")
+WHOLE_NUMBERS = {
+    "seed": 0, "threads": 1, "steps": 1, "tokens_per_step": 1, "warmup_steps": 1, "log_every": 1,
+}  # fmt: skip
+"""Keys that must be whole numbers, and their smallest value."""
+
+
+@hydra.main(version_base="1.3", config_path=str(PROJECT / "conf"), config_name="pretrain")
 def main(cfg: DictConfig) -> None:
     own_folder()
-    torch.manual_seed(cfg.seed)
-    torch.set_num_threads(cfg.threads)
-    started = time.monotonic()
-    spec: CorpusSpec = hydra.utils.instantiate(cfg.corpus, _convert_="all")
-    context = cfg.model.max_position_embeddings
-    sample = itertools.islice(documents(spec, seed=cfg.seed), cfg.tokenizer.documents)
-    tokenizer = build_tokenizer(
-        (chat_text(document, cfg.prompts) for document in sample),
-        vocabulary=cfg.tokenizer.vocabulary,
-        context=context,
-    )
-    config = Qwen3Config(
-        **dict(cfg.model),
-        vocab_size=cfg.tokenizer.vocabulary,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
-    )
-    model = Qwen3ForCausalLM(config)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    Console().print(f"{parameters:,} parameters, vocabulary {len(tokenizer)}")
-    stream = (
-        tokenizer.backend_tokenizer.encode(chat_text(document, cfg.prompts)).ids
-        for document in documents(spec, seed=cfg.seed + 1)
-    )
-    data = batches(stream, tokens_per_step=cfg.tokens_per_step, pad=tokenizer.pad_token_id)
-    steps = train(model, data, cfg)
-    output = Path(cfg.output)
-    output.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    write_card(output, cfg, parameters=parameters, steps=steps, seconds=time.monotonic() - started)
-    Console().print(f"wrote {output}: {json.dumps({'steps': steps, 'parameters': parameters})}")
+    check(cfg, WHOLE_NUMBERS)
+    checked_name(str(cfg.name))
+    if Path(cfg.output).is_file():
+        raise NotADirectoryError(f"output={cfg.output} is a file; give a directory")
+    from experiments.pretraining import pretrain
+    from experiments.terminal import quiet_libraries
+
+    quiet_libraries()
+    started, output = time.monotonic(), Path(cfg.output)
+    made = pretrain(cfg, output)
+    write_card(output, cfg, parameters=made.parameters, steps=made.steps, seconds=time.monotonic() - started)
+    say(f"wrote {output}: {json.dumps({'steps': made.steps, 'parameters': made.parameters})}")
+
+
+def command() -> int:
+    """`python -m experiments.pretrain`: exit codes and messages as all commands have them."""
+    own, given = without_config_dir(sys.argv[1:])
+
+    def work() -> int:
+        chosen = spelled(given, several=is_sweep(given))
+        sys.argv[1:] = [*([f"--config-dir={importable(own)}"] if own else []), *chosen]
+        with hydra_raises():
+            main()
+        return DONE
+
+    stopped = "stopped by the user; nothing was written: the same command starts again, with minutes=2 a short one"
+    return exit_code(work, stopped=stopped)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(command())

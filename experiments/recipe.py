@@ -93,10 +93,14 @@ def _node(data: Json, *keys: str) -> Json:
 
 def modern(saved: DictConfig) -> DictConfig:
     """A saved configuration in today's names and shapes; interpolations stay. One of today comes back as it is."""
-    data = _renamed(OmegaConf.to_container(saved, resolve=False))
+    return OmegaConf.create(_modern(saved))
+
+
+def _modern(saved: DictConfig) -> Json:
+    data: Json = _renamed(OmegaConf.to_container(saved, resolve=False))
     for reshape in SHAPES:
         reshape(data)
-    return OmegaConf.create(data)
+    return data
 
 
 def _renamed(node: Any) -> Any:
@@ -112,6 +116,10 @@ def recipe(cfg: DictConfig) -> Json:
     """Plain data with interpolations left as they are: the same on every machine and in every checkout."""
     data = OmegaConf.to_container(cfg, resolve=False)
     assert isinstance(data, dict)
+    return _of_recipe(data)
+
+
+def _of_recipe(data: Mapping[Any, Any]) -> Json:
     return {str(key): value for key, value in data.items() if key not in NOT_THE_RECIPE}
 
 
@@ -135,4 +143,4 @@ def agrees(then: DictConfig, now: DictConfig, *, default: DictConfig) -> bool:
             new[key] == usual[key] for key in new.keys() - old.keys() if key in usual
         )
 
-    return same(recipe(modern(then)), recipe(now), recipe(default))
+    return same(_of_recipe(_modern(then)), recipe(now), recipe(default))

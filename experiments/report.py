@@ -2,6 +2,7 @@
 
 python -m experiments.report outputs/micro/2026-11-22_10-00-00_seed0
 python -m experiments.report RUN RUN RUN --output outputs/seeds      # compared, with mean and spread over seeds
+python -m experiments.report outputs/micro                           # all runs in a folder, likewise; written into it
 python -m experiments.report RUN... --wandb                          # at W&B too; needs tracker=wandb and a key
 """
 
@@ -14,9 +15,12 @@ from functools import partial
 from pathlib import Path
 
 from experiments.command_line import DONE, command_parser, exit_code, say
+from experiments.paths import place
 from experiments.reporting import content, figures, html, markdown, outline, plots
 from experiments.reporting.content import Picture, Section
 from experiments.reporting.data import Run, read_run
+from experiments.rundir import runs_in
+from experiments.terminal import progress
 from rzero.durable import write_atomically
 
 
@@ -28,7 +32,11 @@ def write_report(runs: Sequence[Path], *, output: Path) -> Path:
     """
     if not runs:
         raise ValueError("a report needs at least one run directory")
-    read = [read_run(path) for path in runs]
+    read = []
+    with progress("reading", total=len(runs)) as meter:
+        for path in runs:
+            read.append(read_run(path))
+            meter.advance(path.name)
     output.mkdir(parents=True, exist_ok=True)
     sections = _one(read[0], output=output) if len(read) == 1 else _several(read, output=output)
     title = content.title(read)
@@ -56,26 +64,29 @@ def _several(runs: Sequence[Run], *, output: Path) -> list[Section]:
     for drawing in there:
         figures.save(partial(drawing.draw, runs), output / f"{drawing.name}.png")
     sections = [replace(outline.compared(runs), pictures=[Picture(file=f"{d.name}.png", alt=d.alt) for d in there])]
-    for number, run in enumerate(runs, start=1):
-        sections.append(outline.run_heading(run, number=number))
-        sections += _one(run, output=output, prefix=f"run{number}_")
+    with progress("report", total=len(runs)) as meter:
+        for number, run in enumerate(runs, start=1):
+            sections.append(outline.run_heading(run, number=number))
+            sections += _one(run, output=output, prefix=f"run{number}_")
+            meter.advance(run.path.name)
     return sections
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 written, 2 a wrong path or a damaged file."""
     parser = command_parser("experiments.report", __doc__)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="directory of a run")
-    parser.add_argument("--output", type=Path, help="folder of the report; default: the run itself, if there is one")
+    parser.add_argument("runs", nargs="+", type=place, metavar="RUN", help="directory of a run, or a folder of runs")
+    parser.add_argument("--output", type=place, help="folder of the report; default: the one that is given")
     parser.add_argument("--wandb", action="store_true", help="save it as a report at Weights & Biases as well")
     options = parser.parse_args(arguments)
     if options.output is None and len(options.runs) > 1:
         parser.error("several runs need --output DIR for their common report")
 
     def work() -> int:
-        say(f"report: {write_report(options.runs, output=options.output or options.runs[0])}")
+        runs = runs_in(options.runs)
+        say(f"report: {write_report(runs, output=options.output or options.runs[0])}")
         if options.wandb:
-            say(f"W&B: {_saved_at_wandb(options.runs)}")
+            say(f"W&B: {_saved_at_wandb(runs)}")
         return DONE
 
     return exit_code(work)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
+import shlex
 import shutil
 import signal
 import sys
@@ -41,18 +41,21 @@ from experiments.command_line import (
     WRONG,
     check,
     complain,
+    exit_code,
     expand_policy,
+    hydra_raises,
     say,
     told,
     without_config_dir,
 )
 from experiments.compose import importable, own_folder
 from experiments.overrides import refuse_old
+from experiments.paths import spelled
 from experiments.recipe import modern
 from experiments.resolvers import register_resolvers
 from experiments.sweeping import jobs
-from experiments.sweeping.places import expand_sweep, job_directory
-from experiments.terminal import quiet_libraries
+from experiments.sweeping.places import expand_sweep, is_sweep, job_directory
+from experiments.terminal import quiet_libraries, waiting
 from rzero.durable import write_atomically
 from rzero.escaping import checked_name
 from rzero.processes.started import Started
@@ -61,6 +64,7 @@ from rzero.runs.ledger import Ledger
 
 if TYPE_CHECKING:
     from rzero.processes.ranks import Ranks
+    from rzero.selfplay import SelfPlay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +101,6 @@ def terminable() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-
-FULL_ERROR = "HYDRA_FULL_ERROR"
-"""The environment variable by which hydra hands its errors on."""
 
 MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every", "collapse")
 """Keys that a resumed run may be given anew: how far, and on what, but nothing that its past depends on."""
@@ -164,7 +165,7 @@ def place(cfg: DictConfig, resume: str | None) -> Path:
         directory = job_directory(cfg, job)
         directory.mkdir(parents=True, exist_ok=True)
     else:
-        directory = rundir.create(Path(cfg.directory) if cfg.directory else rundir.default_path(cfg.name, cfg.seed))
+        directory = rundir.create(Path(cfg.directory)) if cfg.directory else rundir.create_dated(cfg.name, cfg.seed)
     if not RunDirectory(directory).state.exists():  # else a job of a sweep that goes on
         begin(directory, cfg)
     return directory
@@ -181,25 +182,45 @@ def begin(directory: Path, cfg: DictConfig) -> None:
         raise
 
 
+def begun(directory: Path) -> bool:
+    """Return whether anything was drawn or trained there that a resumption would not have to do again."""
+    there = RunDirectory(directory)
+    try:
+        ledger = Ledger.open(there.state)
+    except ValueError:  # of an earlier attempt, and damaged: not ours to remove
+        return True
+    return bool(ledger.stages or ledger.checkpoint) or any(there.evaluations.glob("*"))
+
+
+def resuming(directory: Path, own: Path | None) -> str:
+    """Return the command that goes on with a run, as a shell reads it. own: the folder of --config-dir."""
+    options = ["--config-dir", str(own)] if own else []
+    return shlex.join(["python", "-m", "experiments.run", *options, f"resume={directory}"])
+
+
 def execute(cfg: DictConfig) -> Ending:
     """Carry out one run from configuration to report; print one message for what went wrong."""
     directory: Path | None = None
     own: Path | None = None
     among: Started | None = None
+    sweep, resume = HydraConfig.get().mode == RunMode.MULTIRUN, cfg.resume
 
     def ended(error: object, code: int) -> Ending:
         if among and among.local_rank > 0:  # the first process of each node says it
             return Ending(code=code, message=told(error), directory=directory)
         complain(error)
-        if directory is not None and RunDirectory(directory).metrics.exists():
-            options = f"--config-dir {own} " if own else ""
-            hint = f"nothing is lost; go on with: python -m experiments.run {options}resume={directory}"
-            say(hint, console=Console(stderr=True))
+        if directory is None or code == FRUITLESS:  # going on would end in the same way
+            return Ending(code=code, message=told(error), directory=directory)
+        if code == WRONG and not resume and not begun(directory):
+            if among is None or among.first:
+                rundir.discard(directory)  # the same command with a right value has its place again
+            return Ending(code=code, message=told(error))
+        if rundir.is_run(directory):
+            say(f"nothing is lost; go on with: {resuming(directory, own)}", console=Console(stderr=True))
         return Ending(code=code, message=told(error), directory=directory)
 
     try:
         own = own_folder()
-        sweep, resume = HydraConfig.get().mode == RunMode.MULTIRUN, cfg.resume
         among = nodes.started(several_runs=sweep)
         cfg, fault = settled(cfg, among)
         with terminable(), nodes.joined(among, cfg, fault=fault) as ranks:
@@ -224,22 +245,30 @@ def execute(cfg: DictConfig) -> Ending:
         return ended("stopped by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
         return ended("stopped by the user", STOPPED)
-    except EXPECTED as error:
+    except Exception as error:
         return ended(error, WRONG)
     return Ending(directory=directory)
 
 
+def built(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> SelfPlay:
+    """Return the run as it is composed; libraries and benchmarks take a while to load."""
+    with waiting("loading libraries and benchmarks"):
+        from experiments import composition
+        from rzero.processes.cpu import set_up_cpu
+        from rzero.processes.ranks import joined
+
+        set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
+        quiet_libraries()
+        composition.require_weights(cfg.policy)
+        return composition.build(cfg, directory, join=joined(ranks) if ranks else None)
+
+
 def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
     """Do the work itself, in a directory that is ours; ranks: the group of this process where others are there."""
-    from experiments import composition
     from experiments.provenance import write_manifest
-    from rzero.processes.cpu import set_up_cpu
-    from rzero.processes.ranks import joined
 
-    set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
-    quiet_libraries()
     say(f"run directory: {directory}")
-    selfplay = composition.build(cfg, directory, join=joined(ranks) if ranks else None)
+    selfplay = built(cfg, directory, ranks)
     if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
         say(f"warning: {note}")
     try:
@@ -302,32 +331,18 @@ def command() -> None:
     """`python -m experiments.run`, with `policy=DIR` understood and a multirun where it was the last time."""
     register_resolvers()
     own, given = without_config_dir(sys.argv[1:])
-    try:
+    several = is_sweep(given)
+
+    def work() -> int:
         refuse_old(given)
-        spelled_out = expand_sweep(expand_policy(given, config_dir=own))
-        sys.argv[1:] = [*([f"--config-dir={importable(own)}"] if own else []), *spelled_out]
+        chosen = spelled(expand_policy(given, config_dir=own, several=several), several=several)
+        sys.argv[1:] = [*([f"--config-dir={importable(own)}"] if own else []), *expand_sweep(chosen)]
         with hydra_raises():
             main()
-    except KeyboardInterrupt:
-        complain("stopped by the user; nothing is lost, the same command goes on")
-        sys.exit(STOPPED)
-    except EXPECTED as error:
-        complain(error)
-        sys.exit(WRONG)
+        return DONE
 
-
-@contextmanager
-def hydra_raises() -> Iterator[None]:
-    """Let errors of composition reach us while the context lasts, in place of Hydra's several lines and exit code 1."""
-    before = os.environ.get(FULL_ERROR)
-    os.environ[FULL_ERROR] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[FULL_ERROR]
-        else:
-            os.environ[FULL_ERROR] = before
+    if code := exit_code(work, stopped="stopped by the user; nothing is lost, the same command goes on"):
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from experiments import PROJECT
 from experiments.compose import compose
 from experiments.recipe import agrees
 from experiments.rundir import finished, locked
+from experiments.terminal import progress
 from rzero.durable import write_atomically
 from rzero.runs.directory import RunDirectory
 from rzero.tracking import read_metrics
@@ -99,7 +100,7 @@ class Store:
 
     def overrides(self, arm: Arm, seed: int) -> list[str]:
         """Return what a run is started with, apart from its directory."""
-        start = [f"policy.path_or_id='{self._last_solver(arm.after, seed)}'"] if arm.after else []
+        start = [f"policy.path_or_id={self._last_solver(arm.after, seed)}"] if arm.after else []
         return [*arm.overrides, f"seed={seed}", *self.extra, *start]
 
     def config(self, arm: Arm, seed: int) -> DictConfig:
@@ -252,7 +253,7 @@ def command(module: str, *arguments: str) -> None:
         raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
 
 
-class MissingRuns(Exception):
+class MissingRuns(RuntimeError):
     """Some runs are not kept and nobody said that they may be started. Its text names each of them, a line each."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
@@ -281,14 +282,16 @@ def complete(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store, jobs: i
         console.print(
             f"{len(todo)} runs are missing or of another recipe; running them, {jobs} at a time", style="bold"
         )
-    for later in (False, True):  # an arm that starts from another one's Solver comes after it
-        wave = [(arm, seed) for arm, seed in todo if bool(arm.after) == later]
-        with ThreadPoolExecutor(jobs) as pool:
-            started = [(arm, seed, pool.submit(execute, arm, seed, store)) for arm, seed in wave]
-            try:
-                for arm, seed, future in started:
-                    future.result()
-                    console.print(f"{arm.folder}, seed {seed}: done", highlight=False)
-            except KeyboardInterrupt:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+    with progress("runs", total=len(todo), console=console) as meter:
+        for later in (False, True):  # an arm that starts from another one's Solver comes after it
+            wave = [(arm, seed) for arm, seed in todo if bool(arm.after) == later]
+            with ThreadPoolExecutor(jobs) as pool:
+                started = [(arm, seed, pool.submit(execute, arm, seed, store)) for arm, seed in wave]
+                try:
+                    for arm, seed, future in started:
+                        future.result()
+                        console.print(f"{arm.folder}, seed {seed}: done", highlight=False)
+                        meter.advance()
+                except KeyboardInterrupt:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise

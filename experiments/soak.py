@@ -17,24 +17,29 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from experiments.command_line import DONE, UNMET, command_parser, exit_code
 from experiments.compose import compose
-from experiments.terminal import quiet_libraries
-from rzero.runs.progress import Silent
+from experiments.terminal import progress, quiet_libraries
+from rzero.runs.progress import Meter, Silent
 from rzero.types import Json
 
 SETTLED = 2  # iterations after which nothing may grow any more
+STAGES = 4  # of an iteration
 
 
 class Gauge(Silent):
     """A narrator that measures the process whenever a stage ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
         self.rows: list[dict[str, int]] = []
 
     def end(self, summary: str = "") -> None:
         gc.collect()
         self.rows.append(measure())
+        self.meter.advance()
 
 
 def measure() -> dict[str, int]:
@@ -52,19 +57,20 @@ def soak(iterations: int, *, seed: int, folder: Path) -> Json:
     from experiments import composition
     from rzero.processes.cpu import set_up_cpu
 
-    started = time.monotonic()
+    started, console = time.monotonic(), Console(stderr=True)
     # every question somebody answered is kept: how good they are does not matter here
     keep_all = ("curriculum.rule.band.half_width=0.5", "collapse=warn")
     cfg = compose("experiment=shrunk", f"iterations={iterations}", f"seed={seed}", *keep_all)
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
-    quiet_libraries()
+    quiet_libraries(console)
     selfplay = composition.build(cfg, folder)
-    gauge = selfplay.stages.narrator = Gauge()
-    try:
-        selfplay.run()
-    finally:
-        selfplay.close()
-    after = gauge.rows[::4]  # the base's evaluation, then four stages an iteration
+    with progress("stages", total=1 + STAGES * iterations, console=console) as meter:
+        gauge = selfplay.stages.narrator = Gauge(meter)
+        try:
+            selfplay.run()
+        finally:
+            selfplay.close()
+    after = gauge.rows[::STAGES]  # the base's evaluation, then four stages an iteration
     settled = after[SETTLED]
     return {
         "iterations": iterations,

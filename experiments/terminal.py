@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Self
 
+from rich import get_console
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from rzero.runs.progress import Meter, line
+from rzero.types import Json
 
 NO_LIMIT = 10_000  # columns
 
@@ -24,9 +33,88 @@ def print_table(console: Console, table: Table) -> None:
     console.print(table)
 
 
-def quiet_libraries() -> None:
-    """Silence the start-up lines, tips and weight-loading bars of libraries: they would bury the run's progress."""
+SECONDS = 15.0
+"""Between two lines of progress in a log."""
+
+
+@contextmanager
+def progress(title: str, *, total: int, console: Console | None = None, seconds: float = SECONDS) -> Iterator[Meter]:
+    """Show, while the context lasts, how far a piece of work is and how long it will take."""
+    meter = Meter(title, total=total, seconds=seconds, console=console or get_console())
+    try:
+        yield meter
+    finally:
+        meter.close()
+
+
+@contextmanager
+def waiting(title: str, *, console: Console | None = None) -> Iterator[None]:
+    """Show, while the context lasts, that something is under way of which nothing can be counted."""
+    shown = console or get_console()
+    if shown.is_terminal:
+        with shown.status(escape(title)):
+            yield
+    else:
+        line(shown, title)
+        yield
+
+
+def quiet_libraries(console: Console | None = None) -> None:
+    """Silence the start-up lines and tips of libraries, and show their bars as our own.
+
+    They would bury the progress of a run.
+    """
     from transformers.utils import logging as transformers_logging
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_tqdm_hook(partial(_as_ours, console))
+
+
+@contextmanager
+def bars_as_ours(module: Any, *, console: Console | None = None) -> Iterator[None]:
+    """Show the bars of a module that took `tqdm` for itself, and has no switch, as ours while the context lasts."""
+    before = module.tqdm
+    module.tqdm = lambda *args, **options: _as_ours(console, before, args, options)
+    try:
+        yield
+    finally:
+        module.tqdm = before
+
+
+def _as_ours(console: Console | None, _: Callable[..., Any], args: tuple[Any, ...], options: Json) -> Relayed:
+    items = args[0] if args else options.get("iterable", ())
+    total = options.get("total") or (len(items) if isinstance(items, Sized) else 0)
+    title = str(options.get("desc") or "loading").lower()
+    return Relayed(items, Meter(title, total=total, seconds=SECONDS, console=console or get_console()))
+
+
+class Relayed:
+    """What a library takes for its own bar (tqdm's interface as far as it is used)."""
+
+    def __init__(self, items: Iterable[Any], meter: Meter) -> None:
+        self.items, self.meter = items, meter
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for item in self.items:
+                yield item
+                self.meter.advance()
+        finally:
+            self.meter.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.meter.close()
+
+    def update(self, n: int = 1) -> None:
+        self.meter.advance(steps=n)
+
+    def close(self) -> None:
+        self.meter.close()
+
+    def set_description(self, *_: object, **__: object) -> None: ...
+
+    def set_postfix(self, *_: object, **__: object) -> None: ...

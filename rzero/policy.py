@@ -175,6 +175,11 @@ def load_policy(
     return Policy(model=model, tokenizer=tokenizer, notes=notes)
 
 
+def require_policy(path_or_id: str | Path) -> None:
+    """Raises what `load_policy` raises where a path is wrong, before anything is loaded; a hub id is not looked up."""
+    _resolve(_weights_below(path_or_id)[0])
+
+
 def _write_model(skeleton: PreTrainedModel, parts: Sequence[Part], directory: Path) -> None:
     """Configuration and weights as `save_pretrained` writes them; it would have the whole model in memory for that.
 

@@ -22,6 +22,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from experiments.__main__ import commands as listed
 from experiments.command_line import UNMET, expand_policy, without_config_dir
 from experiments.compose import compose
+from experiments.paths import spelled
+from experiments.sweeping.places import is_sweep
 from tests.test_tutorial import blocks
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -118,7 +120,9 @@ def compose_as_hydra(config: str, arguments: Sequence[str]) -> None:
     config_dir, others = without_config_dir(list(arguments))
     flags = {"-m", "--multirun", "--help", "--cfg", "job", "--hydra-help"}
     given = [word for word in others if word not in flags]
-    overrides = expand_policy(given, config_dir=config_dir) if config == "config" else given
+    several = is_sweep(others)
+    overrides = expand_policy(given, config_dir=config_dir, several=several) if config == "config" else given
+    overrides = spelled(overrides, several=several)
     parsed = OverridesParser.create().parse_overrides(overrides)
     longest = max((len(list(o.sweep_string_iterator())) for o in parsed if o.is_sweep_override()), default=1)
     for index in range(longest):

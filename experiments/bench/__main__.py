@@ -10,9 +10,9 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from experiments.command_line import DONE, WRONG, command_parser, complain
+from experiments.command_line import DONE, command_parser, exit_code
 from rzero.types import Json
 
 # name -> the functions that measure it, as module:function of this package; their figures are merged
@@ -30,18 +30,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", choices=sorted(BENCHES), metavar="NAME", help=", ".join(sorted(BENCHES)))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    figures: Json = {}
-    for place in BENCHES[options.name]:
-        module, function = place.split(":")
-        try:
-            measure = getattr(importlib.import_module(f"{__package__}.{module}"), function)
-        except (ModuleNotFoundError, AttributeError) as missing:
-            complain(f"bench {options.name!r} needs {__package__}.{place}: {missing}")
-            return WRONG
-        print(f"measuring {place} ...", file=sys.stderr)
-        figures |= measure()
-    print(json.dumps(figures) if options.json else table(figures))
-    return DONE
+
+    def work() -> int:
+        figures: Json = {}
+        for place in BENCHES[options.name]:
+            print(f"measuring {place} ...", file=sys.stderr)
+            figures |= measure(place)()
+        print(json.dumps(figures) if options.json else table(figures))
+        return DONE
+
+    return exit_code(work)
+
+
+def measure(place: str) -> Callable[[], Json]:
+    """Return the function at `module:function`. Raises ImportError saying what of it is missing."""
+    module, function = place.split(":")
+    try:
+        found: Callable[[], Json] = getattr(importlib.import_module(f"{__package__}.{module}"), function)
+    except (ModuleNotFoundError, AttributeError) as missing:
+        raise ImportError(f"it needs {__package__}.{place}: {missing}") from None
+    return found
 
 
 def table(figures: Json) -> str:

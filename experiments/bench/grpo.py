@@ -22,12 +22,13 @@ from rzero.types import Json
 
 TRL = PROJECT / ".venv-trl"
 MODEL = PROJECT / "experiments" / "models" / "micro"
+WORKER = "experiments.bench.grpo_worker"
 SIDES: dict[str, tuple[str, Json]] = {
-    "ours": ("experiments.bench.grpo_ours", {}),
-    "separate": ("experiments.bench.grpo_ours", {"share_prompts": False}),
-    "trl": ("experiments.bench.grpo_trl", {}),
+    "ours": ("ours", {}),
+    "separate": ("ours", {"share_prompts": False}),
+    "trl": ("trl", {}),
 }
-"""Module and changes to the work of each side. `separate`: ours with a copy of the prompt for every completion."""
+"""Worker and changes to the work of each side. `separate`: ours with a copy of the prompt for every completion."""
 
 WORK = {
     "prompts": 48, "samples": 8, "max_tokens": 160, "learning_rate": 1e-6, "kl_coefficient": 0.01, "clip": 0.2,
@@ -48,8 +49,7 @@ def run(*, steps: int = 2) -> Json:
     """
     if not (TRL / "trl").is_dir():
         install = f"{sys.executable} -m pip install --no-deps --target {TRL} trl==1.16.0"
-        print(f"error: bench grpo compares with TRL, which is not installed; run: {install}", file=sys.stderr)
-        raise SystemExit(2)
+        raise ImportError(f"bench grpo compares with TRL, which is not installed; run: {install}")
     sides = {name: _Side(name) for name in SIDES}
     try:
         for side in sides.values():
@@ -98,10 +98,10 @@ class _Side:
 
     def __init__(self, name: str) -> None:
         paths = [str(PROJECT), *([str(TRL)] if name == "trl" else [])]
-        module, changes = SIDES[name]
-        self._what = (module, json.dumps({**WORK, **changes}))
+        side, changes = SIDES[name]
+        self._what = (side, json.dumps({**WORK, **changes}))
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", *self._what],
+            [sys.executable, "-W", "ignore", "-m", WORKER, *self._what],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -118,8 +118,8 @@ class _Side:
             if line.startswith('{"bench"'):  # libraries print to stdout, too
                 answer: Json = json.loads(line)["bench"]
                 return answer
-        module, settings = self._what
-        raise RuntimeError(f"a side of the benchmark ended; see: {sys.executable} -m {module} '{settings}'")
+        side, settings = self._what
+        raise RuntimeError(f"a side of the benchmark ended; see: {sys.executable} -m {WORKER} {side} '{settings}'")
 
     def close(self) -> None:
         self._process.kill()

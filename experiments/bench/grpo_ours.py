@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from experiments.bench.grpo import MODEL
-from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step, work
+from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
 from rzero.interfaces import Responses
@@ -21,7 +21,7 @@ from rzero.modules.base import Rewards
 from rzero.modules.fit import fit
 from rzero.modules.reference import reference_of
 from rzero.policy import load_policy
-from rzero.types import Group, LabelledQuestion, Prompt, RewardBreakdown, Vote
+from rzero.types import Group, Json, LabelledQuestion, Prompt, RewardBreakdown, Vote
 
 _VOTE = Vote(label="1", count=1, divisor=1, counts=(("1", 1),), answers=("1",))
 
@@ -62,9 +62,9 @@ class _Watched(Solver):
         return metrics
 
 
-def main() -> None:
+def take_steps(settings: Json) -> None:
+    """Take a step whenever the parent asks for one. settings: `WORK` of `experiments.bench.grpo`."""
     torch.set_num_threads(1)
-    settings = work()
     policy = load_policy(MODEL, dtype="float32", attn_implementation="sdpa")
     batch = [
         LabelledQuestion(iteration=1, index=i, question=text, challenger_answer=None, vote=_VOTE, drop_reason=None)
@@ -115,7 +115,3 @@ def _shares(recorded: Any, *, most: int = 10) -> dict[str, float]:
     events = sorted(recorded.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
     return {event.key: round(event.self_cpu_time_total / total, 3) for event in events[:most]}
-
-
-if __name__ == "__main__":
-    main()

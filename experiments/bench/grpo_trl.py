@@ -11,7 +11,8 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from experiments.bench.grpo import MODEL
-from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step, work
+from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step
+from rzero.types import Json
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,11 +34,11 @@ class _OnCommand(TrainerCallback):
         answer({"step": step, "update": step - self.rollout, "tokens": self.tokens})
 
 
-def main() -> None:
+def take_steps(settings: Json) -> None:
+    """Take a step whenever the parent asks for one. settings: `WORK` of `experiments.bench.grpo`."""
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(1)
-    settings = work()
     rows = settings["prompts"] * settings["samples"]
     config = GRPOConfig(
         output_dir=tempfile.mkdtemp(prefix="rzero-trl-"), use_cpu=True, bf16=False, report_to="none",
@@ -97,7 +98,3 @@ def _watched(
         return batch
 
     return watched
-
-
-if __name__ == "__main__":
-    main()

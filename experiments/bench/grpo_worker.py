@@ -1,7 +1,13 @@
-"""The common part of both sides of the GRPO benchmark: the prompts, the reward, and taking steps on command."""
+"""A side of the GRPO benchmark in a process of its own: prompts, reward, and taking steps on command.
+
+    python -m experiments.bench.grpo_worker SIDE SETTINGS
+
+`python -m experiments.bench grpo` starts these and tells them by standard input when to take a step.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import resource
@@ -10,16 +16,27 @@ import time
 from collections.abc import Sequence
 
 from evaluation.micro.world import FAMILIES
+from experiments.command_line import DONE, command_parser, exit_code
 from rzero.types import Json
 
 SYSTEM = "Think, then give \\boxed{}."  # as conf/prompts/micro.yaml has it
 LEVEL = 6
 
 
-def work() -> Json:
-    """The work, from the command line of this process."""
-    settings: Json = json.loads(sys.argv[1])
-    return settings
+SIDES = ("ours", "trl")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_parser("experiments.bench.grpo_worker", __doc__)
+    parser.add_argument("side", choices=SIDES, metavar="SIDE", help=", ".join(SIDES))
+    parser.add_argument("settings", type=json.loads, metavar="SETTINGS", help="the work of a step, as JSON")
+    options = parser.parse_args(arguments)
+
+    def work() -> int:
+        importlib.import_module(f"{__package__}.grpo_{options.side}").take_steps(options.settings)
+        return DONE
+
+    return exit_code(work)
 
 
 def questions(count: int) -> list[str]:
@@ -57,3 +74,7 @@ class Clock:
 
     def seconds(self) -> float:
         return time.process_time() - self._started
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,15 +1,13 @@
 """Peak memory of the log-probabilities of 4,096 completion tokens, forward and backward, ours against the plain way.
 
-`python -m experiments.bench.memory` prints one JSON object. Each measurement runs in a process of its own, because the
-peak resident size of a process never falls. The plain way is the smallest usual one: full float32 logits,
-`log_softmax`, gather, and autograd's backward.
+Each measurement runs in a process of its own, because the peak resident size of a process never falls. The plain way is
+the smallest usual one: full float32 logits, `log_softmax`, gather, and autograd's backward.
 
 Shapes: S completion tokens, E model width, V vocabulary.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import resource
 import sys
@@ -118,7 +116,3 @@ def _measure(way: Callable[[Tensor, Tensor, Tensor], Tensor], vocabulary: int, s
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
-
-
-if __name__ == "__main__":
-    print(json.dumps(run(), indent=2))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from experiments.reporting import content, figures, outline
 from experiments.reporting.content import Section, SectionId
 from experiments.reporting.data import Iteration, Run, read_run
+from experiments.terminal import progress
 from rzero.runs.directory import RunDirectory
 
 Stamp = tuple[tuple[str, int, int], ...]
@@ -64,8 +65,10 @@ class Shelf:
         self._paths = tuple(paths)
         self._lock = threading.Lock()
         self._read: dict[int, Shelved] = {}
-        for number in range(len(self._paths)):
-            self[number]
+        with progress("reading", total=len(self._paths)) as meter:
+            for number, path in enumerate(self._paths):
+                self[number]
+                meter.advance(path.name)
 
     def __len__(self) -> int:
         return len(self._paths)

@@ -16,8 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.command_line import DONE, UNMET, WRONG, command_parser, complain, say
+from experiments.command_line import DONE, UNMET, command_parser, exit_code, say
 from experiments.conformance.rows import Report
+from experiments.paths import place
+from experiments.terminal import waiting
 from rzero.escaping import terminal_text
 from rzero.types import Json
 
@@ -43,21 +45,21 @@ SHOWN = 200
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.conformance", __doc__)
     parser.add_argument("kind", choices=sorted(MODULES), metavar="KIND", help=", ".join(sorted(MODULES)))
-    parser.add_argument("file", type=Path, metavar="FILE", help="the rows, one JSON object per line")
+    parser.add_argument("file", type=place, metavar="FILE", help="the rows, one JSON object per line")
     parser.add_argument("--json", action="store_true", help="print one JSON object: rows, agree, allowed, differ, ...")
     options = parser.parse_args(arguments)
-    try:
-        rows = read_rows(options.file)
-        check = checker(options.kind)
-    except (OSError, ValueError, LookupError) as error:
-        complain(error)
-        return WRONG
-    report = check(rows, options.file)
-    if options.json:
-        print(json.dumps(report.as_json(), ensure_ascii=True))
-    else:
-        show(report, title=f"{options.kind} {options.file}")
-    return DONE if report.passed else UNMET
+
+    def work() -> int:
+        rows, check = read_rows(options.file), checker(options.kind)
+        with waiting(f"{options.kind}: {len(rows)} rows", console=Console(stderr=True)):
+            report = check(rows, options.file)
+        if options.json:
+            print(json.dumps(report.as_json(), ensure_ascii=True))
+        else:
+            show(report, title=f"{options.kind} {options.file}")
+        return DONE if report.passed else UNMET
+
+    return exit_code(work)
 
 
 def read_rows(path: Path) -> list[Json]:
@@ -80,16 +82,16 @@ def read_rows(path: Path) -> list[Json]:
 
 
 def checker(kind: str) -> Callable[[list[Json], Path], Report]:
-    """The function that checks one kind. LookupError says which module or function is missing."""
+    """The function that checks one kind. ImportError says which module or function is missing."""
     module_name, function_name = f"{__package__}.{MODULES[kind]}", f"check_{kind}"
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name != module_name:
             raise
-        raise LookupError(f"kind {kind!r} is not available: there is no module {module_name}") from error
+        raise ImportError(f"kind {kind!r} is not available: there is no module {module_name}") from None
     if not hasattr(module, function_name):
-        raise LookupError(f"kind {kind!r} is not available: {module_name} has no function {function_name}")
+        raise ImportError(f"kind {kind!r} is not available: {module_name} has no function {function_name}")
     function: Callable[[list[Json], Path], Report] = getattr(module, function_name)
     return function
 

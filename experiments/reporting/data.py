@@ -110,11 +110,17 @@ class Run:
         return {name for iteration in self.iterations for row in iteration.logged for name in row}
 
 
-def read_run(path: Path) -> Run:
-    """Raises FileNotFoundError when `path` is no run, ValueError naming the file when one of its files is damaged."""
+def require_run(path: Path) -> RunDirectory:
+    """Return where the files of a run are. Raises FileNotFoundError when `path` is none."""
     there = RunDirectory(path)
     if not there.config.is_file():
         raise FileNotFoundError(f"{path} is no run directory (it holds no config.yaml); give the directory of a run")
+    return there
+
+
+def read_run(path: Path) -> Run:
+    """Raises FileNotFoundError when `path` is no run, ValueError naming the file when one of its files is damaged."""
+    there = require_run(path)
     config = OmegaConf.load(there.config)
     if not isinstance(config, DictConfig):
         raise ValueError(f"{there.config} is no configuration of a run; restore it")

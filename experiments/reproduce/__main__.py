@@ -10,6 +10,7 @@ Nothing is started without --run: missing runs are named, and the exit code is 1
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -39,8 +40,9 @@ WITHOUT_RUNS = ("done", "table out of date", "runs finished, no table")
 
 def show(options: Options, console: Console) -> None:
     """Print every study with its state and command, and every claim with its verdict once there is one."""
+    kept = functools.cache(options.store().has)
     for study in studies():
-        now = state(study, options)
+        now = state(study, options, kept=kept)
         found = claims(study, options) if now == "done" else []
         command = command_line(study, options) + ("" if now in WITHOUT_RUNS else " --run")
         lines = [f"{study.name}: {study.title}", f"  state    {now}", f"  command  {command}"]

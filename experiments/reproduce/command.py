@@ -15,9 +15,10 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.command_line import DONE, UNMET, add_config_dir, command_parser, complain, exit_code, say
+from experiments.paths import place
 from experiments.reproduce.study import Runs, Study
 from experiments.reproduce.writing import FIGURES, MANIFEST, fingerprint, write
-from experiments.runs import STORE, WORK, MissingRuns, Store, complete, require
+from experiments.runs import STORE, WORK, Arm, MissingRuns, Store, complete, require
 from rzero.types import Json
 
 SCALES = ("micro", "paper")
@@ -69,6 +70,8 @@ def read_options(settings: Sequence[str], *, run: bool = False, config_dir: Path
     scale, output = given.get("scale", "micro"), given.get("output")
     if scale not in SCALES:
         raise ValueError(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
+    if output and place(output).is_file():
+        raise NotADirectoryError(f"output={output} is a file; give a folder")
     if (overrides or config_dir) and not output:
         given_here = " ".join([*overrides, *([f"--config-dir {config_dir}"] if config_dir else [])])
         raise ValueError(f"{given_here} would make other runs than those the results are kept of; add output=DIR")
@@ -76,7 +79,7 @@ def read_options(settings: Sequence[str], *, run: bool = False, config_dir: Path
         scale=scale,
         seeds=_numbers("seeds", given["seeds"]) if "seeds" in given else (),
         jobs=_numbers("jobs", given.get("jobs", "1"))[0],
-        output=Path(output) if output else None,
+        output=place(output) if output else None,
         overrides=overrides,
         config_dir=config_dir,
         run=run,
@@ -89,12 +92,20 @@ def _numbers(key: str, text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def state(study: Study, options: Options) -> str:
-    """Return `not run`, `2 of 6 runs`, `runs finished, no table`, `table out of date`, `done`, or why it cannot be."""
+Kept = Callable[[Arm, int], bool]
+"""Whether a run of this arm and seed is in the store."""
+
+
+def state(study: Study, options: Options, *, kept: Kept | None = None) -> str:
+    """Return `not run`, `2 of 6 runs`, `runs finished, no table`, `table out of date`, `done`, or why it cannot be.
+
+    kept: asked instead of the store; of several studies, one that remembers what another has asked.
+    """
     if options.scale in study.missing:
         return f"not possible: {study.missing[options.scale]}"
     store, seeds = options.store(), options.seeds_of(study)
-    there = [store.has(arm, seed) for _, _, arm in study.arms(options.scale) for seed in seeds]
+    has = kept or store.has
+    there = [has(arm, seed) for _, _, arm in study.arms(options.scale) for seed in seeds]
     if not any(there):
         return "not run"
     if not all(there):

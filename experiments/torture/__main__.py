@@ -19,9 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
+from rich.console import Console
 
 from experiments.command_line import DONE, UNMET, command_parser, exit_code
 from experiments.compose import compose
+from experiments.terminal import progress
 from experiments.torture.attempts import attempt, end_state, uncommitted_rows
 from experiments.torture.plan import Kill, in_recovery, plan, sooner
 from rzero.types import Json
@@ -49,20 +51,22 @@ def torture(cfg: DictConfig, *, kills: int, seed: int, folder: Path) -> Json:
     done: list[Kill] = []
     differences: list[str] = []
     runs = restarts = repeated = 0
-    while waiting:
-        directory = folder / f"run{runs}"
-        ended = False
-        while not ended:
-            kill = waiting[-1] if waiting else None
-            ended = attempt(cfg, directory, kill=kill, log=log)
-            if ended and kill is not None:
-                waiting[-1] = sooner(kill)
-            elif kill is not None:
-                done.append(waiting.pop())
-                restarts += 1
-                repeated = max(repeated, uncommitted_rows(directory))
-        runs += 1
-        differences += [f"{directory.name}: {what}" for what in differing(expected, end_state(directory))]
+    with progress("kills", total=len(waiting), console=Console(stderr=True)) as meter:
+        while waiting:
+            directory = folder / f"run{runs}"
+            ended = False
+            while not ended:
+                kill = waiting[-1] if waiting else None
+                ended = attempt(cfg, directory, kill=kill, log=log)
+                if ended and kill is not None:
+                    waiting[-1] = sooner(kill)
+                elif kill is not None:
+                    done.append(waiting.pop())
+                    meter.advance(directory.name)
+                    restarts += 1
+                    repeated = max(repeated, uncommitted_rows(directory))
+            runs += 1
+            differences += [f"{directory.name}: {what}" for what in differing(expected, end_state(directory))]
     return {
         "kills": len(done),
         "seed": seed,

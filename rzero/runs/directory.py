@@ -48,6 +48,11 @@ class RunDirectory:
         return self.path / "analyses.json"
 
     @property
+    def evaluations(self) -> Path:
+        """The folder in which benchmarks keep what was generated for them (conf/benchmarks/_harness.yaml)."""
+        return self.path / "evaluations"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder for checkpoints of the phase in progress."""
         return self.path / "checkpoints"

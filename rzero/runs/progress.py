@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from rich import get_console
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 
@@ -33,25 +35,18 @@ class Silent:
     def say(self, text: str) -> None: ...
 
 
-class ConsoleNarrator:
-    """A progress bar on a terminal; in a log file one line every `seconds` and one per finished phase.
+class Meter:
+    """The progress of one piece of work and the time left: a bar on a terminal; in a log a line every `seconds`.
 
-    `phases` is how many phases the whole run has: the time left is that of the phase on the bar and, in the phase
-    lines, of the run, judged by what an iteration has cost so far.
+    It is shown until `close`; a terminal keeps nothing of it.
     """
 
-    def __init__(self, *, phases: int, seconds: float, console: Console | None = None) -> None:
-        self.console = console or Console()
-        self.phases, self.seconds = phases, seconds
-        self._finished, self._started = 0, time.monotonic()
+    def __init__(self, title: str, *, total: int, seconds: float, console: Console) -> None:
+        self.title, self.total, self.done = title, max(total, 1), 0
+        self.seconds, self.console = seconds, console
+        self._started = self._last_line = time.monotonic()
         self._bar: Progress | None = None
-        self._title, self._total, self._done = "", 0, 0
-        self._phase_started = self._last_line = 0.0
-
-    def begin(self, title: str, total: int) -> None:
-        self._title, self._total, self._done = title, max(total, 1), 0
-        self._phase_started = self._last_line = time.monotonic()
-        if self.console.is_terminal:
+        if console.is_terminal:
             self._bar = Progress(
                 SpinnerColumn(),
                 TextColumn("[bold]{task.description}"),
@@ -59,31 +54,82 @@ class ConsoleNarrator:
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
-                console=self.console,
+                console=console,
                 transient=True,
             )
-            self._bar.add_task(title, total=self._total, note="")
+            self._bar.add_task(escape(title), total=self.total, note="")
             self._bar.start()
 
     def advance(self, note: str = "", steps: int = 1) -> None:
-        self._done += steps
+        """Counts `steps` more."""
+        self.reach(self.done + steps, note)
+
+    def reach(self, done: int, note: str = "") -> None:
+        """Says that `done` of all are done by now."""
+        self.done = done
         if self._bar:
-            self._bar.update(self._bar.task_ids[0], advance=steps, note=note)
+            self._bar.update(self._bar.task_ids[0], completed=done, note=escape(note))
         elif time.monotonic() - self._last_line > self.seconds:
             self._last_line = time.monotonic()
-            self._print(f"{self._title}  {self._done}/{self._total}  {note}")
+            parts = (f"{self.title}  {done}/{self.total}", self._left(), note)
+            line(self.console, "  ".join(part for part in parts if part))
 
-    def end(self, summary: str = "") -> None:
+    def _left(self) -> str:
+        if not 0 < self.done < self.total:
+            return ""
+        return f"{duration(self.took() / self.done * (self.total - self.done))} left"
+
+    def took(self) -> float:
+        """Returns the seconds since it began."""
+        return time.monotonic() - self._started
+
+    def close(self) -> None:
+        """Takes the bar away."""
         if self._bar:
             self._bar.stop()
             self._bar = None
+
+
+def duration(seconds: float) -> str:
+    """Returns a time to wait as people say it: in seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def line(console: Console, text: str) -> None:
+    """Prints a line as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class ConsoleNarrator:
+    """A progress bar on a terminal; in a log file one line every `seconds` and one per finished phase.
+
+    `phases` is how many phases the whole run has: the time left is that of the phase on the bar and in the lines, and,
+    where a phase ends, of the run, judged by what an iteration has cost so far.
+    """
+
+    def __init__(self, *, phases: int, seconds: float, console: Console | None = None) -> None:
+        self.console = console or get_console()
+        self.phases, self.seconds = phases, seconds
+        self._finished, self._started = 0, time.monotonic()
+        self._meter: Meter | None = None
+
+    def begin(self, title: str, total: int) -> None:
+        self._meter = Meter(title, total=total, seconds=self.seconds, console=self.console)
+
+    def advance(self, note: str = "", steps: int = 1) -> None:
+        if self._meter:
+            self._meter.advance(note, steps)
+
+    def end(self, summary: str = "") -> None:
+        meter, self._meter = self._meter, None
+        if meter is None:
+            return
+        meter.close()
         self._finished += 1
-        took = time.monotonic() - self._phase_started
         left = (time.monotonic() - self._started) / self._finished * max(self.phases - self._finished, 0)
-        self._print(f"{self._title}: {summary}  ({took:.0f} s; about {left / 60:.0f} min left)")
+        self.say(f"{meter.title}: {summary}  ({meter.took():.0f} s; about {left / 60:.0f} min left)")
 
     def say(self, text: str) -> None:
-        self._print(text)
-
-    def _print(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        line(self.console, text)

@@ -75,5 +75,5 @@ def _explain_nothing_kept(iteration: int, labelled: Sequence[LabelledQuestion]) 
     return (
         f"iteration {iteration}: none of {len(labelled)} candidate questions was kept ({listing}). "
         "Widen the band (curriculum.rule), sample more candidates (curriculum.candidates), or train the Challenger "
-        "for more steps (challenger.settings.steps), then resume the run."
+        "for more steps (challenger.settings.steps), and start a new run."
     )

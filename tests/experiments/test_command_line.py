@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,10 +12,19 @@ import pytest
 from fastapi.testclient import TestClient
 from omegaconf import OmegaConf
 
-from experiments import PROJECT, dry_run, evaluate, plan
+from experiments import PROJECT, dry_run, evaluate, plan, report
 from experiments.__main__ import commands, main
 from experiments.browsing.pages import create_app
-from experiments.command_line import DONE, STOPPED, WRONG, exit_code, expand_policy, told, without_config_dir
+from experiments.command_line import (
+    DEBUG,
+    DONE,
+    STOPPED,
+    WRONG,
+    exit_code,
+    expand_policy,
+    told,
+    without_config_dir,
+)
 from experiments.compose import compose, options
 from experiments.report import write_report
 from experiments.reproduce.arms import MICRO, RZERO, arm_of
@@ -85,11 +95,30 @@ def test_what_is_wrong_is_one_message_and_a_code(capsys: pytest.CaptureFixture[s
     assert exit_code(stopped) == STOPPED
     assert exit_code(wrong) == WRONG
     assert capsys.readouterr().err.splitlines() == [
-        "error: stopped by the user",
+        "error: stopped by the user; nothing was written, and the same command starts again",
         "error: top_p must be at most 1, got [bold]2[/bold]",
     ]
-    with pytest.raises(ZeroDivisionError):
-        exit_code(lambda: 1 // 0)
+
+
+def test_no_traceback_reaches_a_user_who_did_not_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault of ours is a message too. --debug holds for the processes that a command starts as well."""
+    monkeypatch.setenv(DEBUG, "")
+    assert exit_code(lambda: 1 // 0) == WRONG
+    assert capsys.readouterr().err.splitlines() == [
+        "error: ZeroDivisionError: integer division or modulo by zero (a fault of this program; --debug shows where)"
+    ]
+    assert report.main(["/no/such/run"]) == WRONG
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert report.main(["/no/such/run", "--debug"]) == WRONG
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert err.splitlines()[-1].startswith("error: /no/such/run does not exist")
+    assert os.environ[DEBUG]
+    monkeypatch.setenv(DEBUG, "")
+    assert without_config_dir(["--debug", "seed=1"]) == (None, ["seed=1"])
+    assert os.environ[DEBUG]
 
 
 def test_a_folder_of_options_is_taken_by_every_command_that_composes(own: Path) -> None:

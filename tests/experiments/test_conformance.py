@@ -62,7 +62,7 @@ def test_an_unreadable_file_ends_with_status_2(
 
 def test_a_missing_module_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODULES, "votes", "nowhere")
-    with pytest.raises(LookupError, match=r"there is no module experiments\.conformance\.nowhere"):
+    with pytest.raises(ImportError, match=r"there is no module experiments\.conformance\.nowhere"):
         checker("votes")
 
 

@@ -258,7 +258,7 @@ def test_a_benchmark_question_among_the_examples_of_a_prompt_is_reported(tmp_pat
     }
     shown = {**prompts, "solver_user": "What is 2 + 2?\nassistant: 4\nuser: {question}"}
     run = read_run(finished_run(tmp_path / "run", prompts=shown).path)
-    [found] = analyse.contamination(run, KnownSuite().benchmarks, n=4)["prompts"]
+    [found] = analyse.of_prompts(run, KnownSuite().benchmarks, n=4)
     assert (found["benchmark"], found["overlapping"]) == ("b", 1)
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from evaluation.seeds import over_seeds
 from experiments import runs
@@ -129,6 +129,29 @@ def test_missing_runs_are_named_and_the_other_studies_are_written(
     assert "ablation_table: 6 runs are missing; --run starts them" in written.err
     assert "micro_no_filtering, seed 2: there is no result.json in" in written.err
     assert f"written: {options.output}/main_table/micro" in written.out
+
+
+def test_the_list_composes_each_arm_and_reads_each_kept_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies share arms, and both are slow."""
+    read: list[Path] = []
+    composed: list[tuple[str, ...]] = []
+    same_recipe, compose = runs.same_recipe, runs.compose
+
+    def reading(saved: Path, now: DictConfig) -> bool:
+        read.append(saved)
+        return same_recipe(saved, now)
+
+    def composing(*overrides: str, **more: Any) -> DictConfig:
+        composed.append(overrides)
+        return compose(*overrides, **more)
+
+    runs._composed.cache_clear()
+    monkeypatch.setattr(runs, "same_recipe", reading)
+    monkeypatch.setattr(runs, "compose", composing)
+    assert overview.main(["--list"]) == 0
+    kept = {(arm, seed) for study in studies() for _, _, arm in study.arms("micro") for seed in (0, 1, 2)}
+    assert 20 < len(read) <= len(kept)
+    assert len(composed) == len(set(composed)) > 5
 
 
 def test_the_list_shows_claims_commands_and_states(capsys: pytest.CaptureFixture[str]) -> None:

@@ -137,7 +137,7 @@ def test_an_existing_directory_is_never_written_into(run: Callable[..., Result],
     (tmp_path / "run").mkdir()
     result = run(f"directory={tmp_path}/run")
     assert result.returncode == 2
-    assert f"resume={tmp_path}/run" in result.stderr
+    assert "another directory" in result.stderr
     assert not list((tmp_path / "run").iterdir())
 
 
