@@ -55,15 +55,15 @@ def part_of(name: str, tensor: Tensor) -> Part:
     return Part(names=(name,), shape=tuple(tensor.shape), dtype=tensor.dtype, gather=lambda: whole(tensor.detach()))
 
 
-def model_parts(model: PreTrainedModel, *, dtype: torch.dtype | None = None, merged: bool = True) -> list[Part]:
+def model_parts(model: PreTrainedModel, *, dtype: torch.dtype | None = None, with_adapters: bool = True) -> list[Part]:
     """Returns a model's weights under their Hugging Face names, rounded to `dtype` (None: each one's own).
 
-    LoRA deltas are added to copies, or left out without `merged`; the model itself is not touched. Weights that are
+    LoRA deltas are added to copies, without `with_adapters` left out; the model itself is not touched. Weights that are
     tied are one part. A part that needs neither is the model's own tensor, not a copy.
     """
     base = unwrap_adapters(model)
-    modules = base.named_modules() if merged else ()
-    adapted = {f"{name}.weight": module for name, module in modules if hasattr(module, "lora_A")}
+    layers = base.named_modules() if with_adapters else ()
+    adapted = {f"{name}.weight": module for name, module in layers if hasattr(module, "lora_A")}
     owner = {name: id(parameter) for name, parameter in base.named_parameters(remove_duplicate=False)}
     tensors: dict[int, tuple[Tensor, list[str]]] = {}
     for key, tensor in base.state_dict().items():

@@ -102,9 +102,9 @@ class VllmEngine(Generic[S]):
 
         Or when the checksums of its weights say that they are not those of the last sync.
         """
-        ranks.shared(self._check)()  # first: after a call vLLM may sleep
         probes = probe_prompts(policy)
         answers = ranks.shared(self._draw)(probe_requests(probes, tokens=_PROBE_TOKENS))
+        ranks.shared(self._check)()
         for probe, drawn in zip(probes, answers, strict=True):
             reference = policy_logprobs(policy, [*probe, *drawn.token_ids])[len(probe) - 1 : -1]
             expected = reference.gather(1, torch.tensor(drawn.token_ids)[:, None]).squeeze(1)
@@ -113,13 +113,15 @@ class VllmEngine(Generic[S]):
                 dtype=coarser(policy.model.dtype, self._dtype or policy.model.dtype), tolerance=self._tolerance,
             )  # fmt: skip
 
+    def _check(self) -> None:
+        assert self._host is not None
+        assert self._snapshot is not None
+        self._host.check(self._snapshot)
+
     def rest(self) -> None:
         """Gives up what `sleep_level` of the host says, until something is drawn again."""
         if self._host is not None:
             self._host.rest()
-
-    def _check(self) -> None:
-        self._working(lambda host, snapshot: host.check(snapshot))
 
     def close(self) -> None:
         """Lets go of the weights and, when no other engine uses it, of vLLM; the engine can be synced again."""

@@ -65,7 +65,7 @@ class Host(Protocol[S]):
         """Gives memory back until the next `load`, as far as the settings say."""
 
     def check(self, snapshot: S) -> None:
-        """Raises RuntimeError when vLLM's checksums say that it has other weights than `snapshot`, the last loaded.
+        """Raises RuntimeError when vLLM's checksums say that it has other weights than `snapshot`, which is loaded.
 
         Where they cannot be had, the log says so.
         """

@@ -34,7 +34,6 @@ from rzero.engines.vllm.hosts import Follow
 from rzero.engines.vllm.requests import Drawn, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.snapshot import Architecture, architecture, in_memory, serving_parts
-from rzero.gathering import Part
 from rzero.policy import Policy
 from rzero.types import Json
 
@@ -116,7 +115,7 @@ class InProcessVllm:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Snapshot:
-    """Weights in host memory and their fingerprints, and on disk the adapter that lies over them."""
+    """Weights in host memory, their fingerprints, and on disk the adapter that lies over them."""
 
     architecture: Architecture
     weights: dict[str, Tensor]
@@ -144,9 +143,9 @@ class ResidentVllm:
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Snapshot:
         shape = architecture(policy, dtype=dtype)
         if shape.adapter_rank is None:
-            return _kept(shape, serving_parts(policy, dtype=dtype))
+            return _taken(policy, shape, dtype=dtype)
         key = (fingerprint(unwrap_adapters(policy.model)), shape)
-        below = self._bases.take(key, lambda: _kept(shape, serving_parts(policy, dtype=dtype, merged=False)))
+        below = self._bases.take(key, lambda: _taken(policy, shape, dtype=dtype))
         self._folder = self._folder or tempfile.TemporaryDirectory(prefix="rzero-adapters-")
         directory = Path(self._folder.name) / f"adapter_{next(self._numbers)}"
         return replace(below, adapter=write_adapter(policy, directory, base=key))
@@ -244,6 +243,12 @@ class ResidentVllm:
             self._asleep = tuple(other for other in self._asleep if other != part)
 
 
+def _taken(policy: Policy, shape: Architecture, *, dtype: torch.dtype | None) -> Snapshot:
+    marks: dict[str, int] = {}
+    weights = in_memory(fingerprinted(serving_parts(policy, dtype=dtype), marks))
+    return Snapshot(architecture=shape, weights=weights, fingerprints=marks)
+
+
 def _leave_groups() -> None:
     from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 
@@ -254,12 +259,6 @@ def _reload(llm: LLM, weights: dict[str, Tensor]) -> None:
     llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
     if not llm.reset_prefix_cache():  # it holds what the old weights made of the prompts
         raise RuntimeError("vLLM in this process could not empty its prefix cache: something is still being drawn")
-
-
-def _kept(shape: Architecture, parts: Sequence[Part]) -> Snapshot:
-    marks: dict[str, int] = {}
-    weights = in_memory(fingerprinted(parts, marks))
-    return Snapshot(architecture=shape, weights=weights, fingerprints=marks)
 
 
 def _checksums(llm: LLM) -> dict[str, str] | None:

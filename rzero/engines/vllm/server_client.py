@@ -69,6 +69,14 @@ class Timeouts:
             )
 
 
+class Refused(RuntimeError):
+    """A server does not do what it was asked to, and said so with an HTTP status of 400 and more."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class Replica:
     """A server at `url`. `process` is the one that we started, None when it is the user's.
 
@@ -131,11 +139,14 @@ class Replica:
 
     def checksums(self) -> dict[str, str] | None:
         """Returns the sha256 of every parameter, as vLLM has it now; None from a server that cannot say."""
-        phase = "saying its weights' checksums"
-        response = self._answered("POST", "/weight_checker", {"action": "checksum"}, phase=phase)
-        if response.status == HTTPStatus.NOT_FOUND:
+        asked = {"action": "checksum"}
+        try:
+            answer = self._ask("POST", "/weight_checker", asked, phase="saying its weights' checksums")
+        except Refused as refusal:
+            if refusal.status != HTTPStatus.NOT_FOUND:
+                raise
             return None
-        return dict(self._required(response, phase=phase).json()["checksums"])
+        return dict(answer["checksums"])
 
     def world_size(self) -> int:
         """Returns the number of its workers: GPUs that hold a part of the weights."""
@@ -143,13 +154,13 @@ class Replica:
 
     def post(self, path: str, body: Json, *, phase: str) -> Json:
         """Returns the answer to something that changes the server, and hence is never asked twice."""
-        answer: Json = self._required(self._answered("POST", path, body, phase=phase, attempts=1), phase=phase).json()
+        answer: Json = self._checked("POST", path, body, phase=phase, attempts=1).json()
         return answer
 
     def load_adapter(self, adapter: Adapter, *, name: str) -> None:
         """Serves an adapter as the model `name`. Raises RuntimeError when the server does not take adapters."""
         body = {"lora_name": name, "lora_path": str(adapter.directory)}
-        response = self._answered("POST", "/v1/load_lora_adapter", body, phase="loading an adapter")
+        response = self._answered("POST", "/v1/load_lora_adapter", body, phase="loading an adapter", attempts=1)
         if response.status == HTTPStatus.OK:
             return
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR and not self.answers():
@@ -199,26 +210,27 @@ class Replica:
         answer: Json = self._checked(method, path, body, phase=phase).json()
         return answer
 
-    def _checked(self, method: str, path: str, body: Json | None, *, phase: str) -> urllib3.BaseHTTPResponse:
+    def _checked(
+        self, method: str, path: str, body: Json | None, *, phase: str, attempts: int | None = None
+    ) -> urllib3.BaseHTTPResponse:
         """The answer of a server that did what it was asked."""
-        return self._required(self._answered(method, path, body, phase=phase), phase=phase)
-
-    def _required(self, response: urllib3.BaseHTTPResponse, *, phase: str) -> urllib3.BaseHTTPResponse:
+        response = self._answered(method, path, body, phase=phase, attempts=attempts)
         if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise EngineDied(f"{self.name} failed with status {response.status} while {phase}: {_said(response)}")
         if response.status == HTTPStatus.UNAUTHORIZED:
             raise RuntimeError(f"{self.name} wants another key than that in the environment variable {API_KEY}")
         if response.status >= HTTPStatus.BAD_REQUEST:
-            raise RuntimeError(
+            raise Refused(
                 f"{self.name} refused a request while {phase} (status {response.status}): {_said(response)}; "
-                "a server of your own needs the options in rzero/engines/vllm/servers.py"
+                "a server of your own needs the options in rzero/engines/vllm/servers.py",
+                status=response.status,
             )
         return response
 
     def _answered(
         self, method: str, path: str, body: Json | None, *, phase: str, attempts: int | None = None
     ) -> urllib3.BaseHTTPResponse:
-        """The answer, whatever its status. One whose connection broke is asked for again: requests are pure."""
+        """The answer, whatever its status. One whose connection broke is asked for again: most requests are pure."""
 
         def attempt() -> urllib3.BaseHTTPResponse:
             self._check_process(phase)

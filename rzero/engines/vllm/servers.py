@@ -8,8 +8,7 @@ on any that shares `exchange`, over routes without a secret and hence on a trust
 for LoRA with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and `--enable-lora --max-lora-rank N --max-loras 2`, for sleep with
 `--enable-sleep-mode`, with VLLM_API_KEY where this side has it too, with `--host` for the interface it listens on,
 and, on CPUs, `--no-enable-chunked-prefill --max-num-batched-tokens N` with N at least the model's length
-(`rzero.engines.vllm.in_process.prompts_in_one_piece` says why). For weights by NCCL in place of files there is also
-`--weight-transfer-config '{"backend": "nccl"}'`.
+(`rzero.engines.vllm.in_process.prompts_in_one_piece` says why).
 """
 
 from __future__ import annotations
@@ -41,13 +40,11 @@ from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess
 from rzero.engines.vllm.snapshot import Architecture, architecture, serving_parts
-from rzero.engines.vllm.transfer import Transfer, on_all
-from rzero.gathering import Part
+from rzero.engines.vllm.transfer import ThroughFiles, Transfer, on_all
 from rzero.policy import Policy
 from rzero.processes.open_files import connections_per_server
 
 _LOG = logging.getLogger(__name__)
-
 HERE = ("127.0.0.1", "localhost", "[::1]")
 """Hosts that see the folders for temporary files of this machine."""
 
@@ -58,9 +55,8 @@ class VllmServers:
 
     urls: servers that run already; empty: `replicas` are started. devices: CUDA_VISIBLE_DEVICES of each replica ("4" or
     "4,5"); empty: as it is. arguments: further ones of `vllm serve`, such as [--tensor-parallel-size, "2"]. exchange:
-    folder for weights that all servers can read, null: a temporary one. transfer: how weights travel. The others are
-    those of
-    `rzero.engines.vllm.in_process.InProcessVllm`, for servers of our own.
+    folder for weights that all servers can read, null: a temporary one. transfer: how weights travel. The others
+    are those of `rzero.engines.vllm.in_process.InProcessVllm`, for servers of our own.
     """
 
     served: ClassVar[bool] = True
@@ -85,7 +81,8 @@ class VllmServers:
         if self.replicas < 1 or self.threads < 1 or self.max_batched_tokens < 1:
             raise ValueError("engine.host.replicas, threads and max_batched_tokens must be at least 1")
         check_sleep_level(self.sleep_level)
-        if self.exchange is None and (far := [url for url in self.urls if parse_url(url).host not in HERE]):
+        far = [url for url in self.urls if parse_url(url).host not in HERE]
+        if far and self.exchange is None and isinstance(self.transfer, ThroughFiles):
             raise ValueError(
                 f"engine.host.exchange must name a folder that {far[0]} can read too, and is null: weights go there"
             )
@@ -136,7 +133,7 @@ def _flag(option: tuple[str, object]) -> list[str]:
 class Files:
     """A folder in the form of a Hugging Face model, in which weights may be; those in memory; their fingerprints.
 
-    adapter: in another folder, the one that lies over them.
+    adapter: what lies over them.
     """
 
     architecture: Architecture
@@ -167,25 +164,25 @@ class ServedVllm:
         self._loaded: Path | None = None  # the weights that all of them have
         self._adapters: dict[Adapter, str] = {}  # and the names under which they have adapters
         self._unneeded: list[str] = []
-        self._asleep: tuple[str, ...] = ()
         self._checksums = Checksums()
         self._half_given = ""  # what went wrong while weights were given
+        self._asleep: tuple[str, ...] = ()
 
     # ---- weights -------------------------------------------------------------------------------------------------
 
     def take(self, policy: Policy, *, dtype: torch.dtype | None = None) -> Files:
         shape = architecture(policy, dtype=dtype)
         if shape.adapter_rank is None:
-            return self._kept(shape, serving_parts(policy, dtype=dtype))
+            return self._taken(policy, shape, dtype=dtype)
         key = (fingerprint(unwrap_adapters(policy.model)), shape)
-        below = self._bases.take(key, lambda: self._kept(shape, serving_parts(policy, dtype=dtype, merged=False)))
+        below = self._bases.take(key, lambda: self._taken(policy, shape, dtype=dtype))
         return replace(below, adapter=write_adapter(policy, self._new_folder("adapter"), base=key))
 
-    def _kept(self, shape: Architecture, parts: Sequence[Part]) -> Files:
+    def _taken(self, policy: Policy, shape: Architecture, *, dtype: torch.dtype | None) -> Files:
         directory, marks = self._new_folder("weights"), dict[str, int]()
         directory.mkdir()
         shape.write(directory)
-        weights = self._sender.keep(directory, fingerprinted(parts, marks))
+        weights = self._sender.keep(directory, fingerprinted(serving_parts(policy, dtype=dtype), marks))
         return Files(architecture=shape, directory=directory, weights=weights, fingerprints=marks)
 
     def load(self, snapshot: Files) -> int:
@@ -193,8 +190,6 @@ class ServedVllm:
         if before is None or (before.architecture != snapshot.architecture and not self._settings.urls):
             self._end()
             self._replicas = [self._open(number) for number in range(self._count)]
-        if self._half_given:
-            self.restart()
         if self._loaded != snapshot.directory or self._asleep:
             for replica in self._replicas:
                 replica.await_ready()
@@ -223,6 +218,17 @@ class ServedVllm:
             self._half_given = f"an update of the weights of {names} failed in the middle: {error}"
             raise
 
+    def check(self, snapshot: Files) -> None:
+        said = dict(zip(self._replicas, on_all(self._replicas, Replica.checksums), strict=True))
+        known = {replica.name: checksums for replica, checksums in said.items() if checksums is not None}
+        if unknown := [replica.name for replica, checksums in said.items() if checksums is None]:
+            _LOG.warning(
+                "weights in %s are checked by log-probs alone: no /weight_checker there, which vLLM 0.32 has",
+                " and ".join(unknown),
+            )
+        if known:
+            self._checksums.check(snapshot.fingerprints, known)
+
     def _load_adapter(self, adapter: Adapter) -> None:
         """Under a name that no other adapter had: prompts in the prefix cache are kept by it."""
         while self._unneeded:
@@ -234,17 +240,6 @@ class ServedVllm:
 
     def beside(self, one: Files, other: Files) -> bool:
         return one.directory == other.directory
-
-    def check(self, snapshot: Files) -> None:
-        said = dict(zip(self._replicas, on_all(self._replicas, Replica.checksums), strict=True))
-        known = {replica.name: checksums for replica, checksums in said.items() if checksums is not None}
-        if unknown := [replica.name for replica, checksums in said.items() if checksums is None]:
-            _LOG.warning(
-                "weights in %s are checked by log-probs alone: no /weight_checker there, which vLLM 0.32 has",
-                " and ".join(unknown),
-            )
-        if known:
-            self._checksums.check(snapshot.fingerprints, known)
 
     def forget(self, snapshot: Files) -> None:
         if snapshot.adapter is not None:
@@ -336,6 +331,7 @@ class ServedVllm:
             raise RuntimeError(f"{self._half_given}; start these servers again, then resume the run")
         if self._half_given:
             self._end()
+            self._half_given = ""
             self._replicas = [self._open(number) for number in range(self._count)]
         for number, replica in enumerate(self._replicas):
             if replica.process is not None and not replica.answers():
@@ -368,11 +364,10 @@ class ServedVllm:
     def _end(self) -> None:
         for replica in self._replicas:
             replica.end()
-        self._replicas, self._loaded, self._asleep, self._checksums = [], None, (), Checksums()
+        self._replicas, self._loaded, self._asleep = [], None, ()
         self._adapters.clear()
         self._unneeded.clear()
-        if not self._settings.urls:
-            self._half_given = ""
+        self._checksums = Checksums()
         self._sender = self._settings.transfer.open(devices=self._settings.devices)
 
     def _new_folder(self, name: str) -> Path:

@@ -48,16 +48,15 @@ def architecture(policy: Policy, *, dtype: torch.dtype | None = None) -> Archite
     )
 
 
-def serving_parts(policy: Policy, *, dtype: torch.dtype | None = None, merged: bool = True) -> list[Part]:
-    """Returns the policy's weights, rounded to what they are served in (None: the model's dtype).
-
-    LoRA is merged into them, or left out without `merged`, where adapters are served beside them.
+def serving_parts(policy: Policy, *, dtype: torch.dtype | None = None) -> list[Part]:
+    """Returns the policy's weights below its adapters, rounded to what they are served in (None: the model's dtype).
 
     Also where it is tied the head comes under a name of its own when this machine has no GPU: vLLM on CPUs packs the
     head into a buffer of its own, and weights without `lm_head.weight`, as in a directory that transformers saved,
     leave the old one there without a word; log-probs are off by about one nat. On GPUs the head is the embedding.
     """
-    parts = model_parts(policy.model, dtype=dtype or unwrap_adapters(policy.model).dtype, merged=merged)
+    base = unwrap_adapters(policy.model)
+    parts = model_parts(policy.model, dtype=dtype or base.dtype, with_adapters=False)
     if torch.cuda.is_available():
         return [replace(part, names=part.names[:1]) for part in parts]
     return parts

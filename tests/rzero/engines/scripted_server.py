@@ -30,7 +30,12 @@ class Scripted:
 
     def answer(self, body: Any) -> dict[str, Any]:
         """One answer to everything, in the shapes of all of vLLM's routes."""
-        answer = {"data": [{"max_model_len": 256}], "success": True, "results": [None], "version": self.version}
+        answer: dict[str, Any] = {
+            "data": [{"max_model_len": 256}],
+            "success": True,
+            "results": [None],
+            "version": self.version,
+        }
         answer |= {"checksums": self.checksums, "world_size": 2}
         if body and "token_ids" in body:
             ids = list(self.reply(body))

@@ -12,7 +12,8 @@ from rzero.engines.verification import Checksums, fingerprinted
 from rzero.engines.vllm.servers import VllmServers
 from rzero.engines.vllm.snapshot import serving_parts
 from rzero.gathering import take_part
-from tests.rzero.engines.test_vllm_server import SETTINGS, serving
+from tests.rzero.engines.scripted_server import serving
+from tests.rzero.engines.test_vllm_server import SETTINGS
 
 NOTHING = hashlib.sha256().hexdigest()
 FIRST = {"norm": 1, "embed": 2, "q_proj": 3, "k_proj": 4}

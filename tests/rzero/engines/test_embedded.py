@@ -341,5 +341,5 @@ def test_a_head_that_was_not_loaded_is_found_in_bfloat16_too(make_policy):
 def test_the_fused_decoder_refuses_to_round(make_policy):
     with pytest.raises(ValueError, match=r"decoder=fused cannot run this model: .* decoded in torch.bfloat16"):
         make_engine(make_policy("qwen3"), decoder="fused", dtype="bfloat16")
-    with pytest.raises(ValueError, match=r"engine\.dtype must be null or one of .* got 'int8'"):
-        make_engine(make_policy("qwen3"), dtype="int8")
+    with pytest.raises(ValueError, match=r"engine\.dtype must be null or one of .* got 'int4'"):
+        make_engine(make_policy("qwen3"), dtype="int4")

@@ -22,7 +22,7 @@ settings = VllmServers(
 served = settings.start(max_rows=256, max_tokens=None)
 served._replicas = [served._open(number) for number in range(8)]
 rows = [RowRequest(prompt_ids=(row, 6, 7), params={"max_tokens": 2}) for row in range(2048)]
-drawn = served.draw(rows, Files(architecture=None, directory=None))
+drawn = served.draw(rows, Files(architecture=None, directory=None, weights={}, fingerprints={}))
 assert [row.token_ids[0] for row in drawn] == list(range(2048))
 print("answered", len(drawn))
 """

@@ -13,10 +13,9 @@ import torch
 
 from rzero.engines.across import ServedEngine, across
 from rzero.engines.vllm import VllmEngine
-from rzero.engines.vllm import engine as engine_module
 from rzero.engines.vllm import in_process as resident
 from rzero.engines.vllm.in_process import InProcessVllm, ResidentVllm, Snapshot
-from rzero.engines.vllm.requests import Drawn, probe_requests
+from rzero.engines.vllm.requests import probe_requests
 from rzero.engines.vllm.retry import EngineDied, retry_when_dead
 from rzero.engines.vllm.server_client import Timeouts
 from rzero.engines.vllm.servers import VllmServers
@@ -66,12 +65,9 @@ class Recorder:
         self.emptied = True
         self.model_config = type("Config", (), {"max_model_len": 256})
 
-    def collective_rpc(self, method, *, kwargs=None):
-        self.calls.append(method)
-        if method == "compute_weight_checksums":
-            return [{"model.norm.weight": f"after {self.calls.count('reload_weights')}"}]
+    def collective_rpc(self, method, *, kwargs):
         assert "model.embed_tokens.weight" in dict(kwargs["weights_iterator"])
-        return [None]
+        self.calls.append(method)
 
     def reset_prefix_cache(self):
         self.calls.append("reset_prefix_cache")
@@ -116,23 +112,6 @@ def test_keys_of_old_weights_that_stay_in_the_cache_are_an_error(policy):
     host = ResidentVllm(make=lambda shape: llm, threads=1, sleep_level=0)
     with pytest.raises(RuntimeError, match="could not empty its prefix cache"):
         host.load(host.take(policy))
-
-
-def test_checksums_are_asked_for_while_vllm_is_awake(policy, monkeypatch):
-    llm = Recorder()
-    host = ResidentVllm(make=lambda shape: llm, threads=1, sleep_level=2)
-    monkeypatch.setattr(resident, "_generate", lambda llm, requests: [Drawn(token_ids=(5,), logprobs=(0.0,))] * 2)
-    monkeypatch.setattr(engine_module, "require_agreement", lambda *_, **__: None)
-    monkeypatch.setattr(InProcessVllm, "start", lambda self, **_: host)
-    monkeypatch.setattr(host, "shut_down", lambda: None)
-    engine = make_engine()
-    engine.sync(policy)
-    loaded = ["reload_weights", "reset_prefix_cache"]
-    assert llm.calls == [*loaded, "compute_weight_checksums", "sleep 2"]
-    llm.calls.clear()
-    engine.verify(policy)
-    assert llm.calls == ["wake ['weights']", *loaded, "wake ['kv_cache']", "compute_weight_checksums", "sleep 2"]
-    engine.close()
 
 
 def test_engines_share_a_host_and_load_their_own_weights_when_they_draw(policy, make_policy):

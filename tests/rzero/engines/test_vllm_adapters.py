@@ -92,9 +92,9 @@ def test_the_directory_is_one_that_peft_reads(servers, adapted, make_policy):
     files = host.take(policy)
     written = load_file(files.directory / "model.safetensors")
     plain = make_policy("qwen3_tied", hidden_size=64, head_dim=32)
-    expected = in_memory(serving_parts(plain))
-    assert written.keys() == expected.keys()
-    assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+    below = in_memory(serving_parts(plain))
+    assert below.keys() == written.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in below.items())
     read = PeftModel.from_pretrained(plain.model, str(files.adapter.directory))
     ids = torch.arange(8)[None]
     assert torch.equal(read(input_ids=ids).logits, policy.model(input_ids=ids).logits)
@@ -148,7 +148,7 @@ def test_a_base_is_known_by_its_weights_alone(adapted, make_policy):
     one, two, other = (base.model.get_base_model() for base in (adapted(1), adapted(2), adapted(1, base=7)))
     assert fingerprint(one) == fingerprint(two) != fingerprint(other)
     plain = make_policy("qwen3_tied", hidden_size=64, head_dim=32).model.state_dict()
-    below = in_memory(serving_parts(adapted(1), merged=False))
+    below = in_memory(serving_parts(adapted(1)))
     assert all(torch.equal(below[name], tensor) for name, tensor in plain.items())
 
 
