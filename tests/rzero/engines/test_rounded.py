@@ -17,14 +17,14 @@ SETTINGS = {
     "max_rows": 64, "threads": 1, "compact_below": 0.85, "prefill_tokens": 100, "first_capacity": 4,
     "verify_sync": True, "decoder": "auto", "dtype": "int8",
 }  # fmt: skip
-SPEC = LoraSpec(
+ADAPTERS = LoraSpec(
     rank=4, alpha=8, dropout=0.0,
     target_modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
 )  # fmt: skip
 FAMILIES = ["qwen3", "qwen3_tied", "qwen2", "llama", "gemma3"]
 
 
-def with_lora(policy, *, size=0.05, spec=SPEC, seed=3):
+def with_lora(policy, *, size=0.05, spec=ADAPTERS, seed=3):
     adapted = Policy(model=add_adapters(policy.copy().model, spec), tokenizer=policy.tokenizer)
     change(adapted, size=size, seed=seed)
     return adapted
@@ -163,7 +163,7 @@ def test_what_int8_cannot_do_is_refused_in_one_line(make_policy):
         engine_of(make_policy("qwen3"), device="meta")
     with pytest.raises(ValueError, match="int8 needs the fused decoder"):
         EmbeddedEngine(**{**SETTINGS, "decoder": "generic"})
-    on_embedding = with_lora(make_policy("qwen3"), spec=replace(SPEC, target_modules=("embed_tokens",)))
+    on_embedding = with_lora(make_policy("qwen3"), spec=replace(ADAPTERS, target_modules=("embed_tokens",)))
     with pytest.raises(ValueError, match="embed_tokens"):
         engine_of(on_embedding)
     policy = make_policy("llama").copy()
