@@ -219,7 +219,10 @@ class EvaluationScores(Protocol):
 
 @runtime_checkable
 class BenchmarkSuite(Protocol):
-    """Scores a policy through its engine under a fixed protocol. `progress` counts `benchmarks`.
+    """Scores a policy through its engine under a fixed protocol.
+
+    `progress` counts `benchmarks`, `on_call` the responses of a part of one: what they answer, how many are there, of
+    how many.
 
     scores = suite.evaluate(engine, policy=policy)     # the one that the engine was synced with
     """
@@ -228,7 +231,12 @@ class BenchmarkSuite(Protocol):
     def benchmarks(self) -> Sequence[object]: ...
 
     def evaluate(
-        self, engine: RolloutEngine, *, policy: Policy | None = None, progress: Progress | None = None
+        self,
+        engine: RolloutEngine,
+        *,
+        policy: Policy | None = None,
+        progress: Progress | None = None,
+        on_call: Callable[[str, int, int], None] | None = None,
     ) -> EvaluationScores: ...
 
 

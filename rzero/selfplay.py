@@ -268,7 +268,12 @@ class SelfPlay:
         self.stages.expect(steps=len(self.suite.benchmarks))
         policy = self.weights.load("solver", iteration)
         self.frozen.sync(policy)
-        scores = self.suite.evaluate(self.frozen, policy=policy, progress=lambda done, total: self.stages.advance())
+        scores = self.suite.evaluate(
+            self.frozen,
+            policy=policy,
+            progress=lambda done, total: self.stages.advance(),
+            on_call=lambda what, done, total: self.stages.advance(f"{what}: {done} of {total} responses", steps=0),
+        )
         self.stages.keep_scores(scores)
         return f"overall {scores.overall:.2f}"
 
