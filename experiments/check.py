@@ -16,20 +16,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments import composition
 from experiments.command_line import DONE, UNMET, add_overrides, check, command_parser, exit_code, expand_policy, say
 from experiments.compose import compose
 from experiments.parts import check_keys, made
 from experiments.terminal import print_table, quiet_libraries
 from rzero.escaping import terminal_text
-from rzero.policy_check import TEMPLATE, Finding, findings, requests
-from rzero.processes.cpu import set_up_cpu
-from rzero.prompts import set_day
+
+if TYPE_CHECKING:
+    from rzero.policy_check import Finding
 
 
 def table_of(found: Sequence[Finding]) -> Table:
@@ -49,6 +49,11 @@ def shown(text: str) -> Iterator[str]:
 
 def look(overrides: Sequence[str], *, console: Console, config_dir: Path | None = None) -> int:
     """Load the policy of these overrides, print what is found; return the exit code."""
+    from experiments import composition
+    from rzero.policy_check import TEMPLATE, findings, requests
+    from rzero.processes.cpu import set_up_cpu
+    from rzero.prompts import set_day
+
     cfg = compose(*expand_policy(overrides, config_dir=config_dir), config_dir=config_dir)
     check(cfg)
     check_keys(cfg)

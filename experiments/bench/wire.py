@@ -87,7 +87,8 @@ def _requests(*, logprobs: bool) -> list[RowRequest]:
 @contextmanager
 def _servers() -> Iterator[list[str]]:
     """The addresses of servers that are there while the context lasts."""
-    command = [sys.executable, "-m", wire_server.__name__, str(SERVERS), str(TOKENS)]
+    code = f"import asyncio, {wire_server.__name__} as server; asyncio.run(server.serve({SERVERS}, {TOKENS}))"
+    command = [sys.executable, "-c", code]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:

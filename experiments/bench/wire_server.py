@@ -1,7 +1,4 @@
-"""The server's side of the bench of the wire, in a process of its own: answers every row at once, in vLLM 0.32's form.
-
-python -m experiments.bench.wire_server 2 1229     # two servers, 1,229 tokens a row; prints their ports
-"""
+"""The servers of the bench of the wire, in a process of their own: every row is answered at once, in vLLM's form."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import asyncio
 import json
 import random
 import re
-import sys
 
 VOCABULARY = 151_936
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
@@ -28,7 +24,7 @@ def answer(tokens: int, *, logprobs: bool) -> bytes:
 
 
 async def serve(count: int, tokens: int) -> None:
-    """Answers until it is killed."""
+    """Prints the ports of `count` servers, and answers rows of `tokens` tokens until it is killed."""
     replies = {logprobs: answer(tokens, logprobs=logprobs) for logprobs in (False, True)}
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -45,7 +41,3 @@ async def serve(count: int, tokens: int) -> None:
     servers = [await asyncio.start_server(talk, "127.0.0.1", 0, backlog=1024) for _ in range(count)]
     print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
     await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), int(sys.argv[2])))

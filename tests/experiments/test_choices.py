@@ -66,6 +66,9 @@ REFUSED: Mapping[frozenset[Cell], str] = {
             ),
         ),
     )
+} | {
+    frozenset({("experiment", "qwen2_5_coder_0_5b"), ("scale", scale)}): NEEDS_THE_WHOLE_DISTRIBUTION
+    for scale in ("official", "paper", "paper_lora", "small_lm")
 }
 """Choices that cannot go together, and what a run says that is given them."""
 

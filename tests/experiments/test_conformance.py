@@ -109,7 +109,7 @@ def test_every_choice_composes_and_builds(choice: str) -> None:
         alone = compose(choice) if group == "curriculum" else None
         cfg = (alone or compose(overrides=[f"+{group}={option}", "+repetition=paper"]))[group]
     node = cfg.rule if group == "curriculum" else cfg
-    needs = {"grader": object(), "bank": object(), "seed": 0}
+    needs = {"grader": object(), "bank": object(), "embedder": object(), "seed": 0}
     built = instantiate(node, _convert_="all")
     if isinstance(built, functools.partial):
         names = inspect.signature(built.func).parameters
