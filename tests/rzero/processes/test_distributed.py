@@ -29,6 +29,7 @@ from tests.rzero.processes import two_processes
 from tests.rzero.processes.two_processes import (
     CASES,
     ROUNDED,
+    SERVED,
     SIZE,
     load,
     make_engine,
@@ -127,6 +128,36 @@ def test_several_processes_go_on_exactly_from_a_checkpoint(
     assert resumed.keys() == whole.keys()
     for name, tensor in whole.items():
         assert torch.equal(resumed[name], tensor), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("role", "tuning", "strategy"), SERVED)
+def test_ranks_that_hold_an_outline_train_as_with_the_whole_model(
+    trained: Path, role: str, tuning: str, strategy: str
+) -> None:
+    """From the start and from a checkpoint, to the bit."""
+    file = "adapter_model.safetensors" if tuning == "lora" else "model.safetensors"
+    name = f"{role}_{tuning}_{strategy}"
+    expected = load_file(trained / f"{name}_whole" / file)
+    for other in (f"{name}_outlines", f"{name}_outlines_resumed"):
+        weights = load_file(trained / other / file)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items()), other
+    steps, expected_steps = (json.loads((trained / f"{name}_{of}.json").read_text()) for of in ("outlines", "whole"))
+    for step, expected_step in zip(steps, expected_steps, strict=True):
+        assert expected_step[f"{role}/grad_norm"] > 0
+        assert {key: step[key] for key in step if not is_timing(key)} == {
+            key: expected_step[key] for key in expected_step if not is_timing(key)
+        }
+
+
+@pytest.mark.slow
+def test_a_rank_that_holds_an_outline_never_holds_the_model(trained: Path) -> None:
+    """Nothing while it loads; then its shares, and one layer or what is in none."""
+    held = json.loads((trained / "held.json").read_text())
+    assert held["loaded"] < 0.02 * held["whole"]
+    assert held["policy"] < 0.8 * held["whole"]
+    assert held["with reference"] < 0.5 * held["whole"] + 0.8 * held["whole"]
 
 
 @pytest.mark.slow
