@@ -102,7 +102,7 @@ def test_a_checkpoint_at_the_shape_of_qwen3_4b_is_held_one_file_at_a_time(monkey
     monkeypatch.setattr(gathering, "save_file", lambda tensors, *_, **__: files.append(sum(_size(tensors))))
     monkeypatch.setattr(gathering, "require_space", lambda *_, **__: None)
     with simulation._fake_group(8) as mesh, fake_device() as counter:
-        model = simulation._model({**case().policy, "architecture": shape}, layers=12)
+        model = simulation._model({**case().policy, "architecture": shape}, layers=12, keep_adapters=False)
         put_on_fake_device(model)
         shard(model, mesh)
         optimizer = torch.optim.AdamW(model.parameters())

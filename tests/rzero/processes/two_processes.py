@@ -75,25 +75,25 @@ SERVED = (("solver", "full", "ddp"), ("challenger", "full", "fsdp"), ("solver", 
 """Cases with an engine that the first rank alone draws with, where the others hold whole models or outlines."""
 
 
-def embedded(*, device: str | None = None, verify_sync: bool = True) -> EmbeddedEngine:
-    return EmbeddedEngine(
-        max_rows=64, threads=1, compact_below=0.85, prefill_tokens=4096, first_capacity=16, verify_sync=verify_sync,
-        decoder="auto", device=device,
-    )  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "max_rows": 64, "threads": 1, "compact_below": 0.85, "prefill_tokens": 4096, "first_capacity": 16,
+    "decoder": "auto",
+}  # fmt: skip
 
 
 def make_engine(ranks: Ranks, *, device: str | None = None) -> Any:
-    return across(embedded(device=device), ranks)
+    return across(EmbeddedEngine(**SETTINGS, verify_sync=True, device=device), ranks)
 
 
 class FirstDraws:
     """An engine that the first of several processes draws with, as servers of vLLM are, but in its own process."""
 
-    def __init__(self) -> None:
-        self.engine = embedded(verify_sync=False)  # it would run a split model on one rank
+    def __init__(self, **settings: Any) -> None:
+        # no probe: a model that is split would be run on one rank
+        self.engine = EmbeddedEngine(**{**settings, "verify_sync": False})
         self.generate, self.close = self.engine.generate, self.engine.close
 
-    def sync(self, policy: Policy, *, ranks: Ranks) -> None:
+    def sync(self, policy: Policy, *, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - frozen
         if ranks.first:
             self.engine.sync(policy)
         else:
@@ -308,8 +308,8 @@ def train_served(base: Path, folder: Path, ranks: Ranks) -> None:
         case: dict[str, Any] = {"role": role, "tuning": tuning, "strategy": strategy, "ranks": ranks}
         for outlines, name in ((False, "whole"), (True, "outlines")):
             target = folder / f"{role}_{tuning}_{strategy}_{name}"
-            train(base, target, **case, engine=across(FirstDraws(), ranks), outlines=outlines)
-        go_on(base, target, **case, engine=across(FirstDraws(), ranks), outlines=True)
+            train(base, target, **case, engine=across(FirstDraws(**SETTINGS), ranks), outlines=outlines)
+        go_on(base, target, **case, engine=across(FirstDraws(**SETTINGS), ranks), outlines=True)
 
 
 def measure(base: Path, folder: Path, ranks: Ranks) -> None:
