@@ -110,9 +110,7 @@ class Policy:
 
     def vocabulary(self) -> int:
         """Returns how many tokens the model embeds, which may be more than its tokenizer has."""
-        weight = self.model.get_input_embeddings().weight
-        assert isinstance(weight, Tensor)
-        return len(weight)
+        return _embedded(self.model)
 
     def eos_ids(self) -> tuple[int, ...]:
         """Returns every token that ends a response, from the generation config and the tokenizer. May be empty."""
@@ -171,7 +169,7 @@ def load_policy(
         ) from error
     if broken:
         raise ValueError(f"{source} lacks weights for {broken[:5]} ({len(broken)} in all); is the download complete?")
-    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+    if len(tokenizer) > (rows := _embedded(model)):
         raise ValueError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
     notes = repaired(model, tokenizer)
     for directory in () if outline else merged:
@@ -186,6 +184,12 @@ def load_policy(
     elif adapter is not None and not outline:
         model = with_adapters_merged(model, Path(adapter))
     return Policy(model=model, tokenizer=tokenizer, notes=notes)
+
+
+def _embedded(model: PreTrainedModel) -> int:
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return len(weight)
 
 
 def _with_weights(source: str, **options: Any) -> tuple[PreTrainedModel, list[str]]:
