@@ -16,126 +16,41 @@ a repository that exists, or a hub that refuses.
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-from experiments.command_line import DONE, command_parser, exit_code, say
-from experiments.export import DTYPES, export
-from experiments.publishing import hub
-from experiments.publishing.cards import RECIPE, Publication, data_card, model_card
-from experiments.publishing.lineage import UNKNOWN, made_of, read_base
-from experiments.publishing.privacy import forget_origin, public_recipe, require_nothing_of_here
-from experiments.publishing.question_set import question_set
-from experiments.publishing.source import Source, read_source, require_whole, size
-from experiments.terminal import quiet_libraries
-from rzero.durable import new_directory
-
-
-def write(source: Source, of: Publication, *, output: Path, dtype: str | None, data_dir: Path | None,
-          progress: Progress) -> None:  # fmt: skip
-    """Writes a folder for each role that was trained and for the questions into `output`, all of them or none.
-
-    Raises ValueError when a file of the run is damaged, the benchmarks cannot be read, or a path would be told.
-    """
-    sizes = {role: size(folder) for role, folder in source.trained.items()}
-    task = progress.add_task("checking files", total=2 * sum(sizes.values()))
-    require_whole(source, checked=lambda n: progress.advance(task, n))
-    progress.update(task, description="questions")
-    recipe = OmegaConf.to_yaml(OmegaConf.create(public_recipe(source.run.config)))
-    questions = question_set(source.run, until=source.until, data_dir=data_dir)
-    with new_directory(output) as folder:
-        (folder / "questions").mkdir()
-        questions.write(folder / "questions")
-        data_card(questions, of).save(folder / "questions" / "README.md")
-        (folder / "questions" / RECIPE).write_text(recipe, encoding="utf-8")
-        for role in source.trained:
-            progress.update(task, description=f"weights of the {role}")
-            own = dtype or (DTYPES[0] if source.config.policy.lora else source.config.policy.dtype)
-            export(source.run.path, role=role, iteration=source.until, dtype=own, output=folder / role)
-            forget_origin(folder / role)
-            model_card(role, of).save(folder / role / "README.md")
-            (folder / role / RECIPE).write_text(recipe, encoding="utf-8")
-            for file in of.base.licence.files:
-                shutil.copyfile(file, folder / role / file.name)
-            require_nothing_of_here(folder / role, run=source.run.path)
-            progress.advance(task, sizes[role])
-    progress.remove_task(task)
-
-
-def push(output: Path, names: dict[str, str], *, private: bool, update: bool, progress: Progress) -> list[str]:
-    """Sends every folder in `output`; returns the addresses. Raises OSError naming the folder, which stays."""
-    there = {kind: name for kind, name in names.items() if (output / kind).is_dir()}
-    task = progress.add_task("", total=sum(size(output / kind) for kind in there))
-    addresses = []
-    for kind, name in there.items():
-        progress.update(task, description=f"to {name}")
-        try:
-            addresses.append(
-                hub.push(output / kind, name, private=private, update=update, sent=lambda n: progress.advance(task, n))
-            )
-        except OSError as error:
-            raise OSError(f"{error}; what is to be sent lies in {output}, and --update goes on") from error
-    return addresses
-
-
-def require_place(output: Path) -> None:
-    """Raises FileExistsError unless the folder is new, empty, or what this command left there."""
-    if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - set(hub.KINDS)):
-        raise FileExistsError(f"{output} holds other things; choose another --output")
+from experiments.command_line import DONE, command_parser, exit_code
+from experiments.export import DTYPES
+from experiments.paths import place
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.publish", __doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="directory of a finished run")
+    parser.add_argument("run", type=place, metavar="RUN", help="directory of a finished run")
     parser.add_argument("--push", metavar="OWNER/NAME", help="send them to the hub under this name and -<kind>")
     parser.add_argument("--update", action="store_true", help="add a commit to repositories that exist already")
     parser.add_argument("--private", action="store_true", help="make the repositories private")
     parser.add_argument("--iteration", type=int, help="after which iteration; default: the last")
     parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default: the run's, with adapters float32")
-    parser.add_argument("--data-dir", type=Path, metavar="FOLDER", help="where the run's benchmarks lie, without a hub")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="default: RUN/published")
+    parser.add_argument("--data-dir", type=place, metavar="FOLDER", help="where its benchmarks lie, without a hub")
+    parser.add_argument("--output", type=place, metavar="DIR", help="default: RUN/published")
     options = parser.parse_args(arguments)
     if (options.update or options.private) and not options.push:
         parser.error("--update and --private go with --push OWNER/NAME")
 
     def work() -> int:
-        quiet_libraries()
-        source = read_source(options.run, iteration=options.iteration)
-        names = hub.repositories(options.push) if options.push else {}
-        output = options.output or options.run / "published"
-        require_place(output)
-        offline: hub.Unreachable | None = None
-        if names:
-            hub.require_token()
-            try:
-                if not options.update:
-                    hub.require_new(names)
-            except hub.Unreachable as error:
-                offline = error
-        of = Publication(
-            run=source.run,
-            base=read_base(source.config),
-            until=source.until,
-            made_of=made_of(source.weights, until=source.until),
-            names={kind: name for kind, name in names.items() if kind == "questions" or kind in source.trained},
+        from experiments.publishing.publication import publish
+
+        publish(
+            options.run,
+            pushed_as=options.push,
+            update=options.update,
+            private=options.private,
+            iteration=options.iteration,
+            dtype=options.dtype,
+            data_dir=options.data_dir,
+            output=options.output,
         )
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-            write(source, of, output=output, dtype=options.dtype, data_dir=options.data_dir, progress=progress)
-            if of.base.licence.id == UNKNOWN:
-                say("the licence of the base model is not known here; the cards say so")
-            say(f"written: {output}")
-            if offline:
-                raise offline
-            sent = push(output, names, private=options.private, update=options.update, progress=progress)
-        for address in sent:
-            say(f"pushed: {address}")
         return DONE
 
     return exit_code(

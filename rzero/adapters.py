@@ -76,7 +76,7 @@ def add_adapters(model: PreTrainedModel, spec: LoraSpec) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), model.device:
         # all ranks, and a resumed run, must draw the same adapters; they start as a sum with nothing
         torch.manual_seed(0)
         return get_peft_model(model, config)
@@ -206,7 +206,7 @@ def keep_as_reference(model: PeftModel) -> None:
     flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     config = copy.copy(model.peft_config[trained])
     config.inference_mode = True
-    with torch.random.fork_rng(devices=[]):  # values are drawn, and replaced below
+    with torch.random.fork_rng(devices=[]), unwrap_adapters(model).device:  # values are drawn, and replaced below
         model.add_adapter(REFERENCE, config)
     parameters = dict(model.named_parameters())
     for name, tensor in adapter_weights(model).items():

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.core_model_loading import revert_weight_conversion
 
 from rzero.adapters import (
@@ -46,12 +54,14 @@ _CONFIGS = ("config.json", "generation_config.json", "adapter_config.json", "mod
 class Policy:
     """A causal language model, perhaps inside PEFT's wrapper, which answers alike, and its tokenizer.
 
-    `notes` says, a line each, what was changed while it was loaded.
+    `notes` says, a line each, what was changed while it was loaded. known_hash: what `weights_hash` returns, for a
+    policy that is not trained and whose weights are perhaps in another process.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     notes: tuple[str, ...] = ()
+    known_hash: str | None = None
 
     def save(self, directory: Path, *, write: bool = True) -> None:
         """Writes an ordinary Hugging Face directory (safetensors, tokenizer, config).
@@ -85,6 +95,8 @@ class Policy:
 
     def weights_hash(self) -> str:
         """Returns the sha256 over names, dtypes, shapes and bytes of the merged weights. Equal after save and load."""
+        if self.known_hash is not None:
+            return self.known_hash
         digest = hashlib.sha256()
         for name, tensor in sorted(merged_weights(self.model).items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -98,9 +110,7 @@ class Policy:
 
     def vocabulary(self) -> int:
         """Returns how many tokens the model embeds, which may be more than its tokenizer has."""
-        weight = self.model.get_input_embeddings().weight
-        assert isinstance(weight, Tensor)
-        return len(weight)
+        return _embedded(self.model)
 
     def eos_ids(self) -> tuple[int, ...]:
         """Returns every token that ends a response, from the generation config and the tokenizer. May be empty."""
@@ -127,6 +137,7 @@ def load_policy(
     lora: LoraSpec | Json | None = None,
     adapter: str | Path | None = None,
     gradient_checkpointing: bool = False,
+    outline: bool = False,
 ) -> Policy:
     """Loads a model and its tokenizer from a directory or, given `owner/name`, from the hub.
 
@@ -135,6 +146,9 @@ def load_policy(
 
     A path is never looked up on the hub: anything that exists here, starts with `.`, `/` or `~`, has more or fewer than
     one slash, or whose first part is a directory here, is a path.
+
+    outline: the model without values, on the device `meta`, as `fill_from_first` takes it; no weights are read but, to
+    be checked, adapters that go on.
 
     What would fail later and can be put right is (`rzero.repairs`); `Policy.notes` says so.
 
@@ -147,21 +161,18 @@ def load_policy(
     options: Json = {"trust_remote_code": trust_remote_code, "local_files_only": local}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch_dtype, attn_implementation=attn_implementation, output_loading_info=True, **options
-        )
+        make = _outline if outline else _with_weights
+        model, broken = make(source, dtype=torch_dtype, attn_implementation=attn_implementation, **options)
     except Exception as error:  # transformers, safetensors and tokenizers each raise their own types for bad files
         raise ValueError(
             f"cannot load a policy from {source}: {type(error).__name__}: {str(error).splitlines()[0]}"
         ) from error
-    model, loading = loaded
-    # from_pretrained fills absent weights with random numbers and only warns.
-    if broken := sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind]):
+    if broken:
         raise ValueError(f"{source} lacks weights for {broken[:5]} ({len(broken)} in all); is the download complete?")
-    if len(tokenizer) > (rows := model.get_input_embeddings().weight.shape[0]):
+    if len(tokenizer) > (rows := _embedded(model)):
         raise ValueError(f"{source}: the tokenizer has {len(tokenizer)} tokens, the model embeds only {rows}")
     notes = repaired(model, tokenizer)
-    for directory in merged:
+    for directory in () if outline else merged:
         model = with_adapters_merged(model, directory)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -170,9 +181,38 @@ def load_policy(
         model = add_adapters(model, spec)
         if adapter is not None:
             load_adapters(model, spec, Path(adapter))
-    elif adapter is not None:
+    elif adapter is not None and not outline:
         model = with_adapters_merged(model, Path(adapter))
     return Policy(model=model, tokenizer=tokenizer, notes=notes)
+
+
+def _embedded(model: PreTrainedModel) -> int:
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return len(weight)
+
+
+def _with_weights(source: str, **options: Any) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of weights that its files lack."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    model, loading = loaded
+    # from_pretrained fills absent weights with random numbers and only warns.
+    return model, sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading[kind])
+
+
+def _outline(
+    source: str, *, dtype: torch.dtype, attn_implementation: str, trust_remote_code: bool, local_files_only: bool
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model as `from_pretrained` leaves it but for its values."""
+    options: Json = {"trust_remote_code": trust_remote_code, "local_files_only": local_files_only}
+    config = AutoConfig.from_pretrained(source, **options)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, attn_implementation=attn_implementation, trust_remote_code=trust_remote_code
+        )
+    with suppress(OSError):  # without the file there is what the configuration says
+        model.generation_config = GenerationConfig.from_pretrained(source, local_files_only=local_files_only)
+    return model.eval(), []
 
 
 def require_policy(path_or_id: str | Path) -> None:

@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeAlias
 
 import torch
 
-from rzero.engines.across import across
+from rzero.engines.across import ServedEngine, across
 from rzero.grpo import PolicyLoss
 from rzero.interfaces import (
     AskingEngine,
@@ -173,7 +174,7 @@ class SelfPlay:
             ),
             reward=self.ranks.shared(phase.reward(seed)),
             policy=policy,
-            reference=reference_of(policy) if phase.loss.needs_reference else None,
+            reference=reference_of(policy, ranks=self.ranks) if phase.loss.needs_reference else None,
             engine=self.learning,
             settings=phase.settings,
             loss=phase.loss,
@@ -249,7 +250,7 @@ class SelfPlay:
             reward=self.ranks.shared(phase.reward(seed)),
             label=phase.label,
             policy=policy,
-            reference=reference_of(policy) if phase.loss.needs_reference else None,
+            reference=reference_of(policy, ranks=self.ranks) if phase.loss.needs_reference else None,
             engine=self.learning,
             settings=phase.settings,
             loss=phase.loss,
@@ -268,6 +269,7 @@ class SelfPlay:
         self.stages.expect(steps=len(self.suite.benchmarks))
         policy = self.weights.load("solver", iteration)
         self.frozen.sync(policy)
+        policy = replace(policy, known_hash=self.ranks.shared(policy.weights_hash)())
         scores = self.suite.evaluate(
             self.frozen,
             policy=policy,
@@ -334,6 +336,8 @@ class SelfPlay:
             self.ranks = ranks
             self.stages.open(ranks, iterations=self.iterations)
             self.learning, self.frozen = (across(self.make_engine(), ranks) for _ in range(2))
+            if isinstance(self.learning, ServedEngine) and not ranks.first:
+                self.weights = replace(self.weights, make=partial(self.weights.make, outline=True))
             try:
                 yield
             finally:

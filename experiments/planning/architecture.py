@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from rzero.adapters import ALL_LINEAR
 from rzero.types import Json
 
 
@@ -71,7 +70,7 @@ class Architecture:
 
     def adapter_parameters(self, *, rank: int, target_modules: Iterable[str]) -> int:
         """Count the parameters of low-rank adapters on those matrices in every layer."""
-        names = self.linears if target_modules == ALL_LINEAR else target_modules
+        names = self.linears if target_modules == "all-linear" else target_modules  # rzero.adapters.ALL_LINEAR
         return self.num_hidden_layers * sum(rank * sum(self.linears[name]) for name in names)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 import lightning.pytorch as pl
@@ -19,7 +20,7 @@ from rzero.grpo import PolicyLoss
 from rzero.interfaces import RestingEngine, RolloutEngine
 from rzero.modules.choices import Refill
 from rzero.modules.metrics import rollout_metrics, speed, timed
-from rzero.modules.reference import Reference
+from rzero.modules.reference import Fill, FrozenCopy, Reference
 from rzero.modules.settings import GRPOSettings
 from rzero.modules.shared_prompts import make_ready
 from rzero.modules.update import Update
@@ -27,7 +28,7 @@ from rzero.policy import Policy
 from rzero.processes.ranks import Ranks
 from rzero.roles import Role
 from rzero.seeding import derive
-from rzero.sharding import shard
+from rzero.sharding import fill_from_first, is_outline, shard
 from rzero.types import Group, Prompt, RewardBreakdown, Sampling
 
 Batch = TypeVar("Batch")
@@ -37,10 +38,11 @@ Rewards = list[list[RewardBreakdown]]
 class GRPOModule(pl.LightningModule, Generic[Batch]):
     """One phase of one role. Subclasses say what is asked (`prompts`, `spare`) and how it is paid (`pay`).
 
-    policy: the model that learns. reference: the weights at the start of the phase (None: no KL term).
-    engine: samples from the policy. batches: what `prompts` and `pay` of each step are given; a step's index comes from
-    the data loader. seed: of the phase; rollout i uses `derive(seed, "rollout", i)`. ranks: the processes that
-    share the work; `engine` and `pay` then give every one of them the same groups and rewards.
+    policy: the model that learns; ranks other than the first may hold its outline. reference: the weights at the
+    start of the phase (None: no KL term). engine: samples from the policy. batches: what `prompts` and
+    `pay` of each step are given; a step's index comes from the data loader. seed: of the phase; rollout i uses
+    `derive(seed, "rollout", i)`. ranks: the processes that share the work; `engine` and `pay` then give every one of
+    them the same groups and rewards.
 
     A phase that goes on from a checkpoint has `rollouts_done` and `restore_optimizer` set before it is fitted.
     """
@@ -96,16 +98,28 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         """
 
     def configure_model(self) -> None:
-        """Splits policy and reference over the ranks when the strategy is FSDP2's.
+        """Gives policy and reference their weights on ranks that hold outlines, and splits them under FSDP2.
 
         The engine is synced first: afterwards class and tensors of the model are no longer those of the architecture.
         """
-        if self.device_mesh is None or isinstance(self.model, FSDPModule):
+        if isinstance(self.model, FSDPModule):
             return
-        self.engine.sync(self.policy)
-        shard(self.model, self.device_mesh["data_parallel"])
-        if self.reference is not None:
-            self.reference.shard(self.device_mesh["data_parallel"])
+        fill = self._fill()
+        if self.device_mesh is not None:
+            self.engine.sync(self.policy)
+            shard(self.model, self.device_mesh["data_parallel"], fill=fill)
+            if self.reference is not None:
+                self.reference.shard(self.device_mesh["data_parallel"], fill=fill)
+        elif fill is not None:
+            fill(self.model)
+            if isinstance(self.reference, FrozenCopy):
+                fill(self.reference.model)
+
+    def _fill(self) -> Fill | None:
+        """What gives a module the first rank's weights; None where every rank has them."""
+        if not any(self.ranks.gather(is_outline(self.model))):
+            return None
+        return partial(fill_from_first, ranks=self.ranks, device=self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         if self.reference is not None:

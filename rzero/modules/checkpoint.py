@@ -64,7 +64,8 @@ def load_weights(directory: Path, model: nn.Module) -> None:
     if trained.keys() != saved.keys():
         raise ValueError(f"{directory} is a checkpoint of another model; remove it to start the phase again")
     for name, parameter in trained.items():
-        parameter.copy_(saved[name]())
+        if not parameter.is_meta:  # an outline is given the first rank's
+            parameter.copy_(saved[name]())
 
 
 def load_optimizer(directory: Path, optimizer: torch.optim.Optimizer) -> None:

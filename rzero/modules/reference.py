@@ -5,10 +5,10 @@ With LoRA no second model is needed: they are the base without adapters, or with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import nn
@@ -17,10 +17,14 @@ from torch.distributed.fsdp import FSDPModule
 
 from rzero.adapters import REFERENCE, keep_as_reference
 from rzero.policy import Policy
+from rzero.processes.ranks import Ranks
 from rzero.sharding import shard
 
 if TYPE_CHECKING:
     from peft import PeftModel  # slow to import, needed only with adapters
+
+Fill: TypeAlias = Callable[[nn.Module], None]
+"""Gives a module weights where it has none."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -29,9 +33,9 @@ class FrozenCopy:
 
     model: nn.Module
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, *, fill: Fill | None = None) -> None:
         """Splits the weights over ranks, as the policy's are."""
-        shard(self.model, mesh)
+        shard(self.model, mesh, fill=fill)
 
     def move(self, device: torch.device) -> None:
         """Puts the weights where the policy's are; split ones are there."""
@@ -50,7 +54,7 @@ class AdaptersOff:
 
     model: PeftModel
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, *, fill: Fill | None = None) -> None:
         """Nothing: the weights are the policy's, and split with them."""
 
     def move(self, device: torch.device) -> None:
@@ -71,7 +75,7 @@ class FrozenAdapters:
 
     model: PeftModel
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, *, fill: Fill | None = None) -> None:
         """Nothing: the adapters are in the policy's model, and split with it."""
 
     def move(self, device: torch.device) -> None:
@@ -92,12 +96,14 @@ class FrozenAdapters:
 
 Reference = FrozenCopy | AdaptersOff | FrozenAdapters
 
+_ALONE = Ranks()
 
-def reference_of(policy: Policy) -> Reference:
-    """The weights as they are now. With LoRA no second model is made.
+
+def reference_of(policy: Policy, *, ranks: Ranks = _ALONE) -> Reference:
+    """The weights as they are now, on all ranks those of the first. With LoRA no second model is made.
 
     Adapters that do nothing yet are switched off; those that go on from an earlier phase are kept as they are now
-    beside the ones that are trained. Raises ValueError when that has been done before.
+    beside the ones that are trained. Raises ValueError when that has been done before. Every rank calls this.
     """
     if not hasattr(policy.model, "peft_config"):
         return FrozenCopy(model=policy.copy().model)
@@ -106,10 +112,14 @@ def reference_of(policy: Policy) -> Reference:
     assert isinstance(policy.model, PeftModel)
     if REFERENCE in policy.model.peft_config:
         raise ValueError("this policy has a reference in it already")
-    if not any(bool(p.any()) for name, p in policy.model.named_parameters() if "lora_B" in name):
+    if not ranks.shared(_adapted)(policy.model):
         return AdaptersOff(model=policy.model)
     keep_as_reference(policy.model)
     return FrozenAdapters(model=policy.model)
+
+
+def _adapted(model: nn.Module) -> bool:
+    return any(bool(p.any()) for name, p in model.named_parameters() if "lora_B" in name)
 
 
 def _trained(model: nn.Module) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import warnings
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rzero.gathering import merged_weights
-from rzero.policy import LoraSpec, load_policy
+from rzero.policy import LoraSpec, Policy, load_policy
 from rzero.repairs import switch_off_dropout
+from rzero.sharding import is_outline
 
 LORA = LoraSpec(rank=2, alpha=8, dropout=0.0, target_modules=("q_proj", "down_proj"))
 IDS = torch.arange(12)[None]
@@ -30,6 +32,44 @@ def shake_adapters(policy):
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
+
+
+@pytest.mark.parametrize("family", ["qwen3_tied", "gemma3", "gpt2"])
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}])
+def test_an_outline_is_the_policy_without_values(make_policy, tmp_path, family, lora):
+    """Names, shapes, dtypes, what is trained and what is tied; and what is known without weights."""
+    made = make_policy(family)
+    made.model.generation_config.eos_token_id = [5, 6]
+    made.save(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")  # PEFT, about GPT-2
+        whole, outline = (load(tmp_path, lora=lora, gradient_checkpointing=True, outline=o) for o in (False, True))
+
+    def shape(policy):
+        model = policy.model
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+        return {name: (tensor.shape, tensor.dtype, tensor.requires_grad) for name, tensor in tensors}
+
+    assert shape(outline) == shape(whole)
+    assert is_outline(outline.model)
+    assert not is_outline(whole.model)
+    assert all(tensor.is_meta for tensor in [*outline.model.parameters(), *outline.model.buffers()])
+    ends = outline.model.get_input_embeddings().weight, outline.model.get_output_embeddings().weight
+    assert (ends[0] is ends[1]) == whole.model.config.tie_word_embeddings
+    for known in (Policy.eos_ids, Policy.pad_id, Policy.context, Policy.vocabulary, Policy.size):
+        assert known(outline) == known(whole)
+    assert outline.eos_ids()[:2] == (5, 6)
+    assert outline.notes == whole.notes
+    assert outline.model.training == whole.model.training
+    assert outline.model.is_gradient_checkpointing
+
+
+def test_an_outline_needs_no_adapters_that_are_merged(make_policy, tmp_path):
+    make_policy("qwen3").save(tmp_path / "base")
+    load(tmp_path / "base", lora=LORA).save(tmp_path / "adapters")
+    outline = load(tmp_path / "adapters", outline=True)
+    assert outline.model.state_dict().keys() == load(tmp_path / "adapters").model.state_dict().keys()
+    assert all(parameter.is_meta and parameter.requires_grad for parameter in outline.model.parameters())
 
 
 @pytest.mark.parametrize("family", ["qwen3", "qwen3_tied", "gemma3", "gpt2"])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 import torch
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedTokenizerBase
 
 from rzero.adapters import adapter_rank
@@ -78,7 +79,8 @@ class VllmEngine(Generic[S]):
     def sync(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
         """Takes a copy of the policy's weights, or of its adapters; raises RuntimeError when a probe shows they differ.
 
-        Of several processes all have to call it, and only the first can draw afterwards.
+        Of several processes all have to call it, and only the first can draw afterwards. Where the policy is not split
+        over them the others may hold its outline.
         """
         if ranks.first:
             self._take(policy)
@@ -100,11 +102,14 @@ class VllmEngine(Generic[S]):
     def verify(self, policy: Policy, *, ranks: Ranks = _ALONE) -> None:
         """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`.
 
-        Or when the checksums of its weights say that they are not those of the last sync.
+        Or when the checksums of its weights say that they are not those of the last sync. Of several processes all
+        have to call it, but the first alone compares unless it takes all of them to run the policy.
         """
         probes = probe_prompts(policy)
         answers = ranks.shared(self._draw)(probe_requests(probes, tokens=_PROBE_TOKENS))
         ranks.shared(self._check)()
+        if not (ranks.first or isinstance(policy.model, FSDPModule)):
+            return
         for probe, drawn in zip(probes, answers, strict=True):
             reference = policy_logprobs(policy, [*probe, *drawn.token_ids])[len(probe) - 1 : -1]
             expected = reference.gather(1, torch.tensor(drawn.token_ids)[:, None]).squeeze(1)

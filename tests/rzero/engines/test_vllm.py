@@ -15,7 +15,7 @@ from rzero.engines.across import ServedEngine, across
 from rzero.engines.vllm import VllmEngine
 from rzero.engines.vllm import in_process as resident
 from rzero.engines.vllm.in_process import InProcessVllm, ResidentVllm, Snapshot
-from rzero.engines.vllm.requests import probe_requests
+from rzero.engines.vllm.requests import Drawn, probe_requests
 from rzero.engines.vllm.retry import EngineDied, retry_when_dead
 from rzero.engines.vllm.server_client import Timeouts
 from rzero.engines.vllm.servers import VllmServers
@@ -176,6 +176,23 @@ def test_servers_draw_for_several_processes_and_vllm_in_the_process_for_one():
     assert isinstance(across(served_engine, two), ServedEngine)
     with pytest.raises(ValueError, match=r"one process: set trainer\.devices=1, or use engine=vllm_server"):
         across(resident_engine, two)
+
+
+class SecondRank(Ranks):
+    """The second of two, where the first draws zeros."""
+
+    def shared(self, function):
+        return lambda *_: [Drawn(token_ids=(1, 2, 3), logprobs=(0.0, 0.0, 0.0))] * 2
+
+
+def test_the_first_rank_alone_runs_a_policy_that_is_not_split(policy, make_policy):
+    """The others may hold an outline, which cannot be run."""
+    engine = VllmEngine(host=SERVERS, max_rows=4, max_model_len=None, retries=0, tolerance=None)
+    policy.model.to("meta")
+    engine.sync(policy, ranks=SecondRank(rank=1, size=2))
+    whole = make_policy("qwen3_tied", hidden_size=64, head_dim=32)
+    with pytest.raises(RuntimeError, match="log-probs differ from the policy's"):
+        engine.verify(whole, ranks=SecondRank(rank=0, size=2))
 
 
 def test_without_vllm_the_error_says_what_to_install(policy, monkeypatch):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +19,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from rzero.adapters import adapter_weights, holds_adapters
+from rzero.engines.embedded import EmbeddedEngine
 from rzero.gathering import merged_weights
 from rzero.modules.batching import balance
 from rzero.processes.launch import RankConfig, launch
-from rzero.processes.ranks import Ranks
+from rzero.processes.ranks import Ranks, joined
 from rzero.selfplay import SelfPlay
+from rzero.sharding import is_outline
 from rzero.tracking import is_timing, read_metrics
 from rzero.types import Prompt, Sampling
 from tests.experiments.small import small_run
@@ -29,7 +33,10 @@ from tests.rzero.processes import two_processes
 from tests.rzero.processes.two_processes import (
     CASES,
     ROUNDED,
+    SERVED,
+    SETTINGS,
     SIZE,
+    FirstDraws,
     load,
     make_engine,
     near_float32,
@@ -37,6 +44,7 @@ from tests.rzero.processes.two_processes import (
     train_rounded,
 )
 from tests.rzero.processes.workers import failing_worker
+from tests.rzero.tiny_run import tiny_run
 
 
 @contextmanager
@@ -130,6 +138,36 @@ def test_several_processes_go_on_exactly_from_a_checkpoint(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("role", "tuning", "strategy"), SERVED)
+def test_ranks_that_hold_an_outline_train_as_with_the_whole_model(
+    trained: Path, role: str, tuning: str, strategy: str
+) -> None:
+    """From the start and from a checkpoint, to the bit."""
+    file = "adapter_model.safetensors" if tuning == "lora" else "model.safetensors"
+    name = f"{role}_{tuning}_{strategy}"
+    expected = load_file(trained / f"{name}_whole" / file)
+    for other in (f"{name}_outlines", f"{name}_outlines_resumed"):
+        weights = load_file(trained / other / file)
+        assert weights.keys() == expected.keys()
+        assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items()), other
+    steps, expected_steps = (json.loads((trained / f"{name}_{of}.json").read_text()) for of in ("outlines", "whole"))
+    for step, expected_step in zip(steps, expected_steps, strict=True):
+        assert expected_step[f"{role}/grad_norm"] > 0
+        assert {key: step[key] for key in step if not is_timing(key)} == {
+            key: expected_step[key] for key in expected_step if not is_timing(key)
+        }
+
+
+@pytest.mark.slow
+def test_a_rank_that_holds_an_outline_never_holds_the_model(trained: Path) -> None:
+    """Nothing while it loads; then its shares, and one layer or what is in none."""
+    held = json.loads((trained / "held.json").read_text())
+    assert held["loaded"] < 0.02 * held["whole"]
+    assert held["policy"] < 0.8 * held["whole"]
+    assert held["with reference"] < 0.5 * held["whole"] + 0.8 * held["whole"]
+
+
+@pytest.mark.slow
 def test_what_several_processes_save_is_an_ordinary_directory(trained: Path, base: Path) -> None:
     """All weights load as they are; adapters load on top of the start, by PEFT or by transformers alone."""
     start = AutoModelForCausalLM.from_pretrained(base)
@@ -147,7 +185,8 @@ def test_what_several_processes_save_is_an_ordinary_directory(trained: Path, bas
 def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Begun by one process, ended by one and by two: the same questions, metrics and weights. Only rank 0 writes.
 
-    All inside a SLURM job of one task, where Lightning would refuse two devices.
+    Also when the second has no model but its share of what is trained. All inside a SLURM job of one task, where
+    Lightning would refuse two devices.
     """
     small = (
         "iterations=1", "challenger.settings.steps=1", "solver.settings.steps=1", "curriculum.candidates=16",
@@ -162,14 +201,22 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
     job = {"JOB_ID": "7", "JOB_NAME": "rzero", "NTASKS": "1", "NTASKS_PER_NODE": "1", "PROCID": "0", "NODELIST": "here"}
     for name, value in job.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    shutil.copytree(tmp_path / "one", tmp_path / "two")
-    for name, more in (("one", ()), ("two", ("trainer=ddp_cpu",))):
+    first_draws = "engine._target_=tests.rzero.processes.two_processes.FirstDraws"
+    ways = {"one": (), "two": ("trainer=ddp_cpu",), "outlines": ("trainer=fsdp_cpu", first_draws)}
+    for name in ("two", "outlines"):
+        shutil.copytree(tmp_path / "one", tmp_path / name)
+    for name, more in ways.items():
         with quiet():
             going_on = small_run(tmp_path / name, *small, *more)
             assert going_on.stages.ledger.done("1/challenger")
             going_on.run()
             going_on.close()
-    one, two = tmp_path / "one", tmp_path / "two"
+    for name in ("two", "outlines"):
+        require_the_same(tmp_path / name, tmp_path / "one")
+
+
+def require_the_same(two: Path, one: Path) -> None:
+    """Raises AssertionError unless two runs ended alike but for rounding."""
     assert (one / "questions" / "questions_1.jsonl").read_text() == (
         two / "questions" / "questions_1.jsonl"
     ).read_text()
@@ -183,6 +230,29 @@ def test_a_run_goes_on_with_another_number_of_processes(tmp_path: Path, monkeypa
     )
     for name, tensor in expected_weights.items():
         torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "rank", "outline"),
+    [(FirstDraws, 1, True), (FirstDraws, 0, False), (functools.partial(EmbeddedEngine, verify_sync=True), 1, False)],
+)
+def test_who_never_draws_loads_outlines(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Any, rank: int, outline: bool
+) -> None:
+    """Of all policies, also the frozen one; where each process draws a share, each needs the whole model."""
+
+    class Loaded(Exception):
+        pass
+
+    def evaluate(run: SelfPlay, iteration: int) -> str:
+        raise Loaded([is_outline(run.weights.load(role, iteration).model) for role in ("challenger", "solver")])
+
+    monkeypatch.setattr(SelfPlay, "evaluate", evaluate)
+    launch = joined(Ranks(rank=rank, size=2))
+    run = tiny_run(tmp_path / "run", base, make_engine=functools.partial(engine, **SETTINGS), launch=launch)
+    with pytest.raises(Loaded, match=re.escape(str([outline] * 2))):
+        run.run()
+    run.close()
 
 
 def test_a_process_that_fails_ends_the_run_with_its_reason() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,12 @@ import pytest
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
-from rzero.engines.across import across
+from rzero.engines.across import ServedEngine, across
 from rzero.engines.embedded import EmbeddedEngine
+from rzero.gathering import model_parts, take_part
 from rzero.grpo import ConstantLength, MicroBatchMean, PolicyLoss, SequenceMean, TokenMean, group_advantages
 from rzero.interfaces import Responses
 from rzero.modules import Challenger, GRPOModule, GRPOSettings, Solver, checkpoint
@@ -26,6 +30,7 @@ from rzero.modules.reference import reference_of
 from rzero.policy import Policy, load_policy
 from rzero.processes.launch import RankConfig
 from rzero.processes.ranks import Ranks
+from rzero.sharding import fill_from_first, shard
 from rzero.types import Completion, Group, LabelledQuestion, Prompt, Question, RewardBreakdown, Sampling, Vote
 
 LORA = {"rank": 2, "alpha": 8, "dropout": 0.0, "target_modules": ["q_proj", "down_proj"]}
@@ -66,12 +71,42 @@ def make_loss(**changes: Any) -> PolicyLoss:
     return PolicyLoss(**{**values, **changes})
 
 
+SERVED = (("solver", "full", "ddp"), ("challenger", "full", "fsdp"), ("solver", "lora", "fsdp"))
+"""Cases with an engine that the first rank alone draws with, where the others hold whole models or outlines."""
+
+
+SETTINGS: dict[str, Any] = {
+    "max_rows": 64, "threads": 1, "compact_below": 0.85, "prefill_tokens": 4096, "first_capacity": 16,
+    "decoder": "auto",
+}  # fmt: skip
+
+
 def make_engine(ranks: Ranks, *, device: str | None = None) -> Any:
-    engine = EmbeddedEngine(
-        max_rows=64, threads=1, compact_below=0.85, prefill_tokens=4096, first_capacity=16, verify_sync=True,
-        decoder="auto", device=device,
-    )  # fmt: skip
-    return across(engine, ranks)
+    return across(EmbeddedEngine(**SETTINGS, verify_sync=True, device=device), ranks)
+
+
+class FirstDraws:
+    """An engine that the first of several processes draws with, as servers of vLLM are, but in its own process."""
+
+    def __init__(self, **settings: Any) -> None:
+        # no probe: a model that is split would be run on one rank
+        self.engine = EmbeddedEngine(**{**settings, "verify_sync": False})
+        self.generate, self.close = self.engine.generate, self.engine.close
+
+    def sync(self, policy: Policy, *, ranks: Ranks = Ranks()) -> None:  # noqa: B008 - frozen
+        if ranks.first:
+            self.engine.sync(policy)
+        else:
+            take_part(model_parts(policy.model))
+
+    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+        return [[completion.text for completion in group.completions] for group in self.generate(prompts, sampling)]
+
+    def rest(self) -> None:
+        """Nothing."""
+
+    def across(self, ranks: Ranks) -> ServedEngine:
+        return ServedEngine(self, ranks)
 
 
 AGGREGATIONS = {
@@ -107,10 +142,10 @@ def cut(completion: Completion, *, place: tuple[int, int]) -> Completion:
     )
 
 
-def uneven(role: str, tuning: str, ranks: Ranks) -> dict[str, Any]:
+def uneven(role: str, tuning: str, engine: Any) -> dict[str, Any]:
     """What makes rows, and so ranks, count differently."""
     loss = make_loss(aggregation=AGGREGATIONS[f"{role}_{tuning}"], truncated="mask")
-    return {"engine": Ragged(make_engine(ranks)), "loss": loss}
+    return {"engine": Ragged(engine), "loss": loss}
 
 
 def question(index: int) -> LabelledQuestion:
@@ -147,7 +182,7 @@ def make_module(policy: Policy, *, role: str, ranks: Ranks, **changes: Any) -> G
         **changes,
     }
     if "reference" not in grpo:
-        grpo["reference"] = reference_of(policy) if grpo["loss"].needs_reference else None
+        grpo["reference"] = reference_of(policy, ranks=ranks) if grpo["loss"].needs_reference else None
     if role == "solver":
         batches = [[question(3 * step + item) for item in range(3)] for step in range(2)]
         grpo = {"batches": batches, "reward": pay_solver, **grpo}
@@ -186,10 +221,17 @@ def load(base: Path, *, tuning: str, **more: Any) -> Policy:
     return load_policy(base, dtype="float32", attn_implementation="sdpa", lora=lora, **more)
 
 
-def start(base: Path, *, role: str, tuning: str) -> Policy:
+def start(base: Path, *, role: str, tuning: str, **more: Any) -> Policy:
     """Where a phase begins: the Challenger with fresh adapters, the Solver with those of an earlier phase."""
     goes_on = tuning == "lora" and role == "solver"
-    return load(base, tuning=tuning, **({"adapter": base.with_name("earlier")} if goes_on else {}))
+    return load(base, tuning=tuning, **({"adapter": base.with_name("earlier")} if goes_on else {}), **more)
+
+
+def phase(base: Path, *, role: str, tuning: str, ranks: Ranks, engine: Any, outlines: bool) -> GRPOModule:
+    """outlines: ranks other than the first hold one."""
+    policy = start(base, role=role, tuning=tuning, outline=outlines and not ranks.first)
+    uneven_rows = uneven(role, tuning, engine or make_engine(ranks))
+    return make_module(policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks), **uneven_rows)
 
 
 def near_float32(metrics: Mapping[str, float], expected: Mapping[str, float], *, role: str) -> None:
@@ -213,12 +255,12 @@ def shared_in_two(role: str, ranks: Ranks) -> GRPOSettings:
     return settings(share_prompts=role == "solver" and ranks.size > 1)
 
 
-def train(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ranks: Ranks) -> None:
+def train(
+    base: Path, target: Path, *,
+    role: str, tuning: str, strategy: str, ranks: Ranks, engine: Any = None, outlines: bool = False,
+) -> None:  # fmt: skip
     """Trains a phase and leaves the weights (`target`) and the metrics of its steps (`target.json`)."""
-    policy = start(base, role=role, tuning=tuning)
-    module = make_module(
-        policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks), **uneven(role, tuning, ranks)
-    )
+    module = phase(base, role=role, tuning=tuning, ranks=ranks, engine=engine, outlines=outlines)
     steps: list[dict[str, float]] = []
     paused = target.with_name(f"{target.name}_paused")
 
@@ -230,23 +272,23 @@ def train(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ra
 
     trainer = functools.partial(make_trainer, **strategy_of(strategy, size=ranks.size))
     fit(module, make_trainer=trainer, after_step=after_step, directory=target.parent)
-    policy.save(target, write=ranks.first)
+    module.policy.save(target, write=ranks.first)
     if ranks.first:
         target.with_suffix(".json").write_text(json.dumps(steps))
 
 
-def go_on(base: Path, target: Path, *, role: str, tuning: str, strategy: str, ranks: Ranks) -> None:
+def go_on(
+    base: Path, target: Path, *,
+    role: str, tuning: str, strategy: str, ranks: Ranks, engine: Any = None, outlines: bool = False,
+) -> None:  # fmt: skip
     """Trains what is left after the checkpoint that `train` made, and leaves the weights (`target`_resumed)."""
     paused = target.with_name(f"{target.name}_paused")
-    policy = start(base, role=role, tuning=tuning)
-    module = make_module(
-        policy, role=role, ranks=ranks, settings=shared_in_two(role, ranks), **uneven(role, tuning, ranks)
-    )
-    checkpoint.load_weights(paused, policy.model)
+    module = phase(base, role=role, tuning=tuning, ranks=ranks, engine=engine, outlines=outlines)
+    checkpoint.load_weights(paused, module.model)
     module.rollouts_done, module.restore_optimizer = 1, functools.partial(checkpoint.load_optimizer, paused)
     trainer = functools.partial(make_trainer, **strategy_of(strategy, size=ranks.size))
     fit(module, make_trainer=trainer, after_step=lambda metrics: None, directory=target.parent)
-    policy.save(target.with_name(f"{target.name}_resumed"), write=ranks.first)
+    module.policy.save(target.with_name(f"{target.name}_resumed"), write=ranks.first)
 
 
 def train_rounded(base: Path, target: Path, *, role: str, strategy: str, precision: str, ranks: Ranks) -> None:
@@ -260,6 +302,44 @@ def train_rounded(base: Path, target: Path, *, role: str, strategy: str, precisi
         target.write_text(json.dumps(steps))
 
 
+def train_served(base: Path, folder: Path, ranks: Ranks) -> None:
+    """With an engine that the first rank alone draws with: whole models in every rank, and in the first alone."""
+    for role, tuning, strategy in SERVED:
+        case: dict[str, Any] = {"role": role, "tuning": tuning, "strategy": strategy, "ranks": ranks}
+        for outlines, name in ((False, "whole"), (True, "outlines")):
+            target = folder / f"{role}_{tuning}_{strategy}_{name}"
+            train(base, target, **case, engine=across(FirstDraws(**SETTINGS), ranks), outlines=outlines)
+        go_on(base, target, **case, engine=across(FirstDraws(**SETTINGS), ranks), outlines=True)
+
+
+def measure(base: Path, folder: Path, ranks: Ranks) -> None:
+    """Leaves the most bytes of tensors that the last rank held (`held.json`): while it loaded, and got its shares."""
+    gc.collect()
+    before, mesh, held = storages(), init_device_mesh("cpu", (ranks.size,)), [0]
+    policy = load(base, tuning="full", outline=not ranks.first)
+    reference = reference_of(policy, ranks=ranks)
+
+    def fill(module: torch.nn.Module) -> None:
+        held.append(sum(size for place, size in storages().items() if place not in before))
+        fill_from_first(module, ranks=ranks, device=torch.device("cpu"))
+        held.append(sum(size for place, size in storages().items() if place not in before))
+
+    whole = policy.size()
+    shard(policy.model, mesh, fill=fill)
+    of_policy = max(held)
+    reference.shard(mesh, fill=fill)
+    if ranks.rank == ranks.size - 1:
+        found = {"whole": whole, "loaded": held[1], "policy": of_policy, "with reference": max(held)}
+        (folder / "held.json").write_text(json.dumps(found))
+
+
+def storages() -> dict[int, int]:
+    """Bytes of all tensors in host memory, by their addresses."""
+    found = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor) and type(item) is not DTensor]
+    there = [tensor.untyped_storage() for tensor in found if tensor.device.type == "cpu"]
+    return {storage.data_ptr(): storage.nbytes() for storage in there}
+
+
 def train_all(base: Path, folder: Path, ranks: Ranks) -> None:
     for role, tuning, strategy in CASES:
         target = folder / f"{role}_{tuning}_{strategy}"
@@ -268,6 +348,8 @@ def train_all(base: Path, folder: Path, ranks: Ranks) -> None:
     for role, strategy in ROUNDED:
         target = folder / f"{role}_{strategy}_bf16.json"
         train_rounded(base, target, role=role, strategy=strategy, precision="bf16-mixed", ranks=ranks)
+    train_served(base, folder, ranks)
+    measure(base, folder, ranks)
 
 
 def training_worker(base: str, folder: str, rank_config: RankConfig) -> None:
