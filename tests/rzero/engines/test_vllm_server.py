@@ -328,21 +328,20 @@ def test_a_server_killed_in_the_middle_of_a_call_is_replaced_and_the_result_is_t
     host = served_engine._host
     before = host._replicas[0].process
     family = [process.pid for process in psutil.Process(before.pid).children(recursive=True)]
-    drawn, draw = [], fleet.Replica.draw
+    asked, draw = [], fleet.Replica.draw
 
-    def draw_and_kill(self, request, model):
-        result = draw(self, request)
-        drawn.append(result)
-        if len(drawn) == 1:
+    def kill_and_draw(self, request, model):
+        asked.append(request)
+        if len(asked) == 5:  # others are under way; what this one asks for nobody can answer any more
             os.kill(before.pid, signal.SIGKILL)
-        return result
+        return draw(self, request, model=model)
 
-    monkeypatch.setattr(fleet.Replica, "draw", draw_and_kill)
+    monkeypatch.setattr(fleet.Replica, "draw", kill_and_draw)
     again = served_engine.generate(PROMPTS, sampling)
     assert tokens(again) == tokens(expected)
     after = host._replicas[0].process
     assert after.pid != before.pid
-    assert len(drawn) > 16, "the call was made again"
+    assert len(asked) > 16, "the call was made again"
     assert all(gone(pid) for pid in family), "children of the killed server"
     monkeypatch.undo()
     served_engine.close()
