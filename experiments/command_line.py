@@ -19,6 +19,7 @@ from rich.console import Console
 from experiments import paths
 from experiments.compose import options
 from experiments.overrides import one_line
+from rzero.runs.progress import line
 
 DONE, STOPPED, WRONG, FRUITLESS, TERMINATED = 0, 1, 2, 3, 143
 """Exit codes: done; stopped by the user; a wrong value, path or place; nothing was kept or learned; SIGTERM."""
@@ -37,8 +38,8 @@ DEBUG = "RZERO_DEBUG"
 
 
 def say(text: object, *, console: Console | None = None, style: str | None = None) -> None:
-    """Print a line as it is: no markup, no colours of numbers, nothing broken at the width of the terminal."""
-    (console or get_console()).print(str(text), style=style, highlight=False, markup=False, soft_wrap=True)
+    """Print a line as it is (`rzero.runs.progress.line`)."""
+    line(console or get_console(), str(text), style=style)
 
 
 OWN_MODULE = "; a module of your own lies beside the folder that --config-dir names"

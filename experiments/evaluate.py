@@ -211,7 +211,7 @@ def show(results: Sequence[Evaluated], *, console: Console, directory: Path) -> 
     print_table(console, table)
     notes = [note for result in results for note in notes_of(result)]
     for note in notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        say(note, console=console)
     whole = markdown_table(list(map(markdown_cell, header)), [list(map(markdown_cell, row)) for row in rows])
     text = "\n".join([whole, "", *(f"* {markdown_cell(note)}" for note in notes), ""])
     write_atomically(directory / "table.md", text.encode())
@@ -253,7 +253,7 @@ def run(arguments: Sequence[str], *, console: Console, config_dir: Path | None =
     finally:
         if hasattr(grader, "close"):
             grader.close()
-    console.print(f"written to {directory}", highlight=False, markup=False, soft_wrap=True)
+    say(f"written to {directory}", console=console)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

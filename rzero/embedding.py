@@ -65,7 +65,7 @@ class HiddenStates:
 
     def _pass(self, policy: Policy, ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Vectors [B, E]. Rows are padded on the right, where causal attention keeps padding from being seen."""
-        longest, pad = max(map(len, ids)), policy.tokenizer.pad_token_id or 0
+        longest, pad = max(map(len, ids)), policy.pad_id()
         model = unwrap_adapters(policy.model)
         ids_BT = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in ids], device=model.device)
         mask_BT = torch.tensor([[1.0] * len(row) + [0.0] * (longest - len(row)) for row in ids], device=model.device)

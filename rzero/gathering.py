@@ -8,9 +8,10 @@ the host that writes there is one file.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,15 @@ def merged_weights(model: PreTrainedModel, *, dtype: torch.dtype | None = None) 
         tensor = part.gather().cpu() if split else part.gather()
         weights |= dict.fromkeys(part.names, tensor)
     return weights
+
+
+def sha256_of(weights: Mapping[str, Tensor]) -> str:
+    """Returns the sha256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -7,7 +7,6 @@ that the trainer, the rollout engines and the saved directory agree on what "the
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -41,7 +40,7 @@ from rzero.adapters import (
     with_adapters_merged,
 )
 from rzero.durable import new_directory
-from rzero.gathering import Part, merged_weights, model_parts, part_of, take_part, tensor_errors, write_parts
+from rzero.gathering import Part, merged_weights, model_parts, part_of, sha256_of, take_part, tensor_errors, write_parts
 from rzero.repairs import repaired
 from rzero.types import Json
 
@@ -97,11 +96,7 @@ class Policy:
         """Returns the sha256 over names, dtypes, shapes and bytes of the merged weights. Equal after save and load."""
         if self.known_hash is not None:
             return self.known_hash
-        digest = hashlib.sha256()
-        for name, tensor in sorted(merged_weights(self.model).items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return sha256_of(merged_weights(self.model))
 
     def copy(self) -> Policy:
         """Returns a frozen copy in evaluation mode, for use as a KL reference. The tokenizer is shared."""

@@ -51,7 +51,7 @@ class Finding:
 
     def line(self) -> str:
         """Returns what a run says of it."""
-        return f"{'note' if self.state == 'note' else self.state}: policy, {self.subject}: {self.text}"
+        return f"{self.state}: policy, {self.subject}: {self.text}"
 
 
 def findings(policy: Policy, prompts: Asks) -> list[Finding]:

@@ -65,7 +65,7 @@ class Signals:
         new = self._new(labelled, iteration)
         if not new:
             return {}
-        asked = new[: self.asked]
+        asked = self.sample(labelled, iteration=iteration)
         return {
             "signals/agreement": fmean(item.vote.agreement for item in new if item.vote),
             "signals/own_answer": fmean(own_answer_agrees(new, self.grader)),

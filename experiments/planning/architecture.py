@@ -70,7 +70,9 @@ class Architecture:
 
     def adapter_parameters(self, *, rank: int, target_modules: Iterable[str]) -> int:
         """Count the parameters of low-rank adapters on those matrices in every layer."""
-        names = self.linears if target_modules == "all-linear" else target_modules  # rzero.adapters.ALL_LINEAR
+        from rzero.adapters import ALL_LINEAR  # with torch, which --help need not wait for
+
+        names = self.linears if target_modules == ALL_LINEAR else target_modules
         return self.num_hidden_layers * sum(rank * sum(self.linears[name]) for name in names)
 
     @property

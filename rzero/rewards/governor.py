@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from rzero.interfaces import ChallengerReward, QuestionBank
-from rzero.rewards.parts import Questions, Votes, require_range
+from rzero.rewards.parts import Questions, Votes, past_items, require_range
 from rzero.types import RewardBreakdown
 
 
@@ -39,19 +39,8 @@ class Governor:
         ]
 
     def _limit(self) -> float:
-        lengths: list[int] = []
-        iteration = 1
-        while stored := self._kept(iteration):
-            lengths = sorted(stored)
-            iteration += 1
-        if not lengths:
+        kept = [sorted(len(item.question) for item in items if item.kept) for items in past_items(self.bank)]
+        lengths = next((lengths for lengths in reversed(kept) if lengths), None)
+        if lengths is None:
             return math.inf
         return self.growth * lengths[min(len(lengths) - 1, math.floor(self.quantile * len(lengths)))]
-
-    def _kept(self, iteration: int) -> list[int]:
-        try:
-            return [
-                len(item.question) for item in self.bank.get(iteration) if item.kept and item.iteration == iteration
-            ]
-        except (LookupError, FileNotFoundError):
-            return []

@@ -6,9 +6,11 @@ R-Diverse measures similarity by the skills a question exercises, which takes an
 
 from __future__ import annotations
 
+import itertools
+
 from rzero.interfaces import ChallengerReward, QuestionBank
 from rzero.repetition import nearest_similarity
-from rzero.rewards.parts import Questions, Votes, require_range, unless_negative
+from rzero.rewards.parts import Questions, Votes, past_questions, require_range, unless_negative
 from rzero.types import RewardBreakdown
 
 
@@ -32,7 +34,7 @@ class MemoryPenalty:
 
     def __call__(self, questions: Questions, votes: Votes) -> list[RewardBreakdown]:
         texts = ["" if question is None else question.text for question in questions]
-        past = self._past()
+        past = list(dict.fromkeys(itertools.chain.from_iterable(past_questions(self.bank))))
         known = set(past)
         nearest = [
             1.0 if text in known else bleu
@@ -41,17 +43,3 @@ class MemoryPenalty:
         charges = [self.memory_weight * bleu if bleu > self.similar_above else 0.0 for bleu in nearest]
         paid = self.reward(questions, votes)
         return [unless_negative(item, charge=charge, part="memory") for item, charge in zip(paid, charges, strict=True)]
-
-    def _past(self) -> list[str]:
-        texts: dict[str, None] = {}
-        iteration = 1
-        while stored := self._stored(iteration):
-            texts.update(dict.fromkeys(stored))
-            iteration += 1
-        return list(texts)
-
-    def _stored(self, iteration: int) -> list[str]:
-        try:
-            return [item.question for item in self.bank.get(iteration) if item.question]
-        except (LookupError, FileNotFoundError):
-            return []

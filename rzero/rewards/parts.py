@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from rzero.interfaces import QuestionBank
-from rzero.types import Question, RewardBreakdown, Vote
+from rzero.types import LabelledQuestion, Question, RewardBreakdown, Vote
 
 Questions = Sequence[Question | None]
 Votes = Sequence[Vote | None]
@@ -32,16 +32,21 @@ def well_formed(question: Question | None) -> bool:
 
 
 def past_questions(bank: QuestionBank) -> list[list[str]]:
+    """Returns the texts of `past_items`."""
+    return [[item.question for item in items] for items in past_items(bank)]
+
+
+def past_items(bank: QuestionBank) -> list[list[LabelledQuestion]]:
     """Returns what the bank holds, dropped questions included, iteration by iteration.
 
     That is for the iterations 1, 2, ... up to the first it knows nothing about (empty, LookupError or
     FileNotFoundError). Questions that a curriculum took over from earlier iterations count once.
     """
-    past: list[list[str]] = []
+    past: list[list[LabelledQuestion]] = []
     while True:
         iteration = len(past) + 1
         try:
-            stored = [item.question for item in bank.get(iteration) if item.question and item.iteration == iteration]
+            stored = [item for item in bank.get(iteration) if item.question and item.iteration == iteration]
         except (LookupError, FileNotFoundError):
             stored = []
         if not stored:

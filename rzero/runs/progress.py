@@ -97,9 +97,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def line(console: Console, text: str) -> None:
-    """Prints a line as it is."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def line(console: Console, text: str, *, style: str | None = None) -> None:
+    """Prints a line as it is: no markup, no colours of numbers, nothing broken at the width of the terminal."""
+    console.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 class ConsoleNarrator:

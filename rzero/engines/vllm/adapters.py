@@ -7,21 +7,19 @@ than the one that learns.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from rzero.adapters import adapter_rank, adapter_weights, save_adapters
 from rzero.engines.vllm.snapshot import Architecture
-from rzero.gathering import tensor_errors
+from rzero.gathering import sha256_of, tensor_errors
 from rzero.policy import Policy
 from rzero.sharding import whole
 from rzero.types import Json
@@ -112,13 +110,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     Raises RuntimeError for one that is split over ranks before it was seen whole.
     """
     if model not in _FINGERPRINTS:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(model.state_dict().items()):
-            if ".lora_" in name:
-                continue
-            if isinstance(tensor, DTensor):
-                raise RuntimeError("the weights below adapters are served before they are split: sync the engine first")
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        _FINGERPRINTS[model] = digest.hexdigest()
+        weights = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
+        if any(isinstance(tensor, DTensor) for tensor in weights.values()):
+            raise RuntimeError("the weights below adapters are served before they are split: sync the engine first")
+        _FINGERPRINTS[model] = sha256_of(weights)
     return _FINGERPRINTS[model]
