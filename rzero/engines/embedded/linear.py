@@ -13,6 +13,7 @@ Shapes: W rows, I width in, O width out, K ranks of the adapters side by side.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -64,6 +65,16 @@ class Rounded:
         )
         product_WO: Tensor = sums_WO.mul_(scale_W1)
         return product_WO if self._bias_O is None else product_WO.add_(self._bias_O)
+
+
+@cache
+def exact_products() -> bool:
+    """Returns whether sums of int8 products are exact here: kernels for old CPUs saturate at 16 bits."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    weight_IO, x_WI = torch.ones(256, 8), torch.ones(2, 256)
+    weight_IO[:, ::2] = -1.0
+    return torch.allclose(Rounded(weight_IO, None)(x_WI), x_WI @ weight_IO)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,6 @@ adapters value by value, and each layer by what it makes of the policy's own hid
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,8 +23,9 @@ from transformers import PreTrainedModel
 from rzero.adapters import unwrap_adapters
 from rzero.engines.embedded.fused import FusedDecoder, FusedSession
 from rzero.engines.embedded.fused_weights import Delta, ModelWeights, arrange, why_not_fused, with_deltas
-from rzero.engines.embedded.linear import Adapted, Rounded
+from rzero.engines.embedded.linear import Adapted, Rounded, exact_products
 from rzero.engines.verification import probe_prompts
+from rzero.gathering import model_parts, sha256_of
 from rzero.policy import Policy
 
 LAYER_TOLERANCE = 0.5
@@ -41,6 +41,8 @@ def why_not_rounded(model: PreTrainedModel, device: torch.device) -> str | None:
     """None when rollouts of this model can be drawn in int8, else the reason why not."""
     if device.type != "cpu":
         return f"int8 rollouts are computed on CPUs, this engine draws on {device.type}"
+    if not exact_products():
+        return "this machine's int8 products are not exact (an old CPU, or torch without oneDNN)"
     return why_not_fused(model, model.dtype)
 
 
@@ -56,7 +58,7 @@ class RoundedDecoder:
     def take(self, policy: Policy) -> None:
         model = unwrap_adapters(policy.model)
         base = base_weights(model)
-        self._base_hash = _sha256(base)
+        self._base_hash = sha256_of(base)
         self._base = _bases.get(self._base_hash)
         if self._base is None:
             self._base = _bases[self._base_hash] = _rounded(model, base)
@@ -75,7 +77,7 @@ class RoundedDecoder:
         assert self._base is not None
         model = unwrap_adapters(policy.model)
         base = base_weights(model)
-        if _sha256(base) != self._base_hash:
+        if sha256_of(base) != self._base_hash:
             raise RuntimeError("the engine's rounded base comes from other weights than the policy's")
         expected = with_deltas(self._base, model.config, base, deltas(model))
         if not all(_equal_adapters(*pair) for pair in zip(_linears(expected), _linears(self._weights), strict=True)):
@@ -91,11 +93,7 @@ class RoundedDecoder:
 
 def base_weights(model: PreTrainedModel) -> dict[str, Tensor]:
     """Returns a model's weights under their Hugging Face names without its adapters; nothing is copied."""
-    return {
-        name.replace(".base_layer.", "."): tensor.detach()
-        for name, tensor in model.state_dict().items()
-        if ".lora_" not in name
-    }
+    return {name: part.gather() for part in model_parts(model, with_adapters=False) for name in part.names}
 
 
 def deltas(model: PreTrainedModel) -> dict[str, Delta]:
@@ -117,14 +115,6 @@ def _rounded(model: PreTrainedModel, base: Mapping[str, Tensor]) -> ModelWeights
     arranged = arrange(model, base, linear=Rounded)
     # bfloat16 holds an embedding, which no product rounds again, finer than int8 would
     return replace(arranged, embedding_VE=arranged.embedding_VE.to(torch.bfloat16))
-
-
-def _sha256(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in weights.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _linears(weights: ModelWeights) -> Iterator[object]:
