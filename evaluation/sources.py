@@ -74,11 +74,10 @@ class Datasets:
             rows = read_folder(Path(self.data_dir), benchmark)
         else:
             rows = read_hub(HubDataset(**self._dataset(benchmark)), benchmark)
-        chosen = rows[slice(*self.rows[benchmark])] if benchmark in self.rows else rows
-        if not chosen:
-            first, end = self.rows[benchmark]
+        first, end = self.rows.get(benchmark, (0, len(rows)))
+        if end > len(rows):
             raise ValueError(f"{benchmark} has {len(rows)} rows, benchmarks.source.rows asks for {first} to {end}")
-        return [to_document(row, kind=kind) for row in chosen[: self.limit]]
+        return [to_document(row, kind=kind) for row in rows[first:end][: self.limit]]
 
     def _dataset(self, benchmark: str) -> Json:
         if benchmark not in self.hub:
