@@ -186,6 +186,8 @@ class ServedVllm:
         return Files(architecture=shape, directory=directory, weights=weights, fingerprints=marks)
 
     def load(self, snapshot: Files) -> int:
+        if self._half_given:
+            self.restart()
         before, self._served = self._served, snapshot
         if before is None or (before.architecture != snapshot.architecture and not self._settings.urls):
             self._end()
