@@ -73,4 +73,5 @@ def centred(vectors: NDArray[np.float32], centre: NDArray[np.float32]) -> NDArra
     """Returns the vectors (N, E) about another origin, of length 1; one that lies on it stays 0."""
     moved = vectors - centre
     lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-    return moved / np.where(lengths > 0, lengths, 1.0)
+    unit: NDArray[np.float32] = np.divide(moved, lengths, out=moved, where=lengths > 0)
+    return unit
