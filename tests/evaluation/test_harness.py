@@ -351,6 +351,8 @@ def test_some_rows_of_a_benchmark(tmp_path: Path) -> None:
     assert answers(rows={"gsm8k": (2, 5)}, limit=1) == ["2"]
     with pytest.raises(ValueError, match=r"gsm8k has 6 rows, benchmarks.source.rows asks for 6 to 9"):
         answers(rows={"gsm8k": (6, 9)})
+    with pytest.raises(ValueError, match=r"gsm8k has 6 rows, benchmarks\.source\.rows asks for 4 to 9"):
+        answers(rows={"gsm8k": (4, 9)})
     with pytest.raises(ValueError, match="one behind the last"):
         answers(rows={"gsm8k": (3, 3)})
 

@@ -7,7 +7,7 @@ import torch
 
 from rzero.adapters import LoraSpec, add_adapters
 from rzero.engines.embedded import EmbeddedEngine
-from rzero.engines.embedded.linear import Adapted, Dense, Rounded
+from rzero.engines.embedded.linear import Adapted, Dense, Rounded, exact_products
 from rzero.engines.embedded.rounded import LAYER_TOLERANCE, LOGITS_TOLERANCE, errors
 from rzero.policy import Policy
 from rzero.types import Prompt, Sampling
@@ -170,6 +170,13 @@ def test_what_int8_cannot_do_is_refused_in_one_line(make_policy):
     policy.model.model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match="no numbers cannot be rounded"):
         engine_of(policy)
+
+
+def test_a_machine_whose_products_saturate_is_refused(make_policy, monkeypatch):
+    assert exact_products()
+    monkeypatch.setattr("rzero.engines.embedded.rounded.exact_products", lambda: False)
+    with pytest.raises(ValueError, match="int8 cannot run this model: this machine's int8 products are not exact"):
+        engine_of(make_policy("qwen3"))
 
 
 def test_a_rounded_product_by_hand():

@@ -159,6 +159,8 @@ def test_a_server_of_yours_that_was_half_updated_is_not_drawn_from(make_policy, 
         script.before = lambda asked: None
         with pytest.raises(RuntimeError, match=r"^an update of the weights of vLLM replica 0 .* failed in the mid"):
             host.restart()
+        with pytest.raises(RuntimeError, match=r"^an update of the weights of vLLM replica 0 .* failed in the mid"):
+            host.load(later)
         assert not any("generate" in asked for asked, _ in script.asked)
         host.shut_down()
 
