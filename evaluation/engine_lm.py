@@ -9,7 +9,7 @@ made again, and the others come out as they would have.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from lm_eval.api.instance import Instance
@@ -23,15 +23,13 @@ from rzero.prompts import Prompts
 from rzero.seeding import derive
 from rzero.types import Prompt, Sampling
 
-OnCall = Callable[[int, int], None]
-
 
 class EngineLM(LM):
     """Answers the `generate_until` requests of one task, `sampling.n` responses each.
 
     completions_per_call bounds prompts times samples of an engine call. fits: whether a prompt leaves the model's
-    context room for a response; one that does not is answered with the empty text (None: all do). on_call(done, total)
-    counts responses while they are drawn. Afterwards `too_long` counts prompts that did not fit, `truncated` responses
+    context room for a response; one that does not is answered with the empty text (None: all do). progress counts
+    responses while they are drawn. Afterwards `too_long` counts prompts that did not fit, `truncated` responses
     that ran into the token limit.
     """
 
@@ -44,14 +42,14 @@ class EngineLM(LM):
         store: TaskStore,
         completions_per_call: int,
         fits: Fits | None = None,
-        on_call: OnCall | None = None,
+        progress: Progress | None = None,
     ) -> None:
         super().__init__()
         if completions_per_call < 1:
             raise ValueError(f"benchmarks.completions_per_call must be at least 1, got {completions_per_call}")
         self.engine, self.prompts, self.sampling, self.store = engine, prompts, sampling, store
-        self.completions_per_call, self.fits, self.on_call = completions_per_call, fits, on_call
-        self.too_long, self.truncated = 0, 0
+        self.completions_per_call, self.fits, self.progress = completions_per_call, fits, progress
+        self.too_long, self.truncated, self.tokens = 0, 0, 0
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """Texts in the order of `requests`."""
@@ -69,15 +67,21 @@ class EngineLM(LM):
             )
             self.truncated += responses.truncated
             texts += itertools.chain.from_iterable(responses.texts)
-            if self.on_call:
-                self.on_call((start + len(part)) * self.sampling.n, len(asked) * self.sampling.n)
+            if self.progress:
+                self.progress((start + len(part)) * self.sampling.n, len(asked) * self.sampling.n, self.tokens)
         return texts
 
     def _counted(self, start: int, prompts: int) -> Progress | None:
         """What an engine tells of a call that begins with prompt `start`, as progress among all responses."""
-        if (told := self.on_call) is None:
+        if (told := self.progress) is None:
             return None
-        return lambda done, _: told(start * self.sampling.n + done, prompts * self.sampling.n)
+        before, n = self.tokens, self.sampling.n
+
+        def tell(done: int, total: int, tokens: int = 0, /) -> None:
+            self.tokens = before + tokens
+            told(start * n + done, prompts * n, self.tokens)
+
+        return tell
 
     def _call(self, call: int, asked: Sequence[Prompt], *, seed: int, progress: Progress | None) -> Responses:
         fitting = [index for index, prompt in enumerate(asked) if self.fits is None or self.fits(prompt)]

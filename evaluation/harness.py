@@ -6,7 +6,7 @@ evaluation = suite.evaluate(engine, policy=policy)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,12 +22,10 @@ from evaluation.report import Evaluation, Notes
 from evaluation.sources import DocumentSource
 from evaluation.store import TaskStore, code_hash, digest
 from evaluation.tasks import VERSION, BenchmarkTask, Definition
-from rzero.interfaces import Grader, RolloutEngine, VoteRule
+from rzero.interfaces import Grader, Progress, RolloutEngine, VoteRule, Watch
 from rzero.policy import Policy
 from rzero.prompts import Prompts
 from rzero.types import Json, Sampling
-
-OnCall = Callable[[str, int, int], None]
 
 
 class HarnessSuite:
@@ -81,20 +79,20 @@ class HarnessSuite:
         engine: RolloutEngine,
         *,
         policy: Policy | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        on_call: OnCall | None = None,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
     ) -> Evaluation:
         """Ask `engine` everything that has not been asked of this policy before.
 
         policy: the one that the engine draws from; without it nobody can say whose responses they are, so none is kept
-        and none is found. progress(done, total) counts benchmarks; on_call(what, done, total) the responses of one.
+        and none is found. progress counts benchmarks; `watch` is given the name of each part, and counts its responses.
         """
         answering = Answering.of(policy, self.prompts) if policy else None
         scores: list[BenchmarkScore] = []
         notes: dict[str, Notes] = {}
         results: dict[Decoding, list[Json]] = {}
         for name in self.tasks:
-            kept = self._task(name, engine, answering=answering, on_call=on_call)
+            kept = self._task(name, engine, answering=answering, watch=watch)
             scores += Scores.from_json(kept["score"]).benchmarks
             notes[name] = Notes.from_json(kept["notes"])
             for decoding in self.samplings[name]:
@@ -121,7 +119,7 @@ class HarnessSuite:
 
     # ---------------------------------------------------------------------------------------------------- one benchmark
 
-    def _task(self, name: str, engine: RolloutEngine, *, answering: Answering | None, on_call: OnCall | None) -> Json:
+    def _task(self, name: str, engine: RolloutEngine, *, answering: Answering | None, watch: Watch | None) -> Json:
         """A benchmark's score, notes and lm-eval results as plain data, from the store where it has them."""
         store = self._store(name, name, self.samplings[name], answering)
         task = self.tasks[name]
@@ -141,7 +139,7 @@ class HarnessSuite:
                 store=self._store(f"{name}-{decoding}", name, {decoding: sampling}, answering),
                 completions_per_call=self.completions_per_call,
                 fits=answering.fits if answering else None,
-                on_call=_labelled(on_call, f"{name} {decoding}"),
+                progress=watch(f"{name} {decoding}") if watch else None,
             )
             options = generation_options(sampling)
             judged[decoding], found = task.run(lm, repeats=sampling.n, generation=options)
@@ -202,7 +200,3 @@ def _definition(name: str, given: Json) -> Definition:
 def _described(part: Fallback | RemoteJudge | NoRemoteJudge) -> list[str]:
     """A part by its type and settings, keys left out."""
     return [type(part).__name__, repr(sorted(item for item in vars(part).items() if item[0] != "key"))]
-
-
-def _labelled(on_call: OnCall | None, label: str) -> Callable[[int, int], None] | None:
-    return None if on_call is None else lambda done, total: on_call(label, done, total)

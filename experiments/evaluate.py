@@ -37,7 +37,8 @@ from experiments.reporting.markdown import markdown_table
 from experiments.terminal import print_table, progress, quiet_libraries, waiting
 from rzero.durable import write_atomically
 from rzero.escaping import markdown_cell
-from rzero.runs.progress import Meter
+from rzero.interfaces import Progress
+from rzero.runs.progress import Meter, Part
 from rzero.voting import PaperVote
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def evaluate(
             engine,
             policy=policy,
             progress=rows.benchmark,
-            on_call=rows.call,
+            watch=rows.watch,
         )
     finally:
         engine.close()
@@ -131,19 +132,24 @@ class Rows:
 
     def __init__(self, meter: Meter, sizes: Sequence[int]) -> None:
         self.meter, self.sizes = meter, sizes
-        self.before, self.part, self.of_part = 0, "", 0
+        self.before, self.of_part = 0, 0
 
-    def benchmark(self, done: int, total: int) -> None:
+    def benchmark(self, done: int, total: int, tokens: int = 0, /) -> None:
         """A benchmark is done."""
-        self.before, self.part, self.of_part = sum(self.sizes[:done]), "", 0
+        self.before, self.of_part = sum(self.sizes[:done]), 0
         self.meter.reach(self.before, f"{done} of {total} benchmarks")
 
-    def call(self, what: str, done: int, total: int) -> None:
-        """`done` responses of one decoding of a benchmark are there."""
-        if what != self.part:
-            self.before, self.part = self.before + self.of_part, what
-        self.of_part = total
-        self.meter.reach(self.before + done, what)
+    def watch(self, what: str) -> Progress:
+        """One decoding of a benchmark begins; its responses are counted."""
+        self.before, self.of_part = self.before + self.of_part, 0
+        part = Part(what, tell=self.meter.now)
+
+        def told(done: int, total: int, tokens: int = 0, /) -> None:
+            self.of_part = total
+            self.meter.done = self.before + done
+            part(done, total, tokens)
+
+        return told
 
 
 def responses(suite: HarnessSuite) -> list[int]:

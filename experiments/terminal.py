@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from functools import partial
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rzero.runs.progress import Meter, line
+from rzero.runs.progress import Beat, Meter, duration, line, shown
 from rzero.types import Json
 
 NO_LIMIT = 10_000  # columns
@@ -40,22 +41,21 @@ SECONDS = 15.0
 @contextmanager
 def progress(title: str, *, total: int, console: Console | None = None, seconds: float = SECONDS) -> Iterator[Meter]:
     """Show, while the context lasts, how far a piece of work is and how long it will take."""
-    meter = Meter(title, total=total, seconds=seconds, console=console or get_console())
-    try:
+    with shown(Meter(title, total=total, seconds=seconds, console=console or get_console())) as meter:
         yield meter
-    finally:
-        meter.close()
 
 
 @contextmanager
 def waiting(title: str, *, console: Console | None = None) -> Iterator[None]:
     """Show, while the context lasts, that something is under way of which nothing can be counted."""
-    shown = console or get_console()
-    if shown.is_terminal:
-        with shown.status(escape(title)):
+    console = console or get_console()
+    if console.is_terminal:
+        with console.status(escape(title)):
             yield
-    else:
-        line(shown, title)
+        return
+    started = time.monotonic()
+    line(console, title)
+    with Beat(lambda: line(console, f"{title} (for {duration(time.monotonic() - started)})"), seconds=SECONDS):
         yield
 
 

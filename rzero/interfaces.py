@@ -23,8 +23,24 @@ if TYPE_CHECKING:  # the processes that grade import this file, and need neither
 Responses: TypeAlias = Sequence[Sequence[str]]
 """The texts drawn for several questions: `responses[i][j]` is the j-th response to question i."""
 
-Progress: TypeAlias = Callable[[int, int], object]
-"""Called as `progress(done, total)` while something long is under way."""
+
+class Progress(Protocol):
+    """Told, while something long is under way, how far it is: `progress(done, total, tokens)`.
+
+    tokens: drawn or read so far, which says how fast it goes; 0 where nobody counts them.
+    """
+
+    def __call__(self, done: int, total: int, tokens: int = 0, /) -> object: ...
+
+
+Watch: TypeAlias = Callable[[str], Progress]
+"""Called with the name of a part of a step when it begins; returns what is told how far it is."""
+
+
+def unwatched(what: str) -> Progress:
+    """A `Watch` that shows nobody anything."""
+    return lambda done, total, tokens=0: None
+
 
 Ask: TypeAlias = Callable[[str], Prompt | None]
 """Returns what the text of a completion makes us ask somebody else; None: nothing."""
@@ -75,7 +91,9 @@ class TextEngine(RolloutEngine, Protocol):
     texts[i][j] == engine.generate(prompts, sampling)[i].completions[j].text
     """
 
-    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]: ...
+    def texts(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[list[str]]: ...
 
 
 @runtime_checkable
@@ -112,7 +130,14 @@ class AskingEngine(RolloutEngine, Protocol):
     def beside(self, other: RolloutEngine) -> bool: ...
 
     def generate_and_ask(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, ask: Ask, other: RolloutEngine, answers: Sampling
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        ask: Ask,
+        other: RolloutEngine,
+        answers: Sampling,
+        progress: Progress | None = None,
     ) -> tuple[list[Group], list[list[str] | None]]: ...
 
 
@@ -221,8 +246,7 @@ class EvaluationScores(Protocol):
 class BenchmarkSuite(Protocol):
     """Scores a policy through its engine under a fixed protocol.
 
-    `progress` counts `benchmarks`, `on_call` the responses of a part of one: what they answer, how many are there, of
-    how many.
+    `progress` counts `benchmarks`; `watch` is given the name of each part of one, whose responses are counted then.
 
     scores = suite.evaluate(engine, policy=policy)     # the one that the engine was synced with
     """
@@ -236,7 +260,7 @@ class BenchmarkSuite(Protocol):
         *,
         policy: Policy | None = None,
         progress: Progress | None = None,
-        on_call: Callable[[str, int, int], None] | None = None,
+        watch: Watch | None = None,
     ) -> EvaluationScores: ...
 
 

@@ -39,8 +39,10 @@ from rzero.modules.fit import question_batches
 from rzero.modules.reference import reference_of
 from rzero.modules.solver import voted_label
 from rzero.opinions import Anchors
+from rzero.policy import Policy
 from rzero.processes.ranks import Ranks, alone
 from rzero.prompts import Prompts
+from rzero.roles import Role
 from rzero.runs.questions import keep
 from rzero.runs.stages import Stages
 from rzero.runs.training import MakeTrainer, train
@@ -163,7 +165,8 @@ class SelfPlay:
         self.stages.expect(steps=max(phase.settings.steps, 1))
         if phase.settings.steps == 0:
             return "not trained (steps=0)"
-        self.frozen.sync(self.weights.load("solver", iteration - 1))
+        self.sync(self.frozen, "solver", iteration - 1)
+        self.stages.watch("loading what learns")
         policy = self.weights.load_start("challenger", iteration)
         module = Challenger(
             request=self.prompts.challenger(),
@@ -182,6 +185,7 @@ class SelfPlay:
             batches=range(phase.settings.steps),
             seed=seed,
             ranks=self.ranks,
+            watch=self.stages.watch,
         )
         made_of = self.weights.start_name("challenger", iteration), self.weights.name("solver", iteration - 1)
         return train(module, stages=self.stages, make_trainer=self.make_trainer, made_of=made_of)
@@ -190,15 +194,17 @@ class SelfPlay:
         """Builds D_i: candidates of Q_i, labelled by S_{i-1}, every one of them kept or dropped for a reason."""
         phase, seed = self.curriculum, derive(self.seed, iteration, "questions")
         self.stages.expect(steps=3)
-        self.learning.sync(self.weights.load("challenger", iteration))
+        self.sync(self.learning, "challenger", iteration)
         sampling = Sampling(n=phase.candidates, seed=derive(seed, "candidates"), **phase.sampling)
-        [posed] = self.learning.generate([self.prompts.challenger()], sampling)
+        progress = self.stages.watch("posing, responses")
+        [posed] = self.learning.generate([self.prompts.challenger()], sampling, progress=progress)
         questions = [phase.parse(completion.text) for completion in posed.completions]
         self.stages.advance("posed")
-        self.frozen.sync(self.weights.load("solver", iteration - 1))
+        self.sync(self.frozen, "solver", iteration - 1)
         votes = self.poll(phase.polling, questions, derive(seed, "votes"))
         votes = self.with_others(votes, questions, iteration=iteration, seed=seed)
         self.stages.advance("labelled")
+        self.stages.watch("choosing")
         labelled = self.ranks.shared(phase.rule.select)(questions, votes, iteration=iteration)
         made_of = self.weights.name("challenger", iteration), self.weights.name("solver", iteration - 1)
         needed = self.solver.settings.prompts_per_step
@@ -244,6 +250,7 @@ class SelfPlay:
         if phase.settings.steps == 0:
             return "not trained (steps=0)"
         kept = [question for question in self.bank.get(iteration) if question.kept]
+        self.stages.watch("loading what learns")
         policy = self.weights.load_start("solver", iteration)
         module = Solver(
             ask=self.prompts.solver,
@@ -260,6 +267,7 @@ class SelfPlay:
             ),
             seed=seed,
             ranks=self.ranks,
+            watch=self.stages.watch,
         )
         made_of = f"questions_{iteration}", self.weights.start_name("solver", iteration)
         return train(module, stages=self.stages, make_trainer=self.make_trainer, made_of=made_of)
@@ -267,23 +275,30 @@ class SelfPlay:
     def evaluate(self, iteration: int) -> str:
         """Scores S_i under the protocol; iteration 0 is the base model."""
         self.stages.expect(steps=len(self.suite.benchmarks))
-        policy = self.weights.load("solver", iteration)
-        self.frozen.sync(policy)
+        policy = self.sync(self.frozen, "solver", iteration)
         policy = replace(policy, known_hash=self.ranks.shared(policy.weights_hash)())
         scores = self.suite.evaluate(
             self.frozen,
             policy=policy,
             progress=lambda done, total: self.stages.advance(),
-            on_call=lambda what, done, total: self.stages.advance(f"{what}: {done} of {total} responses", steps=0),
+            watch=lambda what: self.stages.watch(f"{what}, responses"),
         )
         self.stages.keep_scores(scores)
         return f"overall {scores.overall:.2f}"
+
+    def sync(self, engine: RolloutEngine, role: Role, iteration: int) -> Policy:
+        """Gives an engine the weights of a role after an iteration, and returns them."""
+        self.stages.watch(f"loading the {role.capitalize()}")
+        policy = self.weights.load(role, iteration)
+        self.stages.watch(f"giving the engine the {role.capitalize()}")
+        engine.sync(policy)
+        return policy
 
     def poll_earlier(
         self, iteration: int, polling: Polling, questions: Sequence[Question | None], seed: int
     ) -> list[Vote | None]:
         """Returns the vote of the Solver of an earlier iteration on each question; the engine keeps its weights."""
-        self.frozen.sync(self.weights.load("solver", iteration))
+        self.sync(self.frozen, "solver", iteration)
         return self.poll(polling, questions, seed)
 
     def poll(self, polling: Polling, questions: Sequence[Question | None], seed: int) -> list[Vote | None]:
@@ -295,9 +310,10 @@ class SelfPlay:
 
     def _answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
         """The texts that the frozen Solver answers to each prompt."""
+        progress = self.stages.watch("voting, responses")
         if isinstance(self.frozen, TextEngine):
-            return self.frozen.texts(prompts, sampling)
-        groups = self.frozen.generate(prompts, sampling)
+            return self.frozen.texts(prompts, sampling, progress=progress)
+        groups = self.frozen.generate(prompts, sampling, progress=progress)
         return [[completion.text for completion in group.completions] for group in groups]
 
     def pose_and_poll(
@@ -316,12 +332,16 @@ class SelfPlay:
             return self.prompts.solver(question.text) if question else None
 
         answers = phase.polling.of_each(seed)
-        groups, texts = learning.generate_and_ask(prompts, sampling, ask=ask, other=frozen, answers=answers)
+        progress = self.stages.watch("drawing and voting, responses")
+        groups, texts = learning.generate_and_ask(
+            prompts, sampling, ask=ask, other=frozen, answers=answers, progress=progress
+        )
         return groups, self._votes(phase.polling, texts)
 
     def _votes(self, polling: Polling, texts: Sequence[list[str] | None]) -> list[Vote | None]:
         """One vote for the answers to each question; None where there is no question."""
         asked = [answers for answers in texts if answers is not None]
+        self.stages.watch("counting votes")
         votes = iter(self.ranks.shared(polling.rule)(asked) if asked else ())
         return [next(votes) if answers is not None else None for answers in texts]
 
@@ -341,5 +361,6 @@ class SelfPlay:
             try:
                 yield
             finally:
+                self.stages.narrator.close()
                 self.learning.close()
                 self.frozen.close()

@@ -69,9 +69,11 @@ class ServedEngine:
         """Rank 0 has the servers give memory back; afterwards it is there on all devices."""
         self._ranks.shared(self._engine.rest)()
 
-    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+    def texts(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[list[str]]:
         """The texts of `generate` alone, which are all that is handed on."""
-        return self._ranks.shared(self._engine.texts)(prompts, sampling)
+        return self._ranks.shared(self._engine.texts)(prompts, sampling, progress=progress)
 
     def beside(self, other: RolloutEngine) -> bool:
         """Returns whether rank 0 can draw from both at once."""
@@ -81,14 +83,21 @@ class ServedEngine:
         return self._ranks.shared(engine.beside)(other._engine)
 
     def generate_and_ask(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, ask: Ask, other: RolloutEngine, answers: Sampling
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        ask: Ask,
+        other: RolloutEngine,
+        answers: Sampling,
+        progress: Progress | None = None,
     ) -> tuple[list[Group], list[list[str] | None]]:
         """As that of the engine that rank 0 has."""
         engine = self._engine
         assert isinstance(engine, AskingEngine)
         assert isinstance(other, ServedEngine)
         draw = self._ranks.shared(engine.generate_and_ask)
-        return draw(prompts, sampling, ask=ask, other=other._engine, answers=answers)
+        return draw(prompts, sampling, ask=ask, other=other._engine, answers=answers, progress=progress)
 
 
 def across(engine: RolloutEngine, ranks: Ranks) -> RolloutEngine:

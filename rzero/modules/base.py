@@ -17,7 +17,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch.distributed.fsdp import FSDPModule
 
 from rzero.grpo import PolicyLoss
-from rzero.interfaces import RestingEngine, RolloutEngine
+from rzero.interfaces import RestingEngine, RolloutEngine, Watch, unwatched
 from rzero.modules.choices import Refill
 from rzero.modules.metrics import rollout_metrics, speed, timed
 from rzero.modules.reference import Fill, FrozenCopy, Reference
@@ -42,7 +42,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
     start of the phase (None: no KL term). engine: samples from the policy. batches: what `prompts` and
     `pay` of each step are given; a step's index comes from the data loader. seed: of the phase; rollout i uses
     `derive(seed, "rollout", i)`. ranks: the processes that share the work; `engine` and `pay` then give every one of
-    them the same groups and rewards.
+    them the same groups and rewards. watch: is told of each part of a step.
 
     A phase that goes on from a checkpoint has `rollouts_done` and `restore_optimizer` set before it is fitted.
     """
@@ -61,12 +61,13 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         batches: Sequence[Batch],
         seed: int,
         ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        watch: Watch = unwatched,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = policy.model
         self.policy, self.engine, self.settings, self.loss = policy, engine, settings, loss
-        self.reference, self.ranks = reference, ranks
+        self.reference, self.ranks, self.watch = reference, ranks, watch
         self._make_optimizer, self.batches, self.seed = optimizer, batches, seed
         self.rollouts_done = 0
         self.restore_optimizer: Callable[[torch.optim.Optimizer], None] | None = None
@@ -84,7 +85,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
 
     def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
         """The groups of a rollout, or of a part of it, which `pay` is called with next."""
-        return self.engine.generate(prompts, sampling)
+        return self.engine.generate(prompts, sampling, progress=self.watch("drawing, responses"))
 
     @abstractmethod
     def pay(self, groups: Sequence[Group], batch: Batch) -> Rewards:
@@ -156,6 +157,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
     def _rollout(self, batch: Batch, metrics: dict[str, float]) -> tuple[list[Group], Rewards]:
         """Groups drawn from the weights of this step, and their rewards; says in `metrics` how long both took."""
         with timed(metrics, "rollout"):
+            self.watch("giving the engine what was learned")
             self.engine.sync(self.policy)
             groups = self._draw(self.prompts(batch), "rollout", self.rollouts_done)
         with timed(metrics, "reward"):
@@ -168,6 +170,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         return self.draw(prompts, self.settings.rollout_sampling(seed=derive(self.seed, *names)))
 
     def _paid(self, groups: Sequence[Group], batch: Batch) -> Rewards:
+        self.watch("rewards")
         rewards = self.pay(groups, batch)
         if self.settings.overlong is None:
             return rewards
@@ -211,6 +214,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
             settings=self.settings,
             loss=self.loss,
             ranks=self.ranks,
+            watch=self.watch,
             pad_id=self.policy.pad_id(),
             device=self.device,
         )

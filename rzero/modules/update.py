@@ -18,6 +18,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from rzero.grpo import PolicyLoss, kl_divergence, kl_penalised_rewards, mini_batch_totals
+from rzero.interfaces import Progress, Watch, unwatched
 from rzero.modules.batching import (
     PADDING,
     MicroBatch,
@@ -66,12 +67,28 @@ class Share:
         )
 
 
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """Counts micro-batches of `total` for a `Progress`, and their positions, padding included, as tokens."""
+
+    progress: Progress
+    total: int
+    done: int = 0
+    tokens: int = 0
+
+    def count(self, part: MicroBatch) -> None:
+        self.done += 1
+        self.tokens += part.input_ids_BT.numel()
+        self.progress(self.done, self.total, self.tokens)
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Update:
     """Learns from a rollout. Every rank holds one and calls it with the same groups and rewards.
 
     model: what learns. wrapper: what Lightning's strategy made of the module, with the switch for the exchange of
-    gradients. backward: `LightningModule.manual_backward`. pad_id: any token of the model.
+    gradients. backward: `LightningModule.manual_backward`. pad_id: any token of the model. watch: is told how many
+    micro-batches are done.
     """
 
     model: nn.Module
@@ -84,6 +101,7 @@ class Update:
     ranks: Ranks
     pad_id: int
     device: torch.device
+    watch: Watch = unwatched
 
     def __call__(self, groups: Sequence[Group], rewards: Sequence[Sequence[RewardBreakdown]]) -> dict[str, float]:
         """`updates_per_rollout` optimiser steps, at most one per group. Returns the mean of each metric over them."""
@@ -98,7 +116,8 @@ class Update:
         if penalised:
             totals_N = totals_N - self.kl_penalty([scored for step in steps for scored in step], rows=len(rows))
         advantages_N = self.settings.advantage(totals_N, group_N).float().to(self.device)
-        metrics = [self.step(step, advantages_N) for step in steps]
+        learned = Tally(progress=self.watch("learning, micro-batches"), total=sum(map(len, steps)))
+        metrics = [self.step(step, advantages_N, learned=learned) for step in steps]
         return add_up([{name: value / updates for name, value in step.items()} for step in metrics])
 
     def cut(self, mini_batch: Sequence[Row]) -> list[MicroBatch]:
@@ -122,16 +141,26 @@ class Update:
     @torch.no_grad()
     def score(self, parts: Sequence[MicroBatch], *, old: bool) -> list[Scored]:
         """The micro-batches with the policy's log-probs if asked, and the reference's if the loss needs them."""
-        nothing = [None] * len(parts)
-        old_logps = [self.logprobs(self.model, part)[0] for part in parts] if old else nothing
-        ref_logps: Sequence[Tensor | None] = nothing
+        old_logps: Sequence[Tensor | None] = [None] * len(parts)
+        ref_logps = old_logps
+        if old:
+            old_logps = self.scores(self.model, parts, "as they were drawn")
         if self.reference is not None and self.loss.needs_reference:
             with self.reference.active() as model:
-                ref_logps = [self.logprobs(model, part)[0] for part in parts]
+                ref_logps = self.scores(model, parts, "by the reference")
         return [
             Scored(part=part, old_logp_BT=old_logp_BT, ref_logp_BT=ref_logp_BT)
             for part, old_logp_BT, ref_logp_BT in zip(parts, old_logps, ref_logps, strict=True)
         ]
+
+    def scores(self, model: nn.Module, parts: Sequence[MicroBatch], how: str) -> list[Tensor]:
+        """A model's log-probs of each micro-batch; `how`: what progress calls that."""
+        scored = Tally(progress=self.watch(f"scoring {how}, micro-batches"), total=len(parts))
+        logps = []
+        for part in parts:
+            logps.append(self.logprobs(model, part)[0])
+            scored.count(part)
+        return logps
 
     def kl_penalty(self, scored: Sequence[Scored], *, rows: int) -> Tensor:
         """Returns the cost in reward of each completion's KL (N,), float64; KL per token is that of the old policy."""
@@ -152,12 +181,13 @@ class Update:
             penalty_N[item.part.index_B[real_B].cpu()] = -reward_B[real_B].cpu()
         return torch.stack(self.ranks.gather(penalty_N)).sum(dim=0)  # each row is one rank's, and 0 on all others
 
-    def step(self, parts: Sequence[Scored], advantages_N: Tensor) -> dict[str, float]:
+    def step(self, parts: Sequence[Scored], advantages_N: Tensor, *, learned: Tally) -> dict[str, float]:
         """One optimiser step over the micro-batches of a mini-batch, of all ranks, and its metrics."""
         shares = []
         for number, scored in enumerate(parts, start=1):
             with exchange(self.wrapper, now=number == len(parts)):
                 shares.append(self.accumulate(scored, advantages_N))
+            learned.count(scored.part)
         total = Share.total(self.ranks.gather(Share.total(shares)))
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)))
         finite = math.isfinite(norm)

@@ -19,13 +19,13 @@ import torch
 
 from rzero.collapse import CollapseMonitor
 from rzero.durable import fingerprints, write_atomically
-from rzero.interfaces import EvaluationScores, Tracker
+from rzero.interfaces import EvaluationScores, Progress, Tracker
 from rzero.processes.ranks import Ranks
 from rzero.roles import Role
 from rzero.runs.directory import RunDirectory
 from rzero.runs.health import GraderHealth
 from rzero.runs.ledger import Ledger, Position
-from rzero.runs.progress import Narrator
+from rzero.runs.progress import Narrator, Part
 from rzero.types import Artifact, Json
 
 Kind: TypeAlias = Role | Literal["questions", "evaluation"]
@@ -79,6 +79,7 @@ class Stages:
         summary = work(iteration)
         _free_memory()
         seconds = time.monotonic() - started
+        self.watch("writing down what was made")
         self.ranks.shared(self._complete)(self.name, {"summary": summary, "seconds": round(seconds, 3)})
         self.narrator.end(summary)
         if warning := self.health.take_warning():
@@ -96,6 +97,10 @@ class Stages:
 
     def advance(self, note: str = "", steps: int = 1) -> None:
         self.narrator.advance(note, steps)
+
+    def watch(self, what: str) -> Progress:
+        """Says that a part of a step begins, such as `drawing, responses`; returns what is told how far it is."""
+        return Part(what, tell=self.narrator.now)
 
     def warn(self, text: str) -> None:
         self.narrator.say(f"warning: {text}")

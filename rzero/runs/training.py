@@ -37,6 +37,7 @@ def train(module: GRPOModule, *, stages: Stages, make_trainer: MakeTrainer, made
             f"iteration {stages.iteration}: no update of the {module.stage} had a finite gradient, so it learned "
             f"nothing. Lower {module.stage}.optimizer.lr or look at its rewards, and start a new run."
         )
+    stages.watch("saving weights")
     module.policy.save(stages.output, write=stages.ranks.first)
     stages.made(module.stage, made_of=made_of)
     if not learned["different rewards"]:
@@ -74,6 +75,7 @@ def _fit(module: GRPOModule, *, stages: Stages, make_trainer: MakeTrainer) -> di
 
 
 def _pause(module: GRPOModule, memory: Json, *, stages: Stages) -> None:
+    stages.watch("saving a checkpoint")
     path = stages.checkpoint_path(module.rollouts_done)
     optimizer = module.optimizers(use_pl_optimizer=False)
     checkpoint.save(path, model=module.model, optimizer=optimizer, write=stages.ranks.first)  # type: ignore[arg-type]

@@ -80,12 +80,14 @@ def test_times_are_said_as_people_say_them(seconds: float, text: str) -> None:
 def test_rows_of_a_suite_are_counted_over_benchmarks_and_decodings() -> None:
     """Two benchmarks: 2 greedy and 8 sampled responses, then 3; of the first everything is drawn."""
     meter = Meter("model", total=13, seconds=1e9, console=console(io.StringIO(), terminal=False))
-    rows, seen = Rows(meter, [10, 3]), []
+    rows, seen, parts = Rows(meter, [10, 3]), [], {}
     for what, done, total in (("a greedy", 1, 2), ("a greedy", 2, 2), ("a sampled", 4, 8), ("a sampled", 8, 8)):
-        rows.call(what, done, total)
+        if what not in parts:
+            parts[what] = rows.watch(what)
+        parts[what](done, total, 0)
         seen.append(meter.done)
     rows.benchmark(1, 2)
-    rows.call("b greedy", 1, 3)
+    rows.watch("b greedy")(1, 3, 0)
     seen.append(meter.done)
     rows.benchmark(2, 2)
     assert [*seen, meter.done] == [1, 2, 6, 10, 11, 13]

@@ -55,7 +55,7 @@ class Scores:
 class Suite:
     benchmarks = ()
 
-    def evaluate(self, engine: Any, *, policy: Any = None, progress: Any = None, on_call: Any = None) -> Scores:
+    def evaluate(self, engine: Any, *, policy: Any = None, progress: Any = None, watch: Any = None) -> Scores:
         return Scores()
 
 

@@ -49,6 +49,22 @@ class _Drawn:
     stopped: np.ndarray
 
 
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """Counts the completions of a call, and its tokens, for a `Progress`."""
+
+    progress: Progress | None
+    total: int
+    ended: int = 0
+    tokens: int = 0
+
+    def count(self, *, ended: int, tokens: int) -> None:
+        self.ended += ended
+        self.tokens += tokens
+        if self.progress is not None:
+            self.progress(self.ended, self.total, self.tokens)
+
+
 class EmbeddedEngine:
     """A `RolloutEngine` in this process.
 
@@ -184,7 +200,8 @@ class EmbeddedEngine:
         progress: Progress | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> list[Group]:
-        """`sampling.n` completions per prompt, in the order of the prompts. `progress(done, total)` counts completions.
+        """`sampling.n` completions per prompt, in the order of the prompts. `progress` counts completions, and at
+        every step the tokens drawn.
 
         share: (part, parts) draws only that part of all rows, counted prompt by prompt; groups then lack the others.
 
@@ -197,16 +214,15 @@ class EmbeddedEngine:
         mine = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
         rows = sorted(mine, key=lambda row: len(prompt_ids[row.prompt]))
         drawn: list[tuple[Row, Completion]] = []
+        tally = _Tally(progress=progress, total=len(rows))
         with torch_threads(self._threads):
             for first in range(0, len(rows), self._max_rows):
                 wave = rows[first : first + self._max_rows]
-                drawn += zip(wave, self._run_wave(wave, prompt_ids, sampling), strict=True)
-                if progress is not None:
-                    progress(len(drawn), len(rows))
+                drawn += zip(wave, self._run_wave(wave, prompt_ids, sampling, tally), strict=True)
         return to_groups(prompts, prompt_ids, drawn)
 
     def _run_wave(
-        self, wave: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling
+        self, wave: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling, tally: _Tally
     ) -> list[Completion]:
         assert self._tokenizer is not None
         distinct: dict[tuple[int, ...], int] = {}
@@ -214,12 +230,17 @@ class EmbeddedEngine:
         # The decoder wants the rows of a prompt together; equal prompts may come from different places of the call.
         order = np.argsort(slot_of_row, kind="stable")
         ordered = [wave[i] for i in order]
-        drawn = self._decode(list(distinct), sorted(slot_of_row), ordered, sampling)
+        drawn = self._decode(list(distinct), sorted(slot_of_row), ordered, sampling, tally)
         completions = _to_completions(drawn, self._tokenizer)
         return [completions[place] for place in np.argsort(order)]  # back in the order of the wave
 
     def _decode(
-        self, prompts: list[tuple[int, ...]], slot_of_row: list[int], rows: Sequence[Row], sampling: Sampling
+        self,
+        prompts: list[tuple[int, ...]],
+        slot_of_row: list[int],
+        rows: Sequence[Row],
+        sampling: Sampling,
+        tally: _Tally,
     ) -> _Drawn:
         assert self._decoder is not None
         longest = max(row.limit for row in rows)
@@ -238,6 +259,7 @@ class EmbeddedEngine:
         eos = torch.tensor(self._eos_ids, device=device)
         place_B = torch.arange(len(rows), device=device)  # which row of the wave each row of the batch is
         alive_B = torch.ones(len(rows), dtype=torch.bool, device=device)
+        alive = len(rows)
         for step in range(longest):
             token_B, logprob_B = sampler.draw(logits_BV, step=step)
             stopped_B = torch.isin(token_B, eos)
@@ -245,10 +267,11 @@ class EmbeddedEngine:
             ended_B = alive_B & (stopped_B | (limits[place_B] <= step + 1))
             record.end(place_B[ended_B], stopped_B[ended_B], length=step + 1)
             alive_B &= ~ended_B
-            count = int(alive_B.sum())
-            if count == 0:
+            before, alive = alive, int(alive_B.sum())
+            tally.count(ended=before - alive, tokens=before)
+            if alive == 0:
                 break
-            if count < self._compact_below * len(alive_B):
+            if alive < self._compact_below * len(alive_B):
                 kept = alive_B.nonzero().squeeze(1)
                 session.keep(kept)
                 sampler.keep(kept.cpu().numpy())

@@ -16,7 +16,7 @@ from rzero.engines.rows import encode_all, rows_of_share, to_completions, to_gro
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
 from rzero.engines.vllm.adapters import gather_adapters
 from rzero.engines.vllm.hosts import Host, HostSettings, acquire, release
-from rzero.engines.vllm.requests import Drawn, RowRequest, probe_requests, row_requests
+from rzero.engines.vllm.requests import Drawn, Finished, RowRequest, probe_requests, row_requests
 from rzero.engines.vllm.retry import retry_when_dead
 from rzero.engines.vllm.snapshot import serving_parts
 from rzero.gathering import take_part
@@ -155,7 +155,8 @@ class VllmEngine(Generic[S]):
         progress: Progress | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> list[Group]:
-        """`sampling.n` completions per prompt, in the order of the prompts. `progress(done, total)`: once, at the end.
+        """`sampling.n` completions per prompt, in the order of the prompts. `progress` counts those
+        that servers have finished; vLLM in this process is counted once, at the end.
 
         share: (part, parts) draws only that part of all rows, counted prompt by prompt; groups then lack the others.
 
@@ -165,16 +166,16 @@ class VllmEngine(Generic[S]):
         tokenizer = self._ready()
         prompt_ids = encode_all(tokenizer, prompts, context=self._context)
         rows = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
-        drawn = self._draw(row_requests(rows, prompt_ids, sampling, eos_ids=self._eos_ids))
-        if progress is not None and rows:
-            progress(len(rows), len(rows))
+        drawn = self._draw(row_requests(rows, prompt_ids, sampling, eos_ids=self._eos_ids), progress=progress)
         completions = zip(rows, self._completions(drawn, tokenizer), strict=True)
         return to_groups(prompts, prompt_ids, list(completions))
 
-    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+    def texts(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Progress | None = None
+    ) -> list[list[str]]:
         """Returns the texts of `generate` alone: a server is spared the log-probs, and the wire 95 % of its bytes."""
         requests = self._text_requests(prompts, sampling)
-        texts = iter(self._texts(self._draw(requests)))
+        texts = iter(self._texts(self._draw(requests, progress=progress)))
         return [list(itertools.islice(texts, sampling.n)) for _ in prompts]
 
     def beside(self, other: RolloutEngine) -> bool:
@@ -185,7 +186,14 @@ class VllmEngine(Generic[S]):
         return host is not None and mine is not None and theirs is not None and host.beside(mine, theirs)
 
     def generate_and_ask(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, ask: Ask, other: RolloutEngine, answers: Sampling
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        *,
+        ask: Ask,
+        other: RolloutEngine,
+        answers: Sampling,
+        progress: Progress | None = None,
     ) -> tuple[list[Group], list[list[str] | None]]:
         """Returns what `generate` does and, for each completion in order, what `other` answers to what it makes us ask.
 
@@ -210,7 +218,8 @@ class VllmEngine(Generic[S]):
                 prompt = ask(completion.text)
                 return [] if prompt is None else other._text_requests([prompt], answers, first=next(numbers))
 
-            return host.draw_and_follow(requests, snapshot, follow=follow, of=other._loaded(host))
+            finished = Finished(progress)
+            return host.draw_and_follow(requests, snapshot, follow=follow, of=other._loaded(host), finished=finished)
 
         drawn, answered = self._working(work)
         groups = to_groups(prompts, prompt_ids, list(zip(rows, self._completions(drawn, tokenizer), strict=True)))
@@ -238,8 +247,10 @@ class VllmEngine(Generic[S]):
             tokenizer=tokenizer,
         )
 
-    def _draw(self, requests: Sequence[RowRequest]) -> list[Drawn]:
-        return self._working(lambda host, snapshot: host.draw(requests, snapshot)) if requests else []
+    def _draw(self, requests: Sequence[RowRequest], *, progress: Progress | None = None) -> list[Drawn]:
+        if not requests:
+            return []
+        return self._working(lambda host, snapshot: host.draw(requests, snapshot, finished=Finished(progress)))
 
     def _loaded(self, host: Host[S]) -> S:
         """The snapshot of this engine, which the host has then."""

@@ -23,7 +23,7 @@ from weakref import WeakSet
 
 import torch
 
-from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.engines.vllm.requests import Drawn, Finished, RowRequest
 from rzero.policy import Policy
 
 S = TypeVar("S")
@@ -50,11 +50,11 @@ class Host(Protocol[S]):
     def beside(self, one: S, other: S) -> bool:
         """Returns whether both can be loaded at the same time: adapters over the same weights can."""
 
-    def draw(self, requests: Sequence[RowRequest], snapshot: S) -> list[Drawn]:
-        """One answer per request, in order, from a snapshot that is loaded."""
+    def draw(self, requests: Sequence[RowRequest], snapshot: S, *, finished: Finished | None = None) -> list[Drawn]:
+        """One answer per request, in order, from a snapshot that is loaded. `finished` counts them as they come."""
 
     def draw_and_follow(
-        self, requests: Sequence[RowRequest], snapshot: S, *, follow: Follow, of: S
+        self, requests: Sequence[RowRequest], snapshot: S, *, follow: Follow, of: S, finished: Finished | None = None
     ) -> tuple[list[Drawn], list[list[Drawn]]]:
         """As `draw`, and the answers of the snapshot `of` to what `follow` asks after each, while others are drawn.
 

@@ -7,6 +7,7 @@ nobody needs vLLM any more, so that training in the same process is what it woul
 
 from __future__ import annotations
 
+import functools
 import gc
 import itertools
 import logging
@@ -31,7 +32,7 @@ from rzero.engines.verification import Checksums, fingerprinted
 from rzero.engines.vllm.adapters import Adapter, Bases, fingerprint, write_adapter
 from rzero.engines.vllm.adapters import options as adapter_options
 from rzero.engines.vllm.hosts import Follow
-from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.engines.vllm.requests import Drawn, Finished, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.snapshot import Architecture, architecture, in_memory, serving_parts
 from rzero.policy import Policy
@@ -183,14 +184,27 @@ class ResidentVllm:
 
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
-    def draw(self, requests: Sequence[RowRequest], snapshot: Snapshot) -> list[Drawn]:
-        return self._drawing(lambda: _generate(self._running, requests, self._lora(snapshot)))
+    def draw(
+        self, requests: Sequence[RowRequest], snapshot: Snapshot, *, finished: Finished | None = None
+    ) -> list[Drawn]:
+        drawn = self._drawing(lambda: _generate(self._running, requests, self._lora(snapshot)))
+        if finished is not None:
+            finished.expect(len(drawn))
+            finished.count(*drawn)
+        return drawn
 
     def draw_and_follow(
-        self, requests: Sequence[RowRequest], snapshot: Snapshot, *, follow: Follow, of: Snapshot
+        self,
+        requests: Sequence[RowRequest],
+        snapshot: Snapshot,
+        *,
+        follow: Follow,
+        of: Snapshot,
+        finished: Finished | None = None,
     ) -> tuple[list[Drawn], list[list[Drawn]]]:
         mine, theirs = self._lora(snapshot), self._lora(of)
-        return self._drawing(lambda: _generate_and_follow(self._running, requests, mine, follow=follow, of=theirs))
+        work = functools.partial(_generate_and_follow, follow=follow, of=theirs, finished=finished or Finished())
+        return self._drawing(lambda: work(self._running, requests, mine))
 
     def _drawing(self, work: Callable[[], T]) -> T:
         try:
@@ -281,7 +295,13 @@ def _generate(llm: LLM, requests: Sequence[RowRequest], adapter: LoRARequest | N
 
 
 def _generate_and_follow(
-    llm: LLM, requests: Sequence[RowRequest], adapter: LoRARequest | None, *, follow: Follow, of: LoRARequest | None
+    llm: LLM,
+    requests: Sequence[RowRequest],
+    adapter: LoRARequest | None,
+    *,
+    follow: Follow,
+    of: LoRARequest | None,
+    finished: Finished,
 ) -> tuple[list[Drawn], list[list[Drawn]]]:
     """vLLM's own loop, with a look after each step at what the next of `requests` in order calls for."""
     from vllm import SamplingParams
@@ -292,12 +312,15 @@ def _generate_and_follow(
     def add(name: str, request: RowRequest, lora: LoRARequest | None) -> str:
         params = SamplingParams(**request.params, output_kind=RequestOutputKind.FINAL_ONLY)
         engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, params, lora_request=lora)
+        finished.expect(1)
         return name
 
     names = [add(f"row_{index}", request, adapter) for index, request in enumerate(requests)]
     answers: list[list[str]] = []
     while engine.has_unfinished_requests():
-        done |= {output.request_id: _drawn(output.outputs[0]) for output in engine.step() if output.finished}
+        ended = {output.request_id: _drawn(output.outputs[0]) for output in engine.step() if output.finished}
+        finished.count(*ended.values())
+        done |= ended
         while len(answers) < len(names) and (name := names[len(answers)]) in done:
             answers.append([add(f"{name}_{n}", request, of) for n, request in enumerate(follow(done[name]))])
     return [done[name] for name in names], [[done[name] for name in group] for group in answers]

@@ -7,13 +7,15 @@ prefix cache still reads a prompt's full blocks once per group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rzero.engines.rows import Row
 from rzero.engines.sampling import row_keys
+from rzero.interfaces import Progress
 from rzero.types import Json, Sampling
 
 
@@ -31,6 +33,38 @@ class Drawn:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+
+
+class Finished:
+    """Counts requests for a `Progress` (None: for nobody) as they are answered, from any thread."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress
+        self._lock = threading.Lock()
+        self._expected = self._answered = self._tokens = 0
+
+    def expect(self, requests: int) -> None:
+        """Says that so many more will be answered."""
+        with self._lock:
+            self._expected += requests
+
+    def count(self, *drawn: Drawn) -> None:
+        """Counts answers."""
+        with self._lock:
+            self._answered += len(drawn)
+            self._tokens += sum(len(row.token_ids) for row in drawn)
+            if self._progress is not None and drawn:
+                self._progress(self._answered, self._expected, self._tokens)
+
+    def counting(self, draw: Callable[[RowRequest], Drawn]) -> Callable[[RowRequest], Drawn]:
+        """Returns `draw` with its answers counted."""
+
+        def counted(request: RowRequest) -> Drawn:
+            drawn = draw(request)
+            self.count(drawn)
+            return drawn
+
+        return counted
 
 
 def row_requests(

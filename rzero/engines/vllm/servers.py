@@ -35,7 +35,7 @@ from rzero.engines.vllm.adapters import Adapter, Bases, fingerprint, write_adapt
 from rzero.engines.vllm.adapters import options as adapter_options
 from rzero.engines.vllm.hosts import Follow
 from rzero.engines.vllm.in_process import ASLEEP, FORGETFUL, GIB, check_sleep_level, prompts_in_one_piece
-from rzero.engines.vllm.requests import Drawn, RowRequest
+from rzero.engines.vllm.requests import Drawn, Finished, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess
@@ -253,24 +253,30 @@ class ServedVllm:
 
     # ---- rollouts ------------------------------------------------------------------------------------------------
 
-    def draw(self, requests: Sequence[RowRequest], snapshot: Files) -> list[Drawn]:
+    def draw(self, requests: Sequence[RowRequest], snapshot: Files, *, finished: Finished | None = None) -> list[Drawn]:
         """Neighbouring rows go to the same replica, because they share a prompt; each has a queue of its own.
 
         Each row under way has a connection: `max_rows` of them, or fewer where the limit on open files is low.
         When a replica dies, rows that wait are dropped and those under way are waited for: a server that still draws
         cannot be given weights.
         """
-        with self._dealing() as deal:
+        with self._dealing(finished or Finished()) as deal:
             return [answer.result() for answer in deal(requests, snapshot, parts=self._count)]
 
     def draw_and_follow(
-        self, requests: Sequence[RowRequest], snapshot: Files, *, follow: Follow, of: Files
+        self,
+        requests: Sequence[RowRequest],
+        snapshot: Files,
+        *,
+        follow: Follow,
+        of: Files,
+        finished: Finished | None = None,
     ) -> tuple[list[Drawn], list[list[Drawn]]]:
         """Rows are dealt one by one, so that they end in about their order, in which `follow` has to be called.
 
         What follows from a row shares a prompt and goes to one replica, behind the rows that wait there.
         """
-        with self._dealing() as deal:
+        with self._dealing(finished or Finished()) as deal:
             drawn, answers = [], []
             for answer in deal(requests, snapshot, parts=len(requests)):
                 drawn.append(answer.result())
@@ -278,19 +284,20 @@ class ServedVllm:
             return drawn, [[answer.result() for answer in group] for group in answers]
 
     @contextmanager
-    def _dealing(self) -> Iterator[Deal]:
-        """Queues for the rows of one call, which are empty and at rest afterwards."""
+    def _dealing(self, finished: Finished) -> Iterator[Deal]:
+        """Queues for the rows of one call, which are empty and at rest afterwards. `finished` counts the rows."""
         queues = [ThreadPoolExecutor(max_workers=self._connections) for _ in self._replicas]
         dealt = [0] * self._count
 
         def deal(requests: Sequence[RowRequest], snapshot: Files, *, parts: int) -> list[Future[Drawn]]:
             name = self._adapters[snapshot.adapter] if snapshot.adapter else None
             answers = []
+            finished.expect(len(requests))
             for part in range(parts):
                 share = requests[-(-len(requests) * part // parts) : -(-len(requests) * (part + 1) // parts)]
                 number = dealt.index(min(dealt))
                 dealt[number] += len(share)
-                draw = functools.partial(self._replicas[number].draw, model=name)
+                draw = finished.counting(functools.partial(self._replicas[number].draw, model=name))
                 answers += [queues[number].submit(draw, request) for request in share]
             return answers
 

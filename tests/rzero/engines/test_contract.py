@@ -278,9 +278,9 @@ def test_the_context_bounds_the_response(engine, policy):
 
 def test_progress_ends_with_everything(engine, policy):
     engine.sync(policy)
-    seen: list[tuple[int, int]] = []
-    engine.generate(PROMPTS, Sampling(n=3, max_tokens=4), progress=lambda done, total: seen.append((done, total)))
-    assert seen[-1] == (9, 9)
+    seen: list[tuple[int, ...]] = []
+    groups = engine.generate(PROMPTS, Sampling(n=3, max_tokens=4), progress=lambda *told: seen.append(told))
+    assert seen[-1] == (9, 9, sum(len(row.token_ids) for group in groups for row in group.completions))
 
 
 @pytest.mark.parametrize("make", [embedded, pytest.param(vllm, marks=pytest.mark.vllm)])

@@ -1,6 +1,7 @@
 """The embedded engine against transformers, and the promises of `RolloutEngine`."""
 
 import copy
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -282,8 +283,11 @@ def test_the_context_bounds_the_response(make_policy):
 def test_progress_and_threads(make_policy):
     engine = make_engine(make_policy("qwen3"), max_rows=4)
     threads, seen = torch.get_num_threads(), []
-    engine.generate(PROMPTS, Sampling(n=3, max_tokens=4), progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(4, 9), (8, 9), (9, 9)]
+    engine.generate(PROMPTS, Sampling(n=3, max_tokens=4), progress=lambda *told: seen.append(told))
+    done, total, tokens = zip(*seen, strict=True)
+    assert set(total) == {9}
+    assert [number for number, _ in itertools.groupby(done)] == [0, 4, 8, 9]  # 4 tokens end each wave of 4 rows
+    assert tokens == (4, 8, 12, 16, 20, 24, 28, 32, 33, 34, 35, 36)
     assert torch.get_num_threads() == threads
 
 

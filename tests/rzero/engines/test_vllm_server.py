@@ -17,7 +17,7 @@ import pytest
 
 from rzero.engines.vllm import VllmEngine, server_process
 from rzero.engines.vllm import servers as fleet
-from rzero.engines.vllm.requests import RowRequest
+from rzero.engines.vllm.requests import Finished, RowRequest
 from rzero.engines.vllm.retry import EngineDied
 from rzero.engines.vllm.server_client import Replica, Timeouts
 from rzero.engines.vllm.server_process import ServerProcess, free_port
@@ -130,7 +130,11 @@ def test_rows_are_dealt_over_replicas_and_weights_reach_all_of_them(make_policy)
         assert host.load(files) == 256
         assert host.load(files) == 256  # known there already
         rows = [RowRequest(prompt_ids=(index, 7), params={}) for index in range(7)]
-        assert [drawn.token_ids[0] for drawn in host.draw(rows, files)] == list(range(7))
+        told: list[tuple[int, ...]] = []
+        finished = Finished(lambda *progress: told.append(progress))
+        assert [drawn.token_ids[0] for drawn in host.draw(rows, files, finished=finished)] == list(range(7))
+        assert [done for done, _, _ in told] == list(range(1, 8))
+        assert {total for _, total, _ in told} == {7}
         for script, share in ((first_script, {0, 1, 2, 3}), (second_script, {4, 5, 6})):
             loads = script.bodies("/collective_rpc")
             assert loads == [{"method": "reload_weights", "kwargs": {"weights_path": str(files.directory)}}]

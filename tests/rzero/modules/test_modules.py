@@ -95,6 +95,20 @@ def test_how_a_step_is_cut_changes_nothing(make_policy, tmp_path, role):
             assert step["entropy"] == pytest.approx(first["entropy"], rel=1e-5)
 
 
+def test_each_part_of_a_step_is_told_and_counted(make_policy, tmp_path):
+    parts: dict[str, list[tuple[int, ...]]] = {}
+    watch = lambda what: lambda *told: parts.setdefault(what, []).append(told)  # noqa: E731
+    train(make(make_policy("qwen3"), settings=settings(max_tokens_per_microbatch=80), watch=watch), tmp_path)
+    assert list(parts) == [
+        "drawing, responses", "scoring by the reference, micro-batches", "learning, micro-batches",
+    ]  # fmt: skip
+    for told in parts.values():
+        assert len({total for _, total, _ in told}) == 1
+        done, total, tokens = told[-1]
+        assert done == total > 1
+        assert tokens > 0
+
+
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(make_policy, tmp_path):
     policy = make_policy("qwen3")
     before = policy.weights_hash()
@@ -184,7 +198,7 @@ def test_groups_that_teach_nothing_are_replaced_within_the_bound(make_policy, tm
     module = make(make_policy("qwen3"), reward=odd_only, settings=settings(refill=refill))
     calls = []
     generate = module.engine.generate
-    module.engine.generate = lambda prompts, sampling: (
+    module.engine.generate = lambda prompts, sampling, progress: (
         calls.append((len(prompts), sampling.seed)) or generate(prompts, sampling)
     )
     refilled, _ = train(module, tmp_path)

@@ -99,8 +99,9 @@ class FirstDraws:
         else:
             take_part(model_parts(policy.model))
 
-    def texts(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
-        return [[completion.text for completion in group.completions] for group in self.generate(prompts, sampling)]
+    def texts(self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Any = None) -> list[list[str]]:
+        groups = self.generate(prompts, sampling, progress=progress)
+        return [[completion.text for completion in group.completions] for group in groups]
 
     def rest(self) -> None:
         """Nothing."""
@@ -124,8 +125,8 @@ class Ragged:
     def __init__(self, engine: Any) -> None:
         self.engine, self.sync, self.close = engine, engine.sync, engine.close
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
-        groups = self.engine.generate(prompts, sampling)
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, progress: Any = None) -> list[Group]:
+        groups = self.engine.generate(prompts, sampling, progress=progress)
         return [
             replace(group, completions=tuple(cut(c, place=(i, j)) for j, c in enumerate(group.completions)))
             for i, group in enumerate(groups)

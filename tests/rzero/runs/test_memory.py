@@ -32,7 +32,7 @@ def test_no_model_of_an_earlier_phase_is_alive_at_the_next_stage(tmp_path: Path,
             self.synced.clear()
 
     class Counting(Suite):
-        def evaluate(self, engine: Any, *, policy: Any = None, progress: Any = None, on_call: Any = None) -> Any:
+        def evaluate(self, engine: Any, *, policy: Any = None, progress: Any = None, watch: Any = None) -> Any:
             alive_at_evaluation.append(sum(model() is not None for model in models))
             return super().evaluate(engine, policy=policy, progress=progress)
 
