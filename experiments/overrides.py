@@ -47,6 +47,7 @@ MOVED: Mapping[str, str] = {
     "solver_reward=*": "solver_reward@solver.reward=*",
     "transfer=*": "transfer@engine.host.transfer=*",
     "vote=*": "vote@curriculum.vote=*",
+    **{f"engine.dtype={dtype}": f"engine=embedded_{dtype}" for dtype in ("int8", "auto")},  # and its correction
     "engine.host.patience.*": "engine.host.timeouts.*",
     "benchmarks=micro_harness": "benchmarks=micro",
     "benchmarks.benchmarks.*": "benchmarks.source.source.*",

@@ -39,7 +39,7 @@ class Rollouts:
         """From a resolved run configuration."""
         engine, training = cfg["engine"], cfg["trainer"]["devices"] * cfg["trainer"].get("num_nodes", 1)
         common: Json = {
-            "weight_bytes": BYTES[engine["dtype"]] if engine["dtype"] else policy_bytes,
+            "weight_bytes": policy_bytes if engine["dtype"] in (None, "auto") else BYTES[engine["dtype"]],
             "rows": engine["max_rows"],
             "response_tokens": cfg["response_tokens"],
         }

@@ -59,6 +59,8 @@ def _training_measures(role: str) -> dict[str, Measure]:
         f"{name} reward": _change(role, "reward", ".3f"),
         f"{name} KL (nats per token)": _change(role, "kl", ".4f"),
         f"{name} response length (tokens)": _change(role, "completions/mean_length", ".1f"),
+        f"{name} log-probs, engine from trainer (nats)": _change(role, "sampling/sampling_logp_difference/mean", ".2g"),
+        f"{name} weights against that mismatch": _change(role, "sampling/importance_sampling_ratio/mean", ".4f"),
         f"{name} groups without a signal (%)": _change(role, "frac_reward_zero_std", ".0f", factor=100.0),
     }
 
@@ -73,6 +75,8 @@ def _change(role: str, metric: str, form: str, *, factor: float = 1.0) -> Measur
         if not rows:
             return NOTHING
         first, last = (row.get(f"{role}/{metric}") for row in (rows[0], rows[-1]))
+        if first is None and last is None:
+            return NOTHING
         return " → ".join(NOTHING if value is None else f"{factor * value:{form}}" for value in (first, last))
 
     return measure

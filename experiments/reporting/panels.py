@@ -117,6 +117,7 @@ def _training(_: Sequence[Run]) -> list[Panel]:
     measures = {
         "Reward": "reward",
         "KL (nats per token)": "kl",
+        "Log-probs, engine from trainer (nats)": "sampling/sampling_logp_difference/mean",
         "Response length (tokens)": "completions/mean_length",
         "Groups without a signal (share)": "frac_reward_zero_std",
     }

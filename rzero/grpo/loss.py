@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rzero.grpo.aggregation import Aggregation
 from rzero.grpo.kl import LOG_RATIO_LIMIT, KLEstimator, kl_divergence
-from rzero.grpo.mismatch import MismatchCorrection, refuse_truncated_sampling
+from rzero.grpo.mismatch import MismatchCorrection, refuse_unbounded_truncation
 from rzero.types import FinishReason, Sampling
 
 
@@ -86,7 +86,7 @@ class PolicyLoss:
     def check_sampling(self, sampling: Sampling) -> None:
         """Raise ValueError when this loss cannot be used with completions drawn like that. Call it before training."""
         if self.mismatch is not None:
-            refuse_truncated_sampling(sampling)
+            refuse_unbounded_truncation(sampling)
 
     def counts(self, finish_reason: FinishReason) -> bool:
         """Whether a completion that ended like this is learned from."""

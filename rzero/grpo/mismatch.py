@@ -4,6 +4,11 @@ Completions are drawn by the engine (another kernel, perhaps another precision) 
 first update is a little off-policy. Both corrections weigh the policy loss by exp(trainer - engine) log-probability at
 rollout time (F. Yao et al., "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training", 2025).
 
+Both log-probabilities are those at the sampling temperature and before truncation. Under top_p a token a is drawn with
+q(a) / Q, where Q is the mass of the engine's nucleus, and the trainer's own p would give it p(a) / P. The exact weight
+is (p(a) / q(a)) (Q / P): ours is exact up to the ratio of the two masses, which lies within [top_p, 1 / top_p]. (vLLM
+says q(a) / Q; the factor is then 1 / P, within [1, 1 / top_p].)
+
 Shapes: B sequences, T positions.
 """
 
@@ -63,17 +68,13 @@ class MaskedImportanceSampling:
         return torch.where((ratio_BT >= self.low) & (ratio_BT <= self.high), ratio_BT, 0.0)
 
 
-def refuse_truncated_sampling(sampling: Sampling) -> None:
-    """Raise unless the engine samples from the whole distribution.
-
-    Under top_p, top_k or greedy decoding the engine's log-probabilities are renormalised over the tokens it kept, so
-    their ratio to the trainer's is not an importance weight.
-    """
-    if sampling.top_p < 1 or sampling.top_k > 0 or sampling.temperature == 0:
+def refuse_unbounded_truncation(sampling: Sampling) -> None:
+    """Raise where nothing bounds what the ratio of log-probabilities leaves out: under top_k and greedy decoding."""
+    if sampling.top_k > 0 or sampling.temperature == 0:
         raise ValueError(
-            "mismatch correction needs untruncated sampling, got "
-            f"temperature={sampling.temperature}, top_p={sampling.top_p}, top_k={sampling.top_k}: "
-            "set top_p=1, top_k=0 and a positive temperature, or loss.mismatch=null"
+            "mismatch correction knows no weights under top_k or greedy decoding, got "
+            f"temperature={sampling.temperature}, top_k={sampling.top_k}: "
+            "set top_k=0 and a positive temperature, or loss.mismatch=null"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,7 @@ from rzero.collapse import Limit, roll_back, stop, warn
 from rzero.rewards import OfficialChallengerReward, PaperChallengerReward
 from rzero.selfplay import SelfPlay
 from rzero.types import Question
-from tests.experiments.covering import Cell, Row, covering
+from tests.experiments.covering import Row, covering
 from tests.experiments.small import config
 
 
@@ -50,34 +50,11 @@ def slots() -> dict[str, list[str]]:
     }
 
 
-NEEDS_THE_WHOLE_DISTRIBUTION = (
-    "mismatch correction needs untruncated sampling, got temperature=1.0, top_p=0.99, top_k=0"
-)
-REFUSED: Mapping[frozenset[Cell], str] = {
-    frozenset({(f"mismatch@{role}.loss", correction), *other}): NEEDS_THE_WHOLE_DISTRIBUTION
-    for role, correction, other in product(
-        ("challenger", "solver"),
-        ("masked", "truncated"),
-        (
-            *({("scale", scale)} for scale in ("official", "paper", "paper_lora", "small_lm")),
-            *(
-                {("scale", AS_IT_IS), ("experiment", name)}
-                for name in ("gemma3_270m", "official", "paper", "paper_lora_1gpu", "smollm2_135m")
-            ),
-        ),
-    )
-} | {
-    frozenset({("experiment", "qwen2_5_coder_0_5b"), ("scale", scale)}): NEEDS_THE_WHOLE_DISTRIBUTION
-    for scale in ("official", "paper", "paper_lora", "small_lm")
-}
-"""Choices that cannot go together, and what a run says that is given them."""
+def spelled(cells: Row) -> list[str]:
+    return [f"{slot}={option}" for slot, option in cells.items() if option != AS_IT_IS]
 
 
-def spelled(cells: Row | frozenset[Cell]) -> list[str]:
-    return [f"{slot}={option}" for slot, option in dict(cells).items() if option != AS_IT_IS]
-
-
-def paired(row: Row | frozenset[Cell]) -> DictConfig:
+def paired(row: Row) -> DictConfig:
     """The composed choices, for which the benchmarks need no data set and any policy a place."""
     cfg = config("benchmarks=micro", "policy.path_or_id=/some/model", *spelled(row))
     cfg.benchmarks = {"_target_": f"{__name__}.nothing_measured", "_partial_": True}
@@ -112,7 +89,7 @@ def is_a_control_that_sees_answers(row: Row) -> bool:
 
 @cache
 def rows() -> list[Row]:
-    return covering(slots(), refused=tuple(REFUSED))
+    return covering(slots())
 
 
 PARTS = 10
@@ -134,20 +111,28 @@ def test_every_pair_of_choices_builds_and_only_named_controls_let_true_answers_r
         selfplay.close()
 
 
-def test_the_rows_hold_every_pair_that_is_not_refused() -> None:
+def test_the_rows_hold_every_pair() -> None:
     held = {frozenset(pair) for row in rows() for pair in product(row.items(), row.items())}
     cells = [(slot, option) for slot, names in slots().items() for option in names]
     wanted = {frozenset((one, other)) for one, other in product(cells, cells) if one[0] != other[0]}
-    assert wanted - held == {cells for cells in REFUSED if len(cells) == 2}
+    assert wanted <= held
     assert 100 < len(rows()) < 400
 
 
-def test_choices_that_cannot_go_together_are_refused_when_the_run_is_built(tmp_path: Path) -> None:
-    for number, (cells, message) in enumerate(REFUSED.items()):
-        with pytest.raises(ValueError, match=r"^(challenger|solver)\.loss: ") as refusal:
-            composition.build(paired(cells), tmp_path / str(number))
-        assert message in str(refusal.value)
-        assert "\n" not in str(refusal.value)
+def test_a_correction_without_weights_for_its_sampling_is_refused_when_the_run_is_built(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^solver\.loss: mismatch correction knows no weights under top_k[^\n]*$"):
+        built(tmp_path, "engine=embedded_int8", "solver.settings.sampling.top_k=40")
+
+
+@pytest.mark.parametrize("role", ["challenger", "solver"])
+def test_rounded_rollouts_are_corrected_unless_somebody_says_otherwise(role: str) -> None:
+    truncated = OmegaConf.load(PROJECT / "conf" / "mismatch" / "truncated.yaml").mismatch
+    for chosen in ("engine=embedded_int8", "engine=embedded_auto", "experiment=qwen2_5_coder_0_5b"):
+        assert config(chosen)[role].loss.mismatch == truncated
+        assert config(chosen, f"loss@{role}.loss=gspo")[role].loss.mismatch == truncated
+        assert config(chosen, f"mismatch@{role}.loss=none")[role].loss.mismatch is None
+    for chosen in ("engine=embedded", "engine=vllm", "experiment=paper", "experiment=official"):
+        assert config(chosen)[role].loss.mismatch is None
 
 
 @pytest.mark.parametrize("name", options("collapse"))

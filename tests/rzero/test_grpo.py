@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from experiments.conformance.__main__ import read_rows
 from experiments.conformance.grpo import check_grpo
+from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.grpo import (
     ConstantLength,
     MaskedImportanceSampling,
@@ -321,11 +323,36 @@ def test_mismatch_corrections_by_hand():
         one_token(truncated, ratio=1.0, advantage=1.0)
 
 
-@pytest.mark.parametrize("change", [{"top_p": 0.99}, {"top_k": 20}, {"temperature": 0.0}])
-def test_mismatch_correction_refuses_truncated_sampling(change):
+def test_the_mismatch_weight_under_top_p_is_exact_up_to_the_nuclei_by_hand():
+    """Five tokens at temperature 0.5 and top_p 0.85; both keep the first three.
+
+    engine:  0.40 0.30 0.20 | 0.06 0.04, nucleus 0.90
+    trainer: 0.42 0.28 0.18 | 0.08 0.04, nucleus 0.88
+    Token 1 is drawn with 0.30 / 0.90 = 1 / 3, and the trainer's own nucleus would give it 0.28 / 0.88 = 7 / 22.
+    """
+    engine_V, trainer_V = vector(0.40, 0.30, 0.20, 0.06, 0.04), vector(0.42, 0.28, 0.18, 0.08, 0.04)
+    sampling = Sampling(temperature=0.5, top_p=0.85, max_tokens=1, seed=0)
+    loss = replace(PLAIN, mismatch=TruncatedImportanceSampling(cap=2.0))
+    loss.check_sampling(sampling)
+    rows = 64
+    sampler = TokenSampler(sampling, keys=row_keys(0, prompt_index=np.arange(rows), sample_index=np.arange(rows)))
+    token_B, logprob_B = sampler.draw((0.5 * engine_V.log()).repeat(rows, 1), step=0)
+    assert set(token_B.tolist()) == {0, 1, 2}
+    drawn = token_B.tolist().index(1)
+    weight = loss.mismatch.weights(
+        old_logp_BT=trainer_V[1].log().reshape(1, 1),
+        engine_logp_BT=logprob_B[drawn].reshape(1, 1),
+        mask_BT=torch.ones(1, 1),
+    )
+    assert weight.item() == pytest.approx(0.28 / 0.30)
+    assert weight.item() * 0.90 / 0.88 == pytest.approx((7 / 22) / (1 / 3))
+
+
+@pytest.mark.parametrize("change", [{"top_k": 20}, {"temperature": 0.0}])
+def test_mismatch_correction_refuses_what_it_has_no_weights_for(change):
     sampling = replace(Sampling(max_tokens=8), **change)
     PLAIN.check_sampling(sampling)
-    with pytest.raises(ValueError, match="mismatch correction needs untruncated sampling"):
+    with pytest.raises(ValueError, match=r"no weights under top_k or greedy decoding, got [^\n]*loss.mismatch=null$"):
         replace(PLAIN, mismatch=TruncatedImportanceSampling()).check_sampling(sampling)
 
 

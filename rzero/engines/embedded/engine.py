@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rzero.engines.across import ShardedEngine
+from rzero.engines.embedded.choice import measured, settled
 from rzero.engines.embedded.decoder import Decoder
 from rzero.engines.embedded.fused import FusedDecoder
 from rzero.engines.embedded.fused_weights import why_not_fused
@@ -76,7 +78,8 @@ class EmbeddedEngine:
     response tokens that room is made for at first. verify_sync: compare with the policy's own forward pass after each
     sync. decoder: `auto` takes the fused decoder where it computes the architecture exactly, else the generic one.
     dtype: what weights are rounded to for rollouts, such as bfloat16, or int8 on CPUs (fused decoder; adapters stay as
-    they are beside the rounded base); None: the policy's. device: where rollouts are
+    they are beside the rounded base), or auto: int8 where that is faster here, else None; None: the policy's. kept: the
+    file that a choice of auto is written to and, where it is there, read from. device: where rollouts are
     computed, such as cuda; None: where the policy is. A frozen Solver lies in host memory and is still drawn from on
     the GPU.
     """
@@ -93,6 +96,7 @@ class EmbeddedEngine:
         decoder: DecoderName,
         dtype: str | None = None,
         device: str | None = None,
+        kept: str | None = None,
     ) -> None:
         if max_rows < 1 or threads < 1 or prefill_tokens < 1 or first_capacity < 1:
             raise ValueError("engine.max_rows, threads, prefill_tokens and first_capacity must be at least 1")
@@ -108,9 +112,12 @@ class EmbeddedEngine:
         self._verify_sync = verify_sync
         self._decoder_name = decoder
         self._int8 = dtype == "int8"
-        if self._int8 and decoder == "generic":
-            raise ValueError("engine.dtype=int8 needs the fused decoder: engine.decoder=auto")
-        self._dtype = None if self._int8 else rollout_dtype(dtype)
+        if dtype in ("int8", "auto") and decoder == "generic":
+            raise ValueError(f"engine.dtype={dtype} needs the fused decoder: engine.decoder=auto")
+        if dtype == "auto" and kept is None:
+            raise ValueError("engine.dtype=auto keeps its choice in a file, engine.kept: choose engine=embedded_auto")
+        self._undecided = Path(kept) if dtype == "auto" and kept else None
+        self._dtype = None if dtype in ("int8", "auto") else rollout_dtype(dtype)
         self._device = None if device is None else torch.device(device)
         self._decoder: Decoder | RoundedDecoder | None = None
         self._model_of_decoder: PreTrainedModel | None = None
@@ -128,6 +135,10 @@ class EmbeddedEngine:
         """
         model = unwrap_adapters(policy.model)
         device = self._device or model.device
+        if self._undecided is not None:
+            rows, threads = self._max_rows, self._threads
+            chosen = settled(self._undecided, lambda: measured(policy, rows=rows, threads=threads, device=device))
+            self._int8, self._undecided = chosen == "int8", None
         if self._decoder is None or self._model_of_decoder is not policy.model:
             self._decoder = self._make_decoder(model, self._dtype or model.dtype, device)
             self._model_of_decoder = policy.model

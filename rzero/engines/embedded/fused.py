@@ -32,27 +32,27 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 class FusedDecoder:
     """Decodes with fused weights. `prefill_tokens` bounds the padded tokens read at once, `first_capacity` is the
-    number of own tokens room is made for at first (it doubles when used up)."""
+    number of own tokens room is made for at first (it doubles when used up). weights: what is decoded with."""
 
     def __init__(self, model: PreTrainedModel, *, prefill_tokens: int, first_capacity: int) -> None:
         self._model = model
         self._prefill_tokens = prefill_tokens
         self._first_capacity = first_capacity
-        self._weights: ModelWeights | None = None
+        self.weights: ModelWeights | None = None
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         self.use(arrange(self._model, weights))
 
     def use(self, weights: ModelWeights) -> None:
         """Decodes with weights that are arranged already."""
-        self._weights = weights
+        self.weights = weights
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int], max_new: int
     ) -> tuple[FusedSession, Tensor]:
-        assert self._weights is not None, "load() comes before start()"
+        assert self.weights is not None, "load() comes before start()"
         session = FusedSession(
-            self._weights, prompt_lengths=[len(p) for p in prompts], prompt_of_row=prompt_of_row, max_new=max_new,
+            self.weights, prompt_lengths=[len(p) for p in prompts], prompt_of_row=prompt_of_row, max_new=max_new,
             first_capacity=self._first_capacity,
         )  # fmt: skip
         logits_PV = session.read(prompts, prefill_tokens=self._prefill_tokens)

@@ -103,12 +103,10 @@ def arrange(
     config = model.config
     gemma = config.model_type == "gemma3_text"
     embedding_VE = weights["model.embed_tokens.weight"]
-    head_VE = embedding_VE if config.tie_word_embeddings else weights["lm_head.weight"]
-    final_gain_E = _gain(weights["model.norm.weight"], gemma=gemma)
     return ModelWeights(
         embedding_VE=embedding_VE * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
-        head=linear(_transpose(head_VE * final_gain_E), None),
-        layers=tuple(_layer(config, weights, index, linear) for index in range(config.num_hidden_layers)),
+        head=arranged_head(config, weights, linear),
+        layers=tuple(arranged_layer(config, weights, index, linear) for index in range(config.num_hidden_layers)),
         frequencies=_frequencies(model, embedding_VE.device),
         query_heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
@@ -179,9 +177,26 @@ def _beside(
     return Adapted(below, down_IK, torch.block_diag(*blocks).contiguous())
 
 
-def _layer(
+def arranged_head(
+    config: Any, weights: Mapping[str, Tensor], linear: Callable[[Tensor, Tensor | None], Linear]
+) -> Linear:
+    """Returns the output layer alone, as `arrange` makes it."""
+    head_VE = weights["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
+    gain_E = _gain(weights["model.norm.weight"], gemma=config.model_type == "gemma3_text")
+    return linear(_transpose(head_VE * gain_E), None)
+
+
+def input_widths(config: Any) -> dict[str, int]:
+    """Returns what each product of a layer takes, by its name in `LayerWeights`."""
+    width: int = config.hidden_size
+    heads = config.num_attention_heads * _head_width(config)
+    return {"qkv": width, "out": heads, "gate_up": width, "down": config.intermediate_size}
+
+
+def arranged_layer(
     config: Any, weights: Mapping[str, Tensor], index: int, linear: Callable[[Tensor, Tensor | None], Linear]
 ) -> LayerWeights:
+    """Returns one layer alone, as `arrange` makes it."""
     prefix, gemma = f"model.layers.{index}.", config.model_type == "gemma3_text"
 
     def get(name: str) -> Tensor | None:

@@ -53,7 +53,6 @@ class RoundedDecoder:
         self._fused = fused
         self._base_hash = ""
         self._base: ModelWeights | None = None
-        self._weights: ModelWeights | None = None
 
     def take(self, policy: Policy) -> None:
         model = unwrap_adapters(policy.model)
@@ -62,8 +61,7 @@ class RoundedDecoder:
         self._base = _bases.get(self._base_hash)
         if self._base is None:
             self._base = _bases[self._base_hash] = _rounded(model, base)
-        self._weights = with_deltas(self._base, model.config, base, deltas(model))
-        self._fused.use(self._weights)
+        self._fused.use(with_deltas(self._base, model.config, base, deltas(model)))
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int], max_new: int
@@ -72,17 +70,18 @@ class RoundedDecoder:
 
     @torch.no_grad()
     def verify(self, policy: Policy) -> None:
-        """Raises RuntimeError when what was taken is not `policy` up to rounding."""
-        assert self._weights is not None
+        """Raises RuntimeError when what is decoded with is not `policy` up to rounding."""
+        weights = self._fused.weights
+        assert weights is not None
         assert self._base is not None
         model = unwrap_adapters(policy.model)
         base = base_weights(model)
         if sha256_of(base) != self._base_hash:
             raise RuntimeError("the engine's rounded base comes from other weights than the policy's")
         expected = with_deltas(self._base, model.config, base, deltas(model))
-        if not all(_equal_adapters(*pair) for pair in zip(_linears(expected), _linears(self._weights), strict=True)):
+        if not all(_equal_adapters(*pair) for pair in zip(_linears(expected), _linears(weights), strict=True)):
             raise RuntimeError("the engine's adapters are not the policy's: its weights are stale")
-        for part, error in errors(self._weights, policy):
+        for part, error in errors(weights, policy):
             limit = LOGITS_TOLERANCE if part == "the output layer" else LAYER_TOLERANCE
             if not error <= limit:
                 raise RuntimeError(

@@ -1,5 +1,6 @@
 """Rollouts in int8: near the policy's own log-probs, adapters untouched by the rounding, wrong weights refused."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from rzero.adapters import LoraSpec, add_adapters
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.engines.embedded.linear import Adapted, Dense, Rounded, exact_products
-from rzero.engines.embedded.rounded import LAYER_TOLERANCE, LOGITS_TOLERANCE, errors
+from rzero.engines.embedded.rounded import LAYER_TOLERANCE, LOGITS_TOLERANCE, RoundedDecoder, errors
 from rzero.policy import Policy
 from rzero.types import Prompt, Sampling
 
@@ -68,7 +69,7 @@ def test_logprobs_are_near_the_policys(make_policy, family, lora):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rounding_explains_a_small_part_of_what_is_allowed(make_policy, family):
     policy = with_lora(make_policy(family))
-    for part, error in errors(engine_of(policy)._decoder._weights, policy):
+    for part, error in errors(engine_of(policy)._decoder._fused.weights, policy):
         assert error < (LOGITS_TOLERANCE if part == "the output layer" else LAYER_TOLERANCE) / 4, part
 
 
@@ -89,7 +90,7 @@ def test_engines_share_one_base_until_nobody_needs_it(make_policy):
     solver = Policy(model=challenger.copy().model, tokenizer=challenger.tokenizer)
     change(solver, size=0.1, seed=9)
     one, other = engine_of(challenger), engine_of(solver)
-    first, second = one._decoder._weights, other._decoder._weights
+    first, second = one._decoder._fused.weights, other._decoder._fused.weights
     assert first.head is second.head
     assert first.layers[0].qkv.below is second.layers[0].qkv.below
     assert not torch.equal(first.layers[0].qkv.up_KO, second.layers[0].qkv.up_KO)
@@ -105,8 +106,11 @@ def test_a_sync_takes_the_adapters_as_they_are_now(make_policy):
     assert engine.generate(PROMPTS, Sampling(temperature=0, max_tokens=8)) != before
 
 
-def stale_adapters(engine, policy):
-    change(policy, size=0.05, seed=8)
+def previous_adapters(engine, policy):
+    """The optimiser has taken a step since the sync."""
+    optimizer = torch.optim.SGD([p for p in policy.model.parameters() if p.requires_grad], lr=1e-4)
+    policy.model(input_ids=torch.arange(2, 12)[None]).logits.square().mean().backward()
+    optimizer.step()
 
 
 def other_base(engine, policy):
@@ -114,7 +118,14 @@ def other_base(engine, policy):
 
 
 def layers_exchanged(engine, policy):
-    weights = engine._decoder._weights
+    weights = engine._decoder._fused.weights
+    one, other, *others = weights.layers
+    engine._decoder._fused.use(replace(weights, layers=(other, one, *others)))
+
+
+def bases_exchanged(engine, policy):
+    """Two layers under the right adapters, which say nothing about it."""
+    weights = engine._decoder._fused.weights
     one, other, *others = weights.layers
     swapped = tuple(
         replace(mine, **{
@@ -123,37 +134,52 @@ def layers_exchanged(engine, policy):
         })
         for mine, its in ((one, other), (other, one))
     )  # fmt: skip
-    engine._decoder._weights = replace(weights, layers=(*swapped, *others))
+    engine._decoder._fused.use(replace(weights, layers=(*swapped, *others)))
 
 
 def missing_head(engine, policy):
-    weights = engine._decoder._weights
-    width, vocabulary = weights.embedding_VE.shape[1], weights.embedding_VE.shape[0]
-    engine._decoder._weights = replace(weights, head=Rounded(torch.randn(width, vocabulary), None))
+    """An output layer that was never filled."""
+    weights = engine._decoder._fused.weights
+    vocabulary, width = weights.embedding_VE.shape
+    engine._decoder._fused.use(replace(weights, head=Rounded(torch.zeros(width, vocabulary), None)))
 
 
 def other_embedding(engine, policy):
-    weights = engine._decoder._weights
-    engine._decoder._weights = replace(weights, embedding_VE=weights.embedding_VE.roll(1, 0))
+    weights = engine._decoder._fused.weights
+    engine._decoder._fused.use(replace(weights, embedding_VE=weights.embedding_VE.roll(1, 0)))
 
 
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (stale_adapters, "adapters are not the policy's"),
+        (previous_adapters, "adapters are not the policy's"),
         (other_base, "comes from other weights"),
-        (layers_exchanged, "layer 0 of the engine is off by"),
-        (missing_head, "the output layer of the engine is off by"),
+        (layers_exchanged, "adapters are not the policy's"),
+        (bases_exchanged, "layer 0 of the engine is off by"),
+        (missing_head, "the output layer of the engine is off by 1 of its effect"),
         (other_embedding, "the embedding of the engine is off by"),
     ],
 )
-def test_wrong_weights_are_refused(make_policy, fault, message):
-    policy = with_lora(make_policy("qwen3"))
+def test_wrong_weights_are_refused(make_policy, family, fault, message):
+    policy = with_lora(make_policy(family))
     engine = engine_of(policy)
     engine.verify(policy)
     fault(engine, policy)
     with pytest.raises(RuntimeError, match=message):
         engine.verify(policy)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_sync_that_leaves_the_previous_weights_in_place_is_refused(make_policy, monkeypatch, lora):
+    policy = with_lora(make_policy("qwen2")) if lora else make_policy("qwen2").copy()
+    engine = engine_of(policy)
+    monkeypatch.setattr(engine._decoder._fused, "use", lambda weights: None)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter.mul_(1.5)
+    with pytest.raises(RuntimeError, match="stale" if lora else r"(layer 0|embedding) of the engine is off"):
+        engine.sync(policy)
 
 
 def test_what_int8_cannot_do_is_refused_in_one_line(make_policy):
@@ -170,6 +196,34 @@ def test_what_int8_cannot_do_is_refused_in_one_line(make_policy):
     policy.model.model.layers[0].mlp.up_proj.weight.data[0, 0] = torch.nan
     with pytest.raises(ValueError, match="no numbers cannot be rounded"):
         engine_of(policy)
+
+
+@pytest.mark.parametrize(("rounded", "dtype"), [(1.0, "int8"), (3.0, None)])
+def test_auto_keeps_what_was_faster_for_the_run(make_policy, monkeypatch, tmp_path, rounded, dtype):
+    """Seconds of a layer and of the output layer, first as they are: 2 and 5, of three layers 11; then rounded."""
+    policy, kept = make_policy("qwen2"), tmp_path / "engine.json"
+    taken = iter([2.0, 5.0, rounded, 5.0])
+    monkeypatch.setattr("rzero.engines.embedded.choice.best_seconds", lambda work: (work(), next(taken))[1])
+    engine = engine_of(policy, dtype="auto", kept=str(kept), max_rows=7, threads=2)
+    assert isinstance(engine._decoder, RoundedDecoder) == (dtype == "int8")
+    assert json.loads(kept.read_text()) == {
+        "dtype": dtype, "rows": 7, "threads": 2, "seconds": 11.0, "int8_seconds": 3 * rounded + 5.0, "reason": "",
+    }  # fmt: skip
+    again = engine_of(policy, dtype="auto", kept=str(kept))  # a resumed run, or the other role: nothing is timed
+    assert isinstance(again._decoder, RoundedDecoder) == (dtype == "int8")
+    assert [path.name for path in tmp_path.iterdir()] == ["engine.json"]
+    kept.write_text("{}")
+    with pytest.raises(ValueError, match=r"engine\.json does not say which dtype this run draws in"):
+        engine_of(policy, dtype="auto", kept=str(kept))
+
+
+def test_auto_stays_with_the_policys_dtype_where_int8_cannot_be(make_policy, tmp_path):
+    kept = tmp_path / "engine.json"
+    engine = engine_of(make_policy("gpt2"), dtype="auto", kept=str(kept))
+    assert engine.generate(PROMPTS, Sampling(max_tokens=2))
+    assert "architecture gpt2" in json.loads(kept.read_text())["reason"]
+    with pytest.raises(ValueError, match="choose engine=embedded_auto"):
+        EmbeddedEngine(**{**SETTINGS, "dtype": "auto"})
 
 
 def test_a_machine_whose_products_saturate_is_refused(make_policy, monkeypatch):
