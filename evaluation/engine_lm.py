@@ -30,8 +30,8 @@ class EngineLM(LM):
     completions_per_call bounds prompts times samples of an engine call. fits: whether a prompt leaves the model's
     context room for a response; one that does not is answered with the empty text (None: all do). finished_only: a
     response that ran into the token limit is answered with the empty text too. progress counts responses while they
-    are drawn. Afterwards `too_long` counts prompts that did not fit, `truncated` responses
-    that ran into the token limit.
+    are drawn. Afterwards `too_long` counts prompts that did not fit, `truncated` responses that ran into the
+    token limit.
     """
 
     def __init__(

@@ -38,6 +38,8 @@ from rzero.types import Json
 Join: TypeAlias = Callable[[], AbstractContextManager[Ranks]]
 """Enters a process into the group of a run, and says which one it is."""
 
+UNSEEN = "note: with signals=none the collapse alarm has nothing to look at; signals=all shows it questions and labels"
+
 
 def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: bool = True) -> SelfPlay:
     """A run of `cfg` in `directory`, with everything that an earlier attempt completed there.
@@ -60,7 +62,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     challenger, solver = _challenger(cfg, parts), _solver(cfg, parts)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
     curriculum, launch = _curriculum(cfg, parts), join or _launch(cfg, directory)
-    collapse = made(cfg, "collapse")
+    collapse, signals = made(cfg, "collapse"), made(cfg, "signals", **parts)
     roles = made(cfg, "roles")
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
     # last, because it opens files: whatever is wrong with the configuration has been said by now
@@ -68,6 +70,8 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     narrator = ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds) if first else Silent()
     for note in ledger.notes if first else ():
         narrator.say(f"warning: {note}")
+    if first and signals is None and collapse.alarm:
+        narrator.say(UNSEEN)
     day = functools.partial(start_day, directory)
     checked = CheckedLoader(load=load, prompts=prompts, day=day, say=narrator.say, looked=not first)
     weights = Weights(base=str(cfg.policy.path_or_id), make=checked, directory=RunDirectory(directory), roles=roles)
@@ -92,7 +96,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
         solver=solver,
         suite=suite,
         audit=instantiate(cfg.audit)(grader=grader),
-        signals=made(cfg, "signals", **parts),
+        signals=signals,
         bank=bank,
         weights=weights,
         stages=stages,

@@ -13,7 +13,13 @@ from rzero.durable import write_atomically
 from rzero.types import Json
 
 RESULTS = PROJECT / "docs" / "results.md"
-PAGES = {"summary": PROJECT / "README.md", "micro": RESULTS, "claims": RESULTS}
+PAST_COLLAPSE = PROJECT / "docs" / "past_collapse.md"
+PAGES = {
+    "summary": PROJECT / "README.md",
+    "micro": RESULTS,
+    "claims": RESULTS,
+    **{f"past_collapse_{part}": PAST_COLLAPSE for part in ("screen", "confirm", "medium", "micro", "twenty")},
+}
 """Which page holds which block, between `<!-- results:NAME (COMMAND) -->` and `<!-- end of results:NAME -->`."""
 
 

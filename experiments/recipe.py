@@ -19,6 +19,9 @@ from rzero.types import Json
 NOT_THE_RECIPE = ("name", "directory", "resume", "log_seconds", "grader_alarm", "grader", "tracker")
 """A run's name, where it was written, whom it told, and the limits of the grader's processes."""
 
+ONLY_SAID = "rzero.collapse.warn"
+"""What is done at signs that are only said: which limits there are then changes no number of a run."""
+
 BENCHMARKS = PROJECT / "conf" / "benchmarks"
 
 NAMES: Mapping[str, str] = {
@@ -119,8 +122,10 @@ def recipe(cfg: DictConfig) -> Json:
     return _of_recipe(data)
 
 
-def _of_recipe(data: Mapping[Any, Any]) -> Json:
-    return {str(key): value for key, value in data.items() if key not in NOT_THE_RECIPE}
+def _of_recipe(data: Json) -> Json:
+    found = {key: value for key, value in data.items() if key not in NOT_THE_RECIPE}
+    act = _node(found, "collapse", "act")
+    return {**found, "collapse": {"act": act}} if act.get("path") == ONLY_SAID else found
 
 
 def fingerprint(cfg: DictConfig) -> str:

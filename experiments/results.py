@@ -5,6 +5,7 @@
     python -m experiments.results micro --run --jobs 2           # run first what is missing
     python -m experiments.results micro --fresh --jobs 2         # run everything again (micro: about an hour)
     python -m experiments.results micro --fresh --save           # ... and commit the figures to experiments/results/
+    python -m experiments.results past_collapse --json           # the study past the collapse, all seeds that are kept
 
 Finished runs are looked for in experiments/results/<name>/<arm>/seed<k>/ (small files in the repository: configuration,
 manifest, scores, metrics by iteration). A run whose configuration is not today's does not count as finished. Nothing is
@@ -30,11 +31,15 @@ from evaluation.metrics import gain, spread
 from experiments import readme
 from experiments.command_line import DONE, UNMET, command_parser, complain, exit_code
 from experiments.reproduce.arms import FORMAT, MICRO, RANDOM, RZERO, UNTRAINED, arm_of
+from experiments.reproduce.past_collapse import findings as past_collapse
 from experiments.runs import STORE, WORK, KeptRun, MissingRuns, Store, complete, require
 from experiments.terminal import print_table
 from rzero.types import Json
 
 ARMS = {"micro": {treatment.name: arm_of(MICRO, treatment) for treatment in (RZERO, UNTRAINED, FORMAT, RANDOM)}}
+
+STUDIES = {"past_collapse": past_collapse.tell}
+"""Studies with figures of their own: printed from the runs that are kept."""
 
 
 def collect(name: str, seeds: Sequence[int], *, run: bool, jobs: int, console: Console) -> dict[str, list[KeptRun]]:
@@ -129,7 +134,7 @@ def show(name: str, figures: Json, console: Console) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.results", __doc__)
-    parser.add_argument("name", choices=sorted(ARMS))
+    parser.add_argument("name", choices=sorted([*ARMS, *STUDIES]))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--run", action="store_true", help="run what is missing, and go on with what was stopped")
@@ -143,6 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, seeds, console = options.name, options.seeds, Console(stderr=options.json)
 
     def work() -> int:
+        if name in STUDIES and (options.run or options.fresh):
+            raise ValueError(f"--run and --fresh: python -m experiments.reproduce.{name} runs what this tells of")
+        if name in STUDIES:
+            return STUDIES[name](as_json=options.json)
         try:
             if options.fresh:
                 runs = again(name, seeds, save=options.save, jobs=options.jobs, console=console)

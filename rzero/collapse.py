@@ -2,12 +2,15 @@
 
 A limit names a metric and the range it should stay in. Outside for `patience` rows in a row is a sign, which is said
 once until the metric recovers; what else is done about it is the monitor's `act`: `warn`, `stop` or `roll_back`.
+An alarm (`rzero.alarm`) turns the signals of an iteration's questions into estimates, which have limits of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from rzero.alarm import RAISED, Alarm
 
 
 class Collapsed(RuntimeError):
@@ -58,9 +61,21 @@ class Limit:
 class CollapseMonitor:
     """Watches metrics row by row. `streaks` is all it remembers: how many rows in a row each metric was outside."""
 
-    def __init__(self, *, limits: Mapping[str, Limit], act: Callable[[str], None] = warn) -> None:
-        self.limits, self.act = dict(limits), act
+    def __init__(
+        self, *, limits: Mapping[str, Limit], act: Callable[[str], None] = warn, alarm: Alarm | None = None
+    ) -> None:
+        self.limits, self.act, self.alarm = dict(limits), act, alarm
         self.streaks: dict[str, int] = {}
+
+    def judge(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Returns the alarm's estimates and whether one is outside of its limits; nothing where it sees too little."""
+        estimates = self.alarm(metrics) if self.alarm else {}
+        raised = any(
+            limit.names(name) and not limit.keeps(value)
+            for name, value in estimates.items()
+            for limit in self.limits.values()
+        )
+        return {**estimates, RAISED: float(raised)} if estimates else {}
 
     def begin(self, streaks: Mapping[str, int] | None = None) -> None:
         """Begins a phase, or goes on with what was remembered at its checkpoint."""

@@ -249,6 +249,8 @@ class SelfPlay:
         self.stages.expect(steps=max(phase.settings.steps, 1))
         if phase.settings.steps == 0:
             return "not trained (steps=0)"
+        if sign := self.stages.rolled_back("questions", iteration):
+            return f"not trained, the weights stay those before these questions: {sign}"
         kept = [question for question in self.bank.get(iteration) if question.kept]
         self.stages.watch("loading what learns")
         policy = self.weights.load_start("solver", iteration)

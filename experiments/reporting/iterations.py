@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.reporting.content import NOTHING, Cell, Section, Table, column_names, duration
 from experiments.reporting.data import Iteration, Row, Run
+from rzero.alarm import FAMILIES, LABEL_ACCURACY, RAISED
 from rzero.curriculum import DROP_REASONS
 from rzero.types import LabelledQuestion, Vote
 
@@ -34,6 +35,9 @@ def measures(run: Run) -> Section:
         "difficulty, kept (solution steps)": _value("audit/level_kept"),
         "pseudo-label accuracy, kept (%)": _share("audit/label_accuracy_kept"),
         "pseudo-label accuracy, posed (%)": _share("audit/label_accuracy"),
+        "pseudo-label accuracy, estimated without an oracle (%)": _share(LABEL_ACCURACY),
+        "families of questions, estimated": _value(FAMILIES),
+        "collapse alarm": _raised,
         "Challenger's own answer right (%)": _share("audit/self_answer_accuracy"),
         **_training_measures("challenger"),
         **_training_measures("solver"),
@@ -101,6 +105,10 @@ def _share(metric: str) -> Measure:
 def _kept(iteration: Iteration) -> str:
     kept, fraction = iteration.curriculum.get("curriculum/kept"), iteration.curriculum.get("curriculum/kept_fraction")
     return NOTHING if kept is None or fraction is None else f"{kept:.0f} ({100 * fraction:.1f} %)"
+
+
+def _raised(iteration: Iteration) -> str:
+    return {None: NOTHING, 0.0: "quiet", 1.0: "raised"}[iteration.curriculum.get(RAISED)]
 
 
 def _reasons(run: Run) -> list[str]:

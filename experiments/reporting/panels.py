@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from experiments.reporting import outline
 from experiments.reporting.content import Section, SectionId
 from experiments.reporting.data import Run
+from rzero.alarm import LABEL_ACCURACY
 
 STEP = "Step"
 """W&B's own name for the step that every row of metrics carries."""
@@ -104,7 +105,7 @@ def _benchmarks(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _iterations(_: Sequence[Run]) -> list[Panel]:
-    labels = ("audit/well_posed", "audit/label_accuracy", "audit/label_accuracy_kept")
+    labels = ("audit/well_posed", "audit/label_accuracy", "audit/label_accuracy_kept", LABEL_ACCURACY)
     return [
         Curves(title="Question difficulty (solution steps)", metrics=("audit/level", "audit/level_kept")),
         Curves(title="Labels (share of questions)", metrics=labels),

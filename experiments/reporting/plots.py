@@ -31,6 +31,7 @@ from experiments.reporting.figures import (
     by_iteration,
     lines_by_iteration,
 )
+from rzero.alarm import LABEL_ACCURACY
 
 # ------------------------------------------------------------------------------------------------------------ accuracy
 
@@ -252,6 +253,10 @@ def questions(run: Run) -> Figure:
         _measured(shown, "audit/label_accuracy", label="label right, posed", colour=SKY, marker="D", factor=100),
         _measured(shown, "audit/label_accuracy_kept", label="label right, kept", colour=BLUE, marker="o", factor=100),
     ]
+    if any(LABEL_ACCURACY in iteration.curriculum for iteration in shown):
+        shares.append(
+            _measured(shown, LABEL_ACCURACY, label="label right, estimated", colour=ORANGE, marker="^", factor=100)
+        )
     lines_by_iteration(right, shares, ylabel="share of questions (%)", title="Pseudo-label accuracy")
     right.set_ylim(0, 105)
     return figure

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 from rzero.collapse import RollBack
 from rzero.interfaces import QuestionAudit, QuestionBank
@@ -28,14 +27,16 @@ def keep(
 ) -> str:
     """Banks and measures an iteration's candidates; returns a summary.
 
-    seen: more metrics of them (`rzero.signals`). needed: questions of one Solver step.
+    seen: more metrics of them (`rzero.signals`). needed: questions of one Solver step. Where the monitor rolls back at
+    a sign, no Solver learns from these questions (`Stages.rolled_back`).
 
     Raises NothingKept when none was kept, Collapsed when the monitor was told to stop at its signs.
     """
     stages.ranks.shared(bank.put)(stages.iteration, labelled)
     metrics = curriculum_metrics(labelled)
     audited = stages.ranks.shared(audit)(labelled)
-    stages.log({**metrics, **audited, **seen, **stages.health.look()})
+    judged = stages.collapse.judge({**metrics, **seen})
+    stages.log({**metrics, **audited, **seen, **judged, **stages.health.look()})
     stages.tracker.questions(labelled, step=stages.ledger.step)
     stages.made("questions", made_of=made_of)
     stages.advance("chosen")
@@ -44,8 +45,11 @@ def keep(
         raise NothingKept(_explain_nothing_kept(stages.iteration, labelled))
     stages.collapse.begin()
     duplicates = 1 - metrics["curriculum/distinct_kept"] / len(kept)
-    with suppress(RollBack):  # there are no weights to roll back here: the sign has been said
-        stages.collapse.look({**metrics, **seen, "curriculum/duplicate_share": duplicates}, say=stages.narrator.say)
+    try:
+        row = {**metrics, **seen, **judged, "curriculum/duplicate_share": duplicates}
+        stages.collapse.look(row, say=stages.narrator.say)
+    except RollBack as sign:
+        stages.roll_back(str(sign))
     if len(kept) < needed:
         stages.warn(
             f"only {len(kept)} questions kept, fewer than solver.prompts_per_step ({needed}); "

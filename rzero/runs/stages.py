@@ -65,6 +65,7 @@ class Stages:
     iterations: int = field(init=False, default=0)
     iteration: int = field(init=False, default=0)
     kind: Kind = field(init=False, default="evaluation")
+    sign: str = field(init=False, default="")
 
     def open(self, ranks: Ranks, *, iterations: int) -> None:
         """Begins an attempt at the run: among which processes, and how many iterations it is to have."""
@@ -72,15 +73,16 @@ class Stages:
 
     def run(self, kind: Kind, iteration: int, work: Callable[[int], str]) -> None:
         """Does a stage by `work(iteration)`, which returns a summary of a few words, unless it is complete."""
-        self.kind, self.iteration = kind, iteration
+        self.kind, self.iteration, self.sign = kind, iteration, ""
         if self.ledger.done(self.name):
             return
         started = time.monotonic()
         summary = work(iteration)
         _free_memory()
         seconds = time.monotonic() - started
+        result = {"summary": summary, "seconds": round(seconds, 3), **({"rolled_back": self.sign} if self.sign else {})}
         self.watch("writing down what was made")
-        self.ranks.shared(self._complete)(self.name, {"summary": summary, "seconds": round(seconds, 3)})
+        self.ranks.shared(self._complete)(self.name, result)
         self.narrator.end(summary)
         if warning := self.health.take_warning():
             self.narrator.say(warning)
@@ -104,6 +106,17 @@ class Stages:
 
     def warn(self, text: str) -> None:
         self.narrator.say(f"warning: {text}")
+
+    def roll_back(self, sign: str) -> None:
+        """Notes that nothing is to be learned from what the stage in progress leaves, and why."""
+        self.sign = sign
+
+    def rolled_back(self, kind: Kind, iteration: int) -> str:
+        """Returns the sign that a complete stage was rolled back at; empty where it was not."""
+        return self.ranks.shared(self._rolled_back)(f"{iteration}/{kind}")
+
+    def _rolled_back(self, name: str) -> str:
+        return str(self.ledger.stages[name].result.get("rolled_back", ""))
 
     # ---- what a stage leaves -------------------------------------------------------------------------------------
 

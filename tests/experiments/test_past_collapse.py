@@ -14,7 +14,18 @@ from experiments import composition, evaluate
 from experiments.provenance import write_manifest
 from experiments.reproduce.past_collapse import __main__ as command
 from experiments.reproduce.past_collapse import keeping
-from experiments.reproduce.past_collapse.arms import PARTS, SCREEN, TREATMENTS
+from experiments.reproduce.past_collapse.arms import (
+    CONFIRM,
+    MORE_VOTES,
+    PARTS,
+    SCREEN,
+    TREATMENTS,
+    TWENTY,
+    WINNER,
+    combined,
+    parts_of,
+    without,
+)
 from rzero.runs.directory import RunDirectory
 from tests.experiments.small import SHRUNK, config, small_run
 
@@ -32,7 +43,43 @@ def test_the_parts_keep_choosing_and_proving_apart() -> None:
     assert (SCREEN.split, min(SCREEN.seeds) >= 10) == ("dev", True)
     for part in PARTS.values():
         assert part.split == "dev" or not set(part.seeds) & set(SCREEN.seeds)
-        assert set(part.treatments) <= TREATMENTS.keys()
+        assert set(part.treatments) <= {*TREATMENTS, MORE_VOTES}
+        assert {"rzero", WINNER} <= set(part.treatments) or part == TWENTY
+    assert (CONFIRM.split, CONFIRM.seeds) == ("test", tuple(range(10)))
+    assert 1 <= len(without(WINNER)) <= 4
+
+
+def test_the_winner_without_a_part_lacks_that_part_alone() -> None:
+    whole = set(combined("coverage", "anchored", "replay"))
+    assert without("coverage_anchored_replay") == {
+        "without_coverage": combined("anchored", "replay"),
+        "without_anchored": combined("coverage", "replay"),
+        "without_replay": combined("coverage", "anchored"),
+    }
+    assert whole - set(combined("anchored", "replay")) == {"challenger_reward@challenger.reward=coverage"}
+    assert without("replay") == {}
+
+
+def test_more_votes_are_as_many_as_the_winners_anchors_cast() -> None:
+    """Three anchors of five votes; none in round 1, one in round 2, two in round 3: 120 in ten rounds, 12 a round."""
+    assert "anchored" in parts_of(WINNER)
+    assert "curriculum.votes=22" in CONFIRM.arm(MORE_VOTES).overrides
+
+
+@pytest.mark.parametrize("chosen", [("experiment=sustained",), ("variant=sustained",)])
+def test_the_preset_is_the_winner(chosen: tuple[str, ...]) -> None:
+    preset, arm = config(*chosen), keeping.store_of(CONFIRM).config(CONFIRM.arm(WINNER), 0)
+    for key in ("curriculum", "challenger.reward", "roles", "signals", "solver.reward"):
+        assert OmegaConf.select(preset, key) == OmegaConf.select(arm, key), key
+
+
+@pytest.mark.parametrize("chosen", [("scale=small_lm", "prompts=base_model"), ("scale=micro",)])
+def test_the_preset_builds_on_any_model(chosen: tuple[str, ...], tmp_path: Path) -> None:
+    cfg = config("experiment=sustained", "policy=qwen3_4b_base", "audit=none", *chosen)
+    selfplay = composition.build(cfg, tmp_path)
+    assert selfplay.curriculum.anchors is not None
+    assert selfplay.signals is not None
+    selfplay.close()
 
 
 SHORT = replace(SCREEN, rounds=1)

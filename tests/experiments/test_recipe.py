@@ -66,6 +66,19 @@ def test_old_names_and_shapes_are_todays() -> None:
     assert agrees(saved, today, default=config())
 
 
+def test_what_is_only_said_is_no_part_of_a_recipe_and_what_is_done_about_it_is() -> None:
+    saved, today = config(), config()
+    OmegaConf.set_struct(saved, False)
+    del saved.collapse.alarm
+    saved.collapse.limits.agreement = {"_target_": "rzero.collapse.Limit", "metric": "curriculum/agreement", "low": 0.1}
+    assert agrees(saved, today, default=today)
+    assert fingerprint(saved) == fingerprint(today)
+    assert not agrees(saved, config("collapse=stop"), default=today)
+    saved.collapse.act.path = "rzero.collapse.stop"
+    assert not agrees(saved, today, default=today)
+    assert not agrees(saved, config("collapse=stop"), default=today)
+
+
 def test_a_run_that_was_begun_with_old_names_goes_on_or_is_refused_in_one_line(tmp_path: Path) -> None:
     saved = config("solver_reward@solver.reward=soft_vote", "grader=exact")
     OmegaConf.set_struct(saved, False)

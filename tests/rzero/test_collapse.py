@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from rzero.alarm import Alarm, Form, share
 from rzero.collapse import Collapsed, CollapseMonitor, Limit, roll_back, stop, warn
 from rzero.grpo import LossOutput, PolicyLoss, SequenceMean
 from rzero.policy import load_policy
 from rzero.runs.questions import NothingKept
 from rzero.runs.training import NothingLearned
-from rzero.selfplay import SolverPhase
+from rzero.selfplay import SelfPlay, SolverPhase
 from rzero.tracking import read_metrics
 from rzero.types import Prompt, RewardBreakdown
 from tests.rzero.processes.two_processes import make_loss, settings
@@ -158,6 +159,33 @@ def test_a_phase_that_rolls_back_keeps_the_weights_it_started_from(tmp_path: Pat
     assert not (run.stages.directory.path / "iteration_1" / "solver").exists()
     assert sum("rolled back to the weights before this phase" in line for line in said(run)) == 2
     assert list(run.stages.ledger.stages)[-1] == "1/evaluation"
+
+
+BLIND = Alarm(forms={"label_accuracy": [Form(intercept=-9.0, weights={}, curve=share)]})
+"""An alarm that thinks nothing of any labels."""
+LABELS = {"labels": Limit(metric="alarm/label_accuracy", low=0.5)}
+
+
+def test_no_solver_learns_from_questions_that_are_rolled_back_and_a_resumed_run_knows(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny_run(tmp_path / "run", base, collapse=CollapseMonitor(limits=LABELS, act=roll_back, alarm=BLIND))
+    with monkeypatch.context() as patch:
+        patch.setattr(SelfPlay, "fit_solver", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            execute(run)
+    [row] = [row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if "curriculum/kept" in row]
+    assert (row["alarm/label_accuracy"] < 0.001, row["alarm/raised"]) == (True, 1.0)
+    again = tiny_run(tmp_path / "run", base)
+    execute(again)
+    assert any("not trained" in line and "alarm/label_accuracy is" in line for line in said(again))
+    assert (tmp_path / "run" / "iteration_1" / "challenger").is_dir()
+    assert not (tmp_path / "run" / "iteration_1" / "solver").exists()
+    assert list(again.stages.ledger.stages)[-1] == "1/evaluation"
+
+
+def stopped(*_: object) -> str:
+    raise KeyboardInterrupt
 
 
 def test_a_streak_survives_a_stop(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
     python -m experiments.reproduce.past_collapse screen                        # what is kept, round by round
     python -m experiments.reproduce.past_collapse screen --run                  # run what is missing, one at a time
     python -m experiments.reproduce.past_collapse screen --run --arms replay anchored --seeds 10
+    python -m experiments.reproduce.past_collapse confirm --run                 # also: medium, micro, twenty
+    python -m experiments.reproduce.past_collapse calibrate                     # fit the alarm on what was screened
+    python -m experiments.reproduce.past_collapse figure                        # picture, and docs/past_collapse.md
 
 A run that is finished is kept at once in experiments/results/past_collapse/ (at most 20 KB); one that was stopped goes
 on from outputs/past_collapse/. A run that fails is named, and the others are run.
@@ -15,14 +18,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
 
 from experiments.command_line import DONE, UNMET, WRONG, command_parser, complain, exit_code, say
-from experiments.reproduce.past_collapse.arms import PARTS, Part
+from experiments.reproduce.past_collapse import calibration, picture
+from experiments.reproduce.past_collapse.arms import PARTS, SCREEN, Part
+from experiments.reproduce.past_collapse.findings import verdict
+from experiments.reproduce.past_collapse.judging import Verdict, judge
 from experiments.reproduce.past_collapse.keeping import Kept, execute, lacks, load
+from experiments.reproduce.past_collapse.watched import kept, watched
 from experiments.terminal import print_table
 
 SHOWN = (0, 1, 3, 5, 8, 10, 15, 20)
@@ -73,9 +81,37 @@ def complete(part: Part, arms: Sequence[str], seeds: Sequence[int], *, jobs: int
     return whole
 
 
+def calibrate(console: Console) -> int:
+    """Fits the alarm on the screening runs that are kept and prints what it is worth on rounds it did not see."""
+    screened = {SCREEN.name: kept(SCREEN)}
+    rounds = watched(screened)
+    if not rounds:
+        complain("no screening run is kept that could teach the alarm anything; `screen --run` makes them")
+        return UNMET
+    without_run = calibration.left_out(rounds, lambda entry: (entry.arm, entry.seed))
+    lows = calibration.limits(rounds, without_run)
+    calibration.write(calibration.fit(rounds), lows, rounds=rounds, path=calibration.PLACE)
+    without_arm = calibration.left_out(rounds, lambda entry: entry.arm)
+    others = {part.name: kept(part) for part in PARTS.values() if part != SCREEN}
+    verdicts = {
+        "screening, each run held out": judge(rounds, without_run, lows=lows),
+        "screening, each arm held out": judge(rounds, without_arm, lows=lows),
+        "all other parts": verdict(others),
+    }
+    table = Table(title="the alarm on rounds it was not fitted on")
+    for column in ("", *verdicts):
+        table.add_column(column, justify="right" if column else "left")
+    for field in fields(Verdict):
+        values = [getattr(entry, field.name) for entry in verdicts.values()]
+        table.add_row(field.name, *("-" if value is None else f"{value:.3g}" for value in values))
+    print_table(console, table)
+    say(f"written: {calibration.PLACE}")
+    return DONE
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.reproduce.past_collapse", __doc__)
-    parser.add_argument("part", choices=sorted(PARTS))
+    parser.add_argument("part", choices=[*PARTS, "calibrate", "figure"])
     parser.add_argument("--arms", nargs="+", metavar="NAME", help="some of the part's arms (all)")
     parser.add_argument("--seeds", type=int, nargs="+", help="some of the part's seeds (all)")
     parser.add_argument("--run", action="store_true", help="run what is missing, and go on with what was stopped")
@@ -83,6 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> int:
+        if options.part == "calibrate":
+            return calibrate(Console())
+        if options.part == "figure":
+            say(f"written: {', '.join(map(str, picture.write()))}")
+            return DONE
         part = PARTS[options.part]
         arms, seeds = options.arms or part.treatments, options.seeds or part.seeds
         for name, given, known in (("arms", arms, part.treatments), ("seeds", seeds, part.seeds)):
