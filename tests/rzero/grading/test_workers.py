@@ -50,7 +50,7 @@ def test_a_killed_worker_is_replaced_and_gives_the_same_verdict(make_grader: Cal
 
 @pytest.mark.slow
 def test_a_stopped_worker_is_given_up(make_grader: Callable[..., MathGrader]) -> None:
-    with make_grader(workers=1, wall_seconds=20.0) as grader:
+    with make_grader(workers=1, wall_seconds=10.0) as grader:
         assert grader.accepts("x+x", "2x")
         os.kill(children(grader.pool.pids[0])[0], signal.SIGSTOP)
         assert grader.accepts("y+y", "2y")
@@ -145,9 +145,9 @@ def test_ten_thousand_answers_leave_nothing_behind(make_grader: Callable[..., Ma
     """File descriptors and processes stay the same, memory grows by less than 50 MB (goals G4 and G11)."""
 
     def batch(start: int) -> list[tuple[str, str]]:
-        return [(f"{n}", f"{n}.0") if n % 5 else (f"{n}x+{n}x", f"{2 * n}x") for n in range(start, start + 500)]
+        return [(f"{n}", f"{n}.0") if n % 10 else (f"{n}x+{n}x", f"{2 * n}x") for n in range(start, start + 500)]
 
-    with make_grader(requests_per_server=300) as grader:
+    with make_grader(requests_per_server=150) as grader:
         assert all(grader.accepts_many(batch(0)))
         descriptors, memory = len(os.listdir("/proc/self/fd")), resident_mb()
         for start in range(500, 10_000, 500):
