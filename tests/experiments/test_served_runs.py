@@ -18,6 +18,8 @@ from rzero.policy import load_policy
 from tests.experiments.small import config, small_run
 from tests.experiments.test_nodes import SHORT, nodes, same_as
 
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+
 SECRET = "not for other eyes"
 OURS = ("engine.host.kv_cache_gib=0.5", "engine.host.max_batched_tokens=4096")
 """What servers that we start are told."""
@@ -57,7 +59,6 @@ def serve(model: Path, log: Path, stack: ExitStack) -> ServerProcess:
     return server
 
 
-@pytest.mark.vllm
 def test_two_nodes_learn_from_servers_of_yours_what_one_process_learns(alone: Alone, tmp_path: Path) -> None:
     """Nobody writes the key down."""
     arguments = (*SERVED, f"engine.host.urls=[{alone.urls}]", f"directory={tmp_path}/nodes")
@@ -72,7 +73,6 @@ def test_two_nodes_learn_from_servers_of_yours_what_one_process_learns(alone: Al
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
-@pytest.mark.vllm
 def test_two_processes_that_share_weights_out_learn_from_two_servers_what_one_process_learns(
     alone: Alone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
