@@ -50,7 +50,7 @@ def test_a_killed_worker_is_replaced_and_gives_the_same_verdict(make_grader: Cal
 
 @pytest.mark.slow
 def test_a_stopped_worker_is_given_up(make_grader: Callable[..., MathGrader]) -> None:
-    with make_grader(workers=1, wall_seconds=10.0) as grader:
+    with make_grader(workers=1, wall_seconds=20.0) as grader:
         assert grader.accepts("x+x", "2x")
         os.kill(children(grader.pool.pids[0])[0], signal.SIGSTOP)
         assert grader.accepts("y+y", "2y")
