@@ -16,7 +16,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-gpu test-vllm report which-run vllm models second-opinion clean distclean
+.PHONY: help setup run test test-gpu test-vllm report which-run setup-vllm vllm models second-opinion clean distclean
 
 help:
 	@echo 'make run                   set up, then run the micro experiment; ends with the path of its report'
@@ -46,9 +46,10 @@ $(VENV)/.requirements: $(VENV)/.created requirements.txt
 	$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.requirements-dev: $(VENV)/.requirements requirements-dev.txt
+# In one pass with what it names, requirements.txt.
+$(VENV)/.requirements-dev: $(VENV)/.created requirements.txt requirements-dev.txt
 	$(PIP) -r requirements-dev.txt
-	@touch $@
+	@touch $(VENV)/.requirements $@
 
 # The wheel comes without its own requirements: they name packages that must stay away (requirements-vllm.txt).
 $(VENV)/.requirements-vllm: $(VENV)/.requirements requirements-vllm.txt
@@ -59,14 +60,22 @@ $(VENV)/.requirements-vllm: $(VENV)/.requirements requirements-vllm.txt
 run: $(VENV)/.requirements
 	$(BIN)/python -m experiments.run $(ARGS)
 
-test: $(VENV)/.requirements-dev
+setup: $(VENV)/.requirements-dev
+
+# Whole files, because tests of one share what is slow to make; in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not gpu and not vllm" -n 2 --dist loadfile $(ARGS)
+	$(BIN)/mypy --num-workers 2
+	$(PYTEST) -m "not gpu and not vllm" $(ARGS)
 
-test-vllm: $(VENV)/.requirements-dev $(VENV)/.requirements-vllm
-	$(BIN)/python -m pytest -m vllm $(ARGS)
+setup-vllm: $(VENV)/.requirements-dev $(VENV)/.requirements-vllm
+
+# Two at a time: a server's start is three interpreters' imports, one after the other.
+test-vllm: setup-vllm
+	$(PYTEST) -m vllm $(ARGS)
 
 # On a machine with a GPU and packages of its own; tests/gpu/pytest.ini asks for no plugins of pytest.
 test-gpu:

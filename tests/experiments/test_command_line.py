@@ -146,6 +146,7 @@ def test_a_folder_that_is_not_there_and_a_module_that_is_not_there_are_one_line(
     assert "\n" not in told(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_with_parts_of_ones_own_is_resumed_reported_and_browsed(
     own: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,12 +16,14 @@ from rzero.types import Prompt
 
 POLICIES = ("qwen3_4b_base", "qwen3_8b_base", "octothinker_3b", "octothinker_8b")
 EXPERIMENTS = (
-    *(f"experiment={preset} policy={policy}" for preset in ("paper", "official") for policy in POLICIES),
+    *(f"experiment=paper policy={policy}" for policy in POLICIES),
+    *(f"experiment=official policy={policy}" for policy in POLICIES[1:3]),  # one of each architecture
     "experiment=paper_lora_1gpu",
 )
 STAGES = ["0/evaluation", "1/challenger", "1/questions", "1/solver", "1/evaluation"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_of_the_paper_runs_a_round(experiment: str, tmp_path: Path) -> None:
     selfplay = dry_run(experiment.split(), tmp_path)

@@ -196,6 +196,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return started
 
 
+@pytest.mark.slow
 def test_labelled_training_runs_after_r_zero_and_goes_on_where_it_was_stopped(
     in_process: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

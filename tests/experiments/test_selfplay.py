@@ -123,7 +123,8 @@ def test_another_seed_gives_another_run(finished: Path, tmp_path: Path) -> None:
     assert questions(other)["questions_1.jsonl"] != questions(finished)["questions_1.jsonl"]
 
 
-@pytest.mark.parametrize("broken", ["1/challenger", "1/questions", "1/solver", "2/challenger", "2/evaluation"])
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["1/solver", "2/challenger", "2/evaluation"])
 def test_a_run_that_broke_off_in_any_stage_ends_with_the_same_numbers(
     finished: Path, tmp_path: Path, broken: str
 ) -> None:
@@ -182,6 +183,7 @@ BEYOND = (
 """Everything that acts or looks against a collapse, together."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", [(), BEYOND], ids=["paper", "beyond"])
 def test_neither_oracle_nor_gold_answers_reach_training(
     overrides: tuple[str, ...], finished: Path, tmp_path: Path

@@ -133,6 +133,7 @@ def _real(of: Case) -> torch.nn.Module:
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(**of.policy["architecture"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "chosen",
     [

@@ -48,6 +48,7 @@ def steps(directory: Path) -> list[str]:
     return list(json.loads((directory / "state.json").read_text())["stages"])
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_a_failed_job_is_named_and_finished_ones_are_skipped(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def test_a_run_whose_adapters_were_merged_is_refused(base: Path, tmp_path: Path)
     assert torch.equal(logits(load(old)), logits(load(base))), "as a policy it is read"
 
 
+@pytest.mark.slow
 def test_a_run_hands_adapters_on_and_is_exported(base: Path, tmp_path: Path) -> None:
     """Two iterations; the second starts from the adapters of the first, over the base of the run."""
     made: list[tuple[str, Any]] = []

@@ -113,6 +113,7 @@ def test_adapters_and_models_with_dropout_go_on_exactly_too(
     assert execute(tiny_run(tmp_path / "run", tmp_path / "base", role=ROLE, load=load)) == expected
 
 
+@pytest.mark.slow
 def test_every_operation_of_the_disk_may_fail(tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The k-th write, fsync or rename fails, k = 1, 2, ... until the next stage or checkpoint is committed; from there
     again, until a run passes: so every operation of the run has failed once, in every way in turn. Temporary files of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from rzero.adapters import LoraSpec, add_adapters
 from rzero.engines.vllm import VllmEngine
 from rzero.engines.vllm.adapters import fingerprint, room_for
 from rzero.engines.vllm.in_process import InProcessVllm
@@ -22,12 +21,10 @@ from rzero.engines.vllm.server_client import Timeouts
 from rzero.engines.vllm.servers import ServedVllm, VllmServers
 from rzero.engines.vllm.snapshot import architecture, in_memory, serving_parts
 from rzero.engines.vllm.transfer import ThroughFiles
-from rzero.policy import Policy
 from rzero.sharding import shard
 from rzero.types import Prompt, Sampling
 from tests.rzero.engines.scripted_server import Scripted, serving
 
-LORA = LoraSpec(rank=4, alpha=8.0, dropout=0.0, target_modules=("q_proj", "v_proj", "down_proj"))
 PROMPTS = [Prompt(user="What is 12 + 34?"), Prompt(user="x")]
 SERVERS: dict[str, Any] = {
     "urls": (), "replicas": 1, "devices": (), "arguments": (), "exchange": None, "threads": 1, "kv_cache_gib": 0.25,
@@ -35,22 +32,6 @@ SERVERS: dict[str, Any] = {
     "timeouts": Timeouts(start_s=300.0, answer_s=60.0, attempts=3, first_pause_s=0.1), "transfer": ThroughFiles(),
 }  # fmt: skip
 ROW = RowRequest(prompt_ids=(5, 6), params={"max_tokens": 2, "logprobs": 0})
-
-
-@pytest.fixture
-def adapted(make_policy: Callable[..., Policy]) -> Callable[..., Policy]:
-    """adapted(number) -> the same base each time, under adapters that do something."""
-
-    def make(number: int, *, base: int = 0) -> Policy:
-        policy = make_policy("qwen3_tied", seed=base, hidden_size=64, head_dim=32)
-        model = add_adapters(policy.model, LORA)
-        torch.manual_seed(number)
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-        return Policy(model=model, tokenizer=policy.tokenizer)
-
-    return make
 
 
 @pytest.fixture
@@ -214,7 +195,8 @@ def in_process() -> VllmEngine:
 
 
 def served() -> VllmEngine:
-    return VllmEngine(host=VllmServers(**SERVERS), max_rows=16, max_model_len=None, retries=0, tolerance=1e-4)
+    """With the settings of `served_engine`, so that its server is used where it still runs."""
+    return VllmEngine(host=VllmServers(**SERVERS), max_rows=64, max_model_len=None, retries=0, tolerance=1e-4)
 
 
 def ask(text: str) -> Prompt | None:

@@ -323,10 +323,10 @@ def test_wrong_fleets_are_refused(wrong):
 
 @pytest.mark.vllm
 def test_a_server_killed_in_the_middle_of_a_call_is_replaced_and_the_result_is_the_same(
-    served_engine, make_policy, monkeypatch
+    served_engine, adapted, monkeypatch
 ):
-    policy = make_policy("qwen3_tied", hidden_size=64, head_dim=32)
-    served_engine.sync(policy)
+    """Its successor is given weights and adapters again. Those of the contract's last test are of the same vLLM."""
+    served_engine.sync(adapted(1))
     sampling = Sampling(n=8, max_tokens=60, seed=3)
     expected = served_engine.generate(PROMPTS, sampling)
     host = served_engine._host

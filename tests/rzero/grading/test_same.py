@@ -13,6 +13,7 @@ from rzero.voting import PaperVote
 TRIPLES, FAMILIES = 5000, 25
 
 
+@pytest.mark.slow
 def test_no_triple_breaks_the_relation(grader: MathGrader) -> None:
     draw = random.Random(1)
     drawn = list(triples(classed_pools(grader, [family(draw) for _ in range(FAMILIES)]), TRIPLES, draw))
