@@ -13,7 +13,9 @@ from rzero.durable import write_atomically
 from rzero.types import Json
 
 RESULTS = PROJECT / "docs" / "results.md"
-PAGES = {"summary": PROJECT / "README.md", "micro": RESULTS, "claims": RESULTS}
+README = PROJECT / "README.md"
+SMALL = PROJECT / "docs" / "small_language_models.md"
+PAGES = {"summary": README, "half_billion": README, "micro": RESULTS, "claims": RESULTS, "small_language_models": SMALL}
 """Which page holds which block, between `<!-- results:NAME (COMMAND) -->` and `<!-- end of results:NAME -->`."""
 
 

@@ -5,6 +5,7 @@
     python -m experiments.results micro --run --jobs 2           # run first what is missing
     python -m experiments.results micro --fresh --jobs 2         # run everything again (micro: about an hour)
     python -m experiments.results micro --fresh --save           # ... and commit the figures to experiments/results/
+    python -m experiments.results qwen2_5_coder_0_5b --json      # run by experiments.reproduce.half_billion
 
 Finished runs are looked for in experiments/results/<name>/<arm>/seed<k>/ (small files in the repository: configuration,
 manifest, scores, metrics by iteration). A run whose configuration is not today's does not count as finished. Nothing is
@@ -15,18 +16,20 @@ Exit codes: 0 printed; 1 runs are missing, and named, or the user stopped; 2 a w
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.metrics import gain, spread
+from evaluation.metrics import Scores, gain, spread
 from experiments import readme
 from experiments.command_line import DONE, UNMET, command_parser, complain, exit_code
 from experiments.reproduce.arms import FORMAT, MICRO, RANDOM, RZERO, UNTRAINED, arm_of
@@ -89,7 +92,17 @@ def summary(runs: dict[str, list[KeptRun]]) -> Json:
     }
 
 
-def average_table(runs: Sequence[KeptRun]) -> list[dict[str, dict[str, float]]]:
+class Measured(Protocol):
+    """A run with scores and metrics of the base (0) and each iteration."""
+
+    @property
+    def scores(self) -> tuple[Scores, ...]: ...
+
+    @property
+    def iterations(self) -> Sequence[Mapping[str, float]]: ...
+
+
+def average_table(runs: Sequence[Measured]) -> list[dict[str, dict[str, float]]]:
     """Return the scores of base and iterations averaged over seeds: [iteration][row][column]."""
     tables = [[scores.table() for scores in run.scores] for run in runs]
     return [
@@ -101,7 +114,7 @@ def average_table(runs: Sequence[KeptRun]) -> list[dict[str, dict[str, float]]]:
     ]
 
 
-def average_iterations(runs: Sequence[KeptRun]) -> list[dict[str, float]]:
+def average_iterations(runs: Sequence[Measured]) -> list[dict[str, float]]:
     """Return the metrics of each iteration averaged over seeds, where every seed has them."""
     every = [[run.iterations[i] for run in runs] for i in range(len(runs[0].iterations))]
     return [
@@ -127,9 +140,30 @@ def show(name: str, figures: Json, console: Console) -> None:
     )
 
 
+def half_billion(options: argparse.Namespace, console: Console) -> int:
+    """Show the language model's figures; runs that are missing are named, and what needs them is null."""
+    from experiments.reproduce.half_billion import figures
+
+    runs = figures.kept(options.seeds)
+    found, lost = figures.figures(runs, options.seeds), figures.missing(options.seeds)
+    if options.readme:
+        figures.write(runs, found)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        console.print(figures.page(runs, found) or "R-Zero is not kept with all of these seeds", markup=False)
+    if lost:
+        complain(MissingRuns(lost, start="python -m experiments.reproduce.half_billion --run"))
+    return UNMET if lost else DONE
+
+
+STUDIES: Mapping[str, Callable[[argparse.Namespace, Console], int]] = {"qwen2_5_coder_0_5b": half_billion}
+"""Results of studies whose arms have seeds of their own."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.results", __doc__)
-    parser.add_argument("name", choices=sorted(ARMS))
+    parser.add_argument("name", choices=sorted(ARMS.keys() | STUDIES.keys()))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--run", action="store_true", help="run what is missing, and go on with what was stopped")
@@ -143,6 +177,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, seeds, console = options.name, options.seeds, Console(stderr=options.json)
 
     def work() -> int:
+        if name in STUDIES:
+            if options.run or options.fresh or options.save:
+                raise ValueError(f"{name} is run by a command of its own; this one starts nothing")
+            return STUDIES[name](options, console)
         try:
             if options.fresh:
                 runs = again(name, seeds, save=options.save, jobs=options.jobs, console=console)

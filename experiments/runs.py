@@ -256,9 +256,9 @@ def command(module: str, *arguments: str) -> None:
 class MissingRuns(RuntimeError):
     """Some runs are not kept and nobody said that they may be started. Its text names each of them, a line each."""
 
-    def __init__(self, reasons: Sequence[str]) -> None:
+    def __init__(self, reasons: Sequence[str], *, start: str = "--run") -> None:
         shown = "".join(f"\n  {reason}" for reason in reasons)
-        super().__init__(f"{len(reasons)} runs are missing; --run starts them:{shown}")
+        super().__init__(f"{len(reasons)} runs are missing; {start} starts them:{shown}")
 
 
 def missing(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store) -> Iterator[tuple[Arm, int, str]]:
