@@ -170,7 +170,7 @@ def mean_gain(pairs: Sequence[tuple[Scores, Scores]], *, resamples: int = 2000, 
     drawn: dict[str, np.ndarray] = {}
     for score in first.benchmarks:
         asked = [part for before, _ in pairs for part in before.benchmarks if part.name == score.name]
-        if len({tuple(outcome.id for outcome in part.outcomes) for part in asked}) != 1:
+        if len(asked) < len(pairs) or len({tuple(outcome.id for outcome in part.outcomes) for part in asked}) > 1:
             raise ValueError(f"benchmark {score.name}: the pairs hold different items; compare like with like")
         difference = np.mean([differences[score.name] for differences in by_pair], axis=0)
         index = rng.integers(len(difference), size=(resamples, len(difference)))

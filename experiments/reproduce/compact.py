@@ -29,6 +29,8 @@ from rzero.types import Json, LabelledQuestion
 
 RESULT = "result.json.xz"
 MOST_BYTES = 20 * 1024
+OPINION_BYTES = 1024
+"""What a second opinion may still take."""
 LONGEST_QUESTION, LONGEST_ANSWER = 400, 40
 """Characters of an example that are kept."""
 
@@ -116,7 +118,7 @@ def keep(directory: Path, folder: Path, *, config: DictConfig, transfer: Sequenc
         kept.manifest: there.manifest.read_bytes(),
         folder / RESULT: lzma.compress(json.dumps(found, sort_keys=True).encode(), preset=9 | lzma.PRESET_EXTREME),
     }
-    if (size := sum(map(len, files.values()))) > MOST_BYTES:
+    if (size := sum(map(len, files.values())) + OPINION_BYTES) > MOST_BYTES:
         raise ValueError(f"{folder} would take {size} bytes; a kept run takes at most {MOST_BYTES}")
     folder.mkdir(parents=True, exist_ok=True)
     for path, content in files.items():  # the result last: with it the run counts as kept
@@ -129,9 +131,16 @@ def keep_opinion(directory: Path, folder: Path) -> None:
     path = RunDirectory(directory).second_opinion
     if path.exists() and (folder / RESULT).exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        for opinion in found["iterations"].values():
-            del opinion["labels"]
-        write_atomically(RunDirectory(folder).second_opinion, (json.dumps(found, indent=1) + "\n").encode())
+        small = {
+            "settings": {
+                key: found["settings"].get(key) for key in ("policy", "questions", "votes", "sampling", "seed")
+            },
+            "iterations": {
+                number: {key: value for key, value in opinion.items() if key != "labels"}
+                for number, opinion in found["iterations"].items()
+            },
+        }
+        write_atomically(RunDirectory(folder).second_opinion, (json.dumps(small) + "\n").encode())
 
 
 def record(directory: Path) -> Json:

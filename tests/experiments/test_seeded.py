@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from evaluation.metrics import BenchmarkScore, Outcome, Scores, gain, mean_gain
 from experiments import PROJECT, readme, results
@@ -62,7 +63,7 @@ def written(directory: Path, config: Any, *, base: float, end: float) -> None:
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    writer = RunWriter(directory, **plain)
+    writer = RunWriter(directory, **{str(key): value for key, value in plain.items()})
     there, rng = RunDirectory(directory), random.Random(0)
     for number, right in enumerate((base, (base + end) / 2, end)):
         if number:
@@ -162,7 +163,7 @@ def test_the_figures_are_those_of_gsm8k_with_every_key_of_micro(
 ) -> None:
     assert results.main(["qwen2_5_coder_0_5b", "--seeds", "0", "1", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    micro = results.collect("micro", [0], run=False, jobs=1, console=results.Console(stderr=True))
+    micro = results.collect("micro", [0], run=False, jobs=1, console=Console(stderr=True))
     assert results.summary(micro).keys() <= found.keys()
     pairs = [(study.only(run.scores[0], "gsm8k"), study.only(run.scores[2], "gsm8k")) for run in kept.kept("rzero")]
     gains = [after.overall - before.overall for before, after in pairs]
@@ -219,7 +220,7 @@ def test_pages_show_the_runs_that_are_kept_and_nothing_without(
     page = pages["small_language_models"].read_text()
     for text in ("The Challenger's prompt holds 2 worked examples", "MATH-500", "reasoning-gym", "cut at the limit"):
         assert text in page
-    none = {name: [] for name in kept.arms}
+    none: dict[str, list[Any]] = {name: [] for name in kept.arms}
     figures.write(none, figures.figures(none, SEEDS))
     assert pages["half_billion"].read_text().count("\n") == 5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
+from textwrap import fill
 
 from matplotlib.figure import Figure
 from omegaconf import DictConfig
@@ -196,8 +197,18 @@ def page(runs: Arms, found: Json) -> str:
     """Markdown of everything: scores by seed, what stands beside them, the iterations, examples of questions."""
     if found["mean_gain"] is None:
         return ""
-    blocks = [_headline(found), found["prompts"], _scores(found), _beside(found), _iterations(found), _examples(runs)]
+    blocks = [
+        *map(_lines, (_headline(found), found["prompts"])),
+        _scores(found),
+        _beside(found),
+        _iterations(found),
+        _examples(runs),
+    ]
     return "\n\n".join(filter(None, blocks))
+
+
+def _lines(sentences: str) -> str:
+    return fill(sentences, width=120, break_long_words=False, break_on_hyphens=False)
 
 
 def _headline(found: Json) -> str:
