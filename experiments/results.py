@@ -24,16 +24,25 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
 
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.metrics import Scores, gain, spread
+from evaluation.metrics import gain, spread
 from experiments import readme
 from experiments.command_line import DONE, UNMET, command_parser, complain, exit_code
 from experiments.reproduce.arms import FORMAT, MICRO, RANDOM, RZERO, UNTRAINED, arm_of
-from experiments.runs import STORE, WORK, KeptRun, MissingRuns, Store, complete, require
+from experiments.runs import (
+    STORE,
+    WORK,
+    KeptRun,
+    MissingRuns,
+    Store,
+    average_iterations,
+    average_table,
+    complete,
+    require,
+)
 from experiments.terminal import print_table
 from rzero.types import Json
 
@@ -90,37 +99,6 @@ def summary(runs: dict[str, list[KeptRun]]) -> Json:
         "table": average_table(runs[main]),
         "commits": sorted({a["commit"] for group in runs.values() for run in group for a in run.attempts}),
     }
-
-
-class Measured(Protocol):
-    """A run with scores and metrics of the base (0) and each iteration."""
-
-    @property
-    def scores(self) -> tuple[Scores, ...]: ...
-
-    @property
-    def iterations(self) -> Sequence[Mapping[str, float]]: ...
-
-
-def average_table(runs: Sequence[Measured]) -> list[dict[str, dict[str, float]]]:
-    """Return the scores of base and iterations averaged over seeds: [iteration][row][column]."""
-    tables = [[scores.table() for scores in run.scores] for run in runs]
-    return [
-        {
-            row: {column: fmean(table[i][row][column] for table in tables) for column in columns}
-            for row, columns in tables[0][i].items()
-        }
-        for i in range(len(tables[0]))
-    ]
-
-
-def average_iterations(runs: Sequence[Measured]) -> list[dict[str, float]]:
-    """Return the metrics of each iteration averaged over seeds, where every seed has them."""
-    every = [[run.iterations[i] for run in runs] for i in range(len(runs[0].iterations))]
-    return [
-        {name: fmean(one[name] for one in same) for name in same[0] if all(name in one for one in same)}
-        for same in every
-    ]
 
 
 def show(name: str, figures: Json, console: Console) -> None:

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from rzero.boxes import last_boxed
-from rzero.parsing import CLOSE, OPEN
+from rzero.parsing import CLOSE, OPEN, PLACEHOLDER_ANSWERS
 from rzero.prompts import Prompts
 from rzero.types import LabelledQuestion
 
@@ -52,7 +52,8 @@ def worked_examples(prompts: Prompts) -> list[str]:
     found = []
     for piece in f"{request.system or ''}\n{request.user}".split(OPEN)[1:]:
         question, closed, after = piece.partition(CLOSE)
-        if closed and last_boxed(after):
+        answer = last_boxed(after)
+        if closed and answer and answer not in PLACEHOLDER_ANSWERS:
             found.append(question.strip())
     return found
 

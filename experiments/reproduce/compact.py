@@ -132,9 +132,7 @@ def keep_opinion(directory: Path, folder: Path) -> None:
     if path.exists() and (folder / RESULT).exists():
         found = json.loads(path.read_text(encoding="utf-8"))
         small = {
-            "settings": {
-                key: found["settings"].get(key) for key in ("policy", "questions", "votes", "sampling", "seed")
-            },
+            "settings": {key: value for key, value in found["settings"].items() if key != "prompts"},
             "iterations": {
                 number: {key: value for key, value in opinion.items() if key != "labels"}
                 for number, opinion in found["iterations"].items()

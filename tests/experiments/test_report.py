@@ -219,7 +219,7 @@ def test_a_result_says_what_the_challenger_was_shown_and_how_answers_were_asked_
 
 
 def test_worked_examples_are_counted_and_are_no_benchmark_questions() -> None:
-    """Our own texts: none shares 13 words in a row, or half of its runs of four words, with a benchmark's question."""
+    """Our own texts: none shares 13 words in a row with a benchmark, or half of its runs of four with GSM8K."""
     asked: list[str] = []
     for name, number in {"school": 2, "base_model": 3, "default": 0, "micro": 0}.items():
         node = OmegaConf.load(PROJECT / "conf" / "prompts" / f"{name}.yaml")
@@ -245,7 +245,8 @@ def test_worked_examples_are_counted_and_are_no_benchmark_questions() -> None:
     ]
     assert sum(len(benchmark.items) for benchmark in benchmarks) > 2000
     assert not any(found.overlapping for found in overlaps(asked, benchmarks))
-    assert not any(found.contained for found in overlaps(asked, benchmarks, n=4, share=0.5))
+    school = [benchmark for benchmark in benchmarks if benchmark.name == "gsm8k"]
+    assert not any(found.contained for found in overlaps(asked, school, n=4, share=0.5))
     copied = benchmarks[0].items[0].question
     assert any(found.contained for found in overlaps([copied], benchmarks[:1])), "a copy would be found"
 

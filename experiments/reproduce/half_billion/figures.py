@@ -16,7 +16,7 @@ from experiments.reporting.markdown import markdown_table
 from experiments.reporting.posed import prompts_of, said, worked_examples
 from experiments.reproduce.compact import Kept
 from experiments.reproduce.half_billion.study import HEADLINE, STUDY, TITLES, only, score
-from experiments.results import average_iterations, average_table
+from experiments.runs import average_iterations, average_table
 from rzero.escaping import markdown_cell
 from rzero.types import Json
 
@@ -197,14 +197,8 @@ def page(runs: Arms, found: Json) -> str:
     """Markdown of everything: scores by seed, what stands beside them, the iterations, examples of questions."""
     if found["mean_gain"] is None:
         return ""
-    blocks = [
-        *map(_lines, (_headline(found), found["prompts"])),
-        _scores(found),
-        _beside(found),
-        _iterations(found),
-        _examples(runs),
-    ]
-    return "\n\n".join(filter(None, blocks))
+    words = [_lines(text) for text in (_headline(found), found["prompts"]) if text]
+    return "\n\n".join([*words, _scores(found), _beside(found), _iterations(found), _examples(runs)])
 
 
 def _lines(sentences: str) -> str:
