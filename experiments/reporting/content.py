@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evaluation.metrics import Gain, gain, interval, spread
+from experiments.reporting import posed
 from experiments.reporting.data import Iteration, Run, iteration_name, wall_seconds
 
 NOTHING = "–"
@@ -144,7 +145,10 @@ def results(run: Run) -> Section:
         caption=f"Majority of {k} samples, and at least one of {k} right: maj@k rising while pass@k does not is "
         "sharpening, pass@k rising is new ability.",
     )
-    return Section(id="result", title="Result", tables=(main, _gain_table(run), other))
+    about = posed.said(run.config)
+    return Section(
+        id="result", title="Result", paragraphs=(about,) if about else (), tables=(main, _gain_table(run), other)
+    )
 
 
 def _score_table(run: Run, *, columns: Sequence[str], caption: str, truncated: bool = False) -> Table:
