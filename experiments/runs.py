@@ -74,7 +74,8 @@ class KeptRun:
 
     @property
     def peak_rss_gib(self) -> float:
-        return max(attempt.get("peak_rss_gib", 0.0) for attempt in self.attempts)
+        """Of all processes; earlier versions wrote down that of the first alone."""
+        return max(attempt.get("peak_rss_all_gib", attempt.get("peak_rss_gib", 0.0)) for attempt in self.attempts)
 
     @property
     def attempts(self) -> list[Json]:

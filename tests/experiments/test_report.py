@@ -43,7 +43,7 @@ def test_a_complete_run_has_all_parts(complete: Path) -> None:
     assert html.count("data:image/png;base64,iVBOR") == len(PICTURES)
     for text in (html, markdown):
         assert all(name in text for name in ("MATH AVG", "GENERAL AVG", "Overall AVG", "pass@k"))
-        assert all(fact in text for fact in ("6 min 40 s", "1.25 GiB", "0123456789ab+changes"))
+        assert all(fact in text for fact in ("6 min 40 s", "1.25 GiB", "1.75 GiB", "0123456789ab+changes"))
 
 
 def test_time_is_given_by_part_of_a_step_with_tokens_per_second(complete: Path) -> None:

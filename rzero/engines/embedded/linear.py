@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 _LARGEST = 127.0
+_AT_ONCE = 8192
+"""Output channels that are rounded together."""
 
 
 class Linear(Protocol):
@@ -48,10 +50,14 @@ class Rounded:
     """
 
     def __init__(self, weight_IO: Tensor, bias_O: Tensor | None) -> None:
-        scale_O = weight_IO.abs().amax(0).clamp_(min=torch.finfo(torch.float32).tiny) / _LARGEST
+        largest_O = torch.maximum(weight_IO.amax(0), -weight_IO.amin(0))
+        scale_O = largest_O.clamp_(min=torch.finfo(torch.float32).tiny) / _LARGEST
         if not bool(scale_O.isfinite().all()):
             raise ValueError("weights that are infinite or no numbers cannot be rounded to int8")
-        rounded_OI = (weight_IO / scale_O).round_().to(torch.int8).t().contiguous()
+        rounded_OI = torch.empty(weight_IO.shape[1], weight_IO.shape[0], dtype=torch.int8)
+        for first in range(0, len(rounded_OI), _AT_ONCE):  # an output layer would take a GiB on the way
+            outputs = slice(first, first + _AT_ONCE)
+            rounded_OI[outputs] = (weight_IO[:, outputs] / scale_O[outputs]).round_().t()
         self._bias_O = bias_O
         self._scale_O = scale_O
         self._zero_O = torch.zeros(len(scale_O), dtype=torch.long)
