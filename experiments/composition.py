@@ -21,6 +21,7 @@ from rzero.adapters import holds_adapters
 from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy, require_policy
 from rzero.policy_check import CheckedLoader
+from rzero.prices import PricedEmbedder, Prices
 from rzero.processes.cpu import set_matmul_precision
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks, alone
@@ -55,7 +56,10 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     prompts = made(cfg, "prompts")
     bank = JsonlBank(RunDirectory(directory))
     load = policy_loader(cfg.policy)
-    embedder = made(cfg, "embedder", load=functools.partial(load, str(cfg.policy.path_or_id)))
+    prices = Prices()
+    embedder = PricedEmbedder(
+        made(cfg, "embedder", load=functools.partial(load, str(cfg.policy.path_or_id))), prices=prices
+    )
     parts = {"grader": grader, "bank": bank, "embedder": embedder}
     challenger, solver = _challenger(cfg, parts), _solver(cfg, parts)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
@@ -80,6 +84,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
         health=health,
         collapse=collapse,
         checkpoint_every=cfg.checkpoint_every,
+        prices=prices,
     )
     return SelfPlay(
         seed=cfg.seed,
@@ -190,7 +195,11 @@ def _challenger(cfg: DictConfig, parts: Json) -> ChallengerPhase:
 
 
 def _solver(cfg: DictConfig, parts: Json) -> SolverPhase:
-    return SolverPhase(**_learning(cfg, "solver", parts), label=made(cfg, "solver.label"))
+    return SolverPhase(
+        **_learning(cfg, "solver", parts),
+        label=made(cfg, "solver.label"),
+        acceptance=made(cfg, "solver.acceptance", **parts),
+    )
 
 
 def _learning(cfg: DictConfig, role: str, parts: Json) -> Json:

@@ -21,6 +21,7 @@ from typing import TypeAlias
 
 import torch
 
+from rzero.acceptance import Acceptance
 from rzero.engines.across import ServedEngine, across
 from rzero.grpo import PolicyLoss
 from rzero.interfaces import (
@@ -39,6 +40,7 @@ from rzero.modules.fit import question_batches
 from rzero.modules.reference import reference_of
 from rzero.modules.solver import voted_label
 from rzero.opinions import Anchors
+from rzero.policy import Policy
 from rzero.processes.ranks import Ranks, alone
 from rzero.prompts import Prompts
 from rzero.runs.questions import keep
@@ -101,7 +103,7 @@ class CurriculumPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverPhase:
-    """Settings and parts of a Solver's training."""
+    """Settings and parts of a Solver's training. acceptance: the test that its outcome has to stand (None: none)."""
 
     settings: GRPOSettings
     loss: PolicyLoss
@@ -109,6 +111,7 @@ class SolverPhase:
     reward: Callable[[int], SolverReward]
     label: Callable[[LabelledQuestion], str] = voted_label
     """Returns the label that a question's responses are compared with."""
+    acceptance: Acceptance | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -216,7 +219,7 @@ class SelfPlay:
             return list(votes)
         polling = replace(self.curriculum.polling, votes=anchors.votes)
         others = [
-            self.poll_earlier(earlier, polling, questions, derive(seed, "anchors", earlier))
+            self.poll_earlier("anchors", earlier, polling, questions, derive(seed, "anchors", earlier))
             for earlier in anchors.of(iteration - 1)
         ]
         return [
@@ -232,7 +235,7 @@ class SelfPlay:
         questions = [Question(text=item.question, answer=item.challenger_answer) for item in sample]
         polling = replace(self.curriculum.polling, votes=self.signals.votes)
         earlier = {
-            name: self.poll_earlier(voter, polling, questions, derive(seed, "signals", voter))
+            name: self.poll_earlier("signals", voter, polling, questions, derive(seed, "signals", voter))
             for name, voter in self.signals.voters(iteration).items()
         }
         return self.ranks.shared(self.signals)(labelled, earlier, iteration=iteration)
@@ -244,6 +247,9 @@ class SelfPlay:
         if phase.settings.steps == 0:
             return "not trained (steps=0)"
         kept = [question for question in self.bank.get(iteration) if question.kept]
+        held_out: list[LabelledQuestion] = []
+        if phase.acceptance is not None:
+            kept, held_out = phase.acceptance.split(kept, iteration=iteration)
         policy = self.weights.load_start("solver", iteration)
         module = Solver(
             ask=self.prompts.solver,
@@ -262,7 +268,33 @@ class SelfPlay:
             ranks=self.ranks,
         )
         made_of = f"questions_{iteration}", self.weights.start_name("solver", iteration)
-        return train(module, stages=self.stages, make_trainer=self.make_trainer, made_of=made_of)
+        against = partial(self.evidence_against, module.policy, held_out, iteration=iteration, seed=seed)
+        return train(module, stages=self.stages, make_trainer=self.make_trainer, made_of=made_of, against=against)
+
+    def evidence_against(
+        self, policy: Policy, held_out: Sequence[LabelledQuestion], *, iteration: int, seed: int
+    ) -> str:
+        """Returns what the acceptance test says against a trained Solver; empty where it says nothing."""
+        test = self.solver.acceptance
+        if test is None or not held_out:
+            return ""
+        polling = replace(self.curriculum.polling, votes=test.answers)
+        prompts = [self.prompts.solver(question.question) for question in held_out]
+        drawn = []
+        with self.stages.prices.of("acceptance", responses=2 * len(prompts) * test.answers):
+            # the engine that knows the trained policy, which may be split over ranks, draws from it
+            before = self.weights.load_start("solver", iteration)
+            for engine, contender in ((self.learning, policy), (self.frozen, before)):
+                engine.sync(contender)
+                drawn.append(_texts(engine, prompts, polling.of_each(derive(seed, "acceptance"))))
+            labels = [self.solver.label(question) for question in held_out]
+            verdict = self.ranks.shared(test.judge)(labels, new=drawn[0], old=drawn[1])
+        self.stages.log(verdict.metrics())
+        if verdict.accepted:
+            return ""
+        return (
+            f"{verdict.new:.3f} of its answers are right where {verdict.old:.3f} were (evidence {verdict.evidence:.1f})"
+        )
 
     def evaluate(self, iteration: int) -> str:
         """Scores S_i under the protocol; iteration 0 is the base model."""
@@ -280,25 +312,22 @@ class SelfPlay:
         return f"overall {scores.overall:.2f}"
 
     def poll_earlier(
-        self, iteration: int, polling: Polling, questions: Sequence[Question | None], seed: int
+        self, part: str, iteration: int, polling: Polling, questions: Sequence[Question | None], seed: int
     ) -> list[Vote | None]:
-        """Returns the vote of the Solver of an earlier iteration on each question; the engine keeps its weights."""
-        self.frozen.sync(self.weights.load("solver", iteration))
-        return self.poll(polling, questions, seed)
+        """Returns the vote of the Solver of an earlier iteration on each question; the engine keeps its weights.
+
+        part: whose price it is.
+        """
+        with self.stages.prices.of(part, responses=polling.votes * sum(question is not None for question in questions)):
+            self.frozen.sync(self.weights.load("solver", iteration))
+            return self.poll(polling, questions, seed)
 
     def poll(self, polling: Polling, questions: Sequence[Question | None], seed: int) -> list[Vote | None]:
         """Returns the frozen Solver's vote on each question; None where there is no question."""
         asked = [question for question in questions if question is not None]
         prompts = [self.prompts.solver(question.text) for question in asked]
-        texts = iter(self._answers(prompts, polling.of_each(seed)) if prompts else ())
+        texts = iter(_texts(self.frozen, prompts, polling.of_each(seed)) if prompts else ())
         return self._votes(polling, [next(texts) if question else None for question in questions])
-
-    def _answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
-        """The texts that the frozen Solver answers to each prompt."""
-        if isinstance(self.frozen, TextEngine):
-            return self.frozen.texts(prompts, sampling)
-        groups = self.frozen.generate(prompts, sampling)
-        return [[completion.text for completion in group.completions] for group in groups]
 
     def pose_and_poll(
         self, phase: ChallengerPhase, prompts: Sequence[Prompt], sampling: Sampling, seed: int
@@ -343,3 +372,10 @@ class SelfPlay:
             finally:
                 self.learning.close()
                 self.frozen.close()
+
+
+def _texts(engine: RolloutEngine, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
+    """The texts of the responses to each prompt."""
+    if isinstance(engine, TextEngine):
+        return engine.texts(prompts, sampling)
+    return [[completion.text for completion in group.completions] for group in engine.generate(prompts, sampling)]

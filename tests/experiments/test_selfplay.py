@@ -169,6 +169,7 @@ def _against_nonsense(judge: Judge, document: Document, responses: Sequence[str]
 BEYOND = (
     "iterations=3",  # parts that look back have something to look at from the second on
     "signals=all",
+    "acceptance@solver=not_worse",
     "anchors@curriculum=earlier",
     "curriculum.anchors.votes=2",
     "curriculum/rule=replay",

@@ -81,6 +81,8 @@ TREATMENTS: Mapping[str, tuple[str, ...]] = {
         *rules("replay", "anchored", "confident"),
         *rewards("coverage", "confident"),
     ),
+    # more single parts
+    "acceptance": ("acceptance@solver=not_worse",),
 }
 """By name, the overrides in which an arm differs from R-Zero."""
 
