@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import nodes
@@ -64,6 +64,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     challenger, solver = _challenger(cfg, parts), _solver(cfg, parts)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
     curriculum, launch = _curriculum(cfg, parts), join or _launch(cfg, directory)
+    require_dropout_is_known(cfg, challenger, curriculum)
     collapse = made(cfg, "collapse")
     roles = made(cfg, "roles")
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
@@ -103,6 +104,18 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
         stages=stages,
         launch=launch,
     )
+
+
+def require_dropout_is_known(cfg: DictConfig, challenger: ChallengerPhase, curriculum: CurriculumPhase) -> None:
+    """Raises ValueError where tokens are to be dropped by an engine that cannot, before anything is drawn."""
+    wanted = {
+        "challenger.settings": challenger.settings.rollout_sampling(seed=0).vocabulary_dropout,
+        "curriculum.sampling_questions": curriculum.sampling.get("vocabulary_dropout"),
+    }
+    if not getattr(get_object(cfg.engine._target_), "drops_vocabulary", False):
+        for key, share in wanted.items():
+            if share:
+                raise ValueError(f"{key}: vocabulary_dropout={share} needs engine=embedded, got {cfg.engine._target_}")
 
 
 def _ledger(cfg: DictConfig, directory: Path, *, first: bool) -> Ledger:
@@ -238,4 +251,6 @@ def _curriculum(cfg: DictConfig, parts: Json) -> CurriculumPhase:
         ),
         rule=made(cfg, "curriculum.rule", **parts),
         anchors=made(cfg, "curriculum.anchors"),
+        rewording=made(cfg, "curriculum.rewording", **parts),
+        substitution=made(cfg, "curriculum.substitution", **parts),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -53,7 +53,7 @@ def slots() -> dict[str, list[str]]:
 NEEDS_THE_WHOLE_DISTRIBUTION = (
     "mismatch correction needs untruncated sampling, got temperature=1.0, top_p=0.99, top_k=0"
 )
-REFUSED: Mapping[frozenset[Cell], str] = {
+REFUSED: dict[frozenset[Cell], str] = {
     frozenset({(f"mismatch@{role}.loss", correction), *other}): NEEDS_THE_WHOLE_DISTRIBUTION
     for role, correction, other in product(
         ("challenger", "solver"),
@@ -69,6 +69,14 @@ REFUSED: Mapping[frozenset[Cell], str] = {
 } | {
     frozenset({("experiment", "qwen2_5_coder_0_5b"), ("scale", scale)}): NEEDS_THE_WHOLE_DISTRIBUTION
     for scale in ("official", "paper", "paper_lora", "small_lm")
+}
+ONLY_EMBEDDED = "needs engine=embedded, got rzero.engines.vllm.VllmEngine"
+REFUSED |= {
+    frozenset({("vocabulary", "dropout"), *other}): ONLY_EMBEDDED
+    for other in (
+        *({("engine", engine)} for engine in ("vllm", "vllm_gpu", "vllm_server", "vllm_server_gpus")),
+        *({("engine", AS_IT_IS), ("experiment", name)} for name in ("official", "paper", "paper_lora_1gpu")),
+    )
 }
 """Choices that cannot go together, and what a run says that is given them."""
 
@@ -144,7 +152,7 @@ def test_the_rows_hold_every_pair_that_is_not_refused() -> None:
 
 def test_choices_that_cannot_go_together_are_refused_when_the_run_is_built(tmp_path: Path) -> None:
     for number, (cells, message) in enumerate(REFUSED.items()):
-        with pytest.raises(ValueError, match=r"^(challenger|solver)\.loss: ") as refusal:
+        with pytest.raises(ValueError, match=r"^(challenger|solver)\.(loss|settings): ") as refusal:
             composition.build(paired(cells), tmp_path / str(number))
         assert message in str(refusal.value)
         assert "\n" not in str(refusal.value)

@@ -82,7 +82,10 @@ TREATMENTS: Mapping[str, tuple[str, ...]] = {
         *rewards("coverage", "confident"),
     ),
     # more single parts
+    "ema": ("anchors@curriculum=ema", *rules("anchored")),
     "acceptance": ("acceptance@solver=not_worse",),
+    "vocabulary": ("vocabulary=dropout",),
+    "novelty": ("solver_reward@solver.reward=novelty",),
 }
 """By name, the overrides in which an arm differs from R-Zero."""
 
