@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -17,20 +17,20 @@ class Prices:
     """Adds up what each part cost until somebody takes the sums."""
 
     def __init__(self) -> None:
-        self._sums: Counter[str] = Counter()
+        self._sums: defaultdict[str, float] = defaultdict(float)
 
     @contextmanager
     def of(self, part: str, *, responses: int = 0) -> Iterator[None]:
         """Counts responses, and the seconds that the context lasts, as the price of `part`."""
         started = time.monotonic()
         yield
-        self._sums[f"extra/timing_s/{part}"] += time.monotonic() - started  # type: ignore[assignment]
+        self._sums[f"extra/timing_s/{part}"] += time.monotonic() - started
         if responses:
             self._sums[f"extra/responses/{part}"] += responses
 
     def take(self) -> dict[str, float]:
         """Returns the sums since the last call as metrics; empty where nothing cost anything."""
-        taken = {name: float(value) for name, value in sorted(self._sums.items())}
+        taken = dict(sorted(self._sums.items()))
         self._sums.clear()
         return taken
 

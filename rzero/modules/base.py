@@ -12,8 +12,10 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from numpy.typing import NDArray
 from torch.distributed.fsdp import FSDPModule
 
 from rzero.engines.vocabulary import droppable_tokens
@@ -72,7 +74,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         self.rollouts_done = 0
         self.restore_optimizer: Callable[[torch.optim.Optimizer], None] | None = None
         self.step_metrics: dict[str, float] = {}
-        self.droppable_V = None
+        self.droppable_V: NDArray[np.bool_] | None = None
         if settings.rollout_sampling(seed=0).vocabulary_dropout:
             self.droppable_V = droppable_tokens(
                 policy.tokenizer, vocabulary=policy.vocabulary(), eos_ids=policy.eos_ids()

@@ -167,37 +167,29 @@ def _against_nonsense(judge: Judge, document: Document, responses: Sequence[str]
 
 
 BEYOND = (
-    "iterations=3",  # parts that look back have something to look at from the second on
+    "iterations=2",  # in the second, parts that look back have something to look at
     "signals=all",
-    "anchors@curriculum=earlier",
+    "acceptance@solver=not_worse",
+    "anchors@curriculum=ema",
     "curriculum.anchors.votes=2",
     "curriculum/rule=replay",
     "curriculum/rule@curriculum.rule.rule=balanced",
     "curriculum/rule@curriculum.rule.rule.rule=anchored",
-    "curriculum.rule.rule.rule.least=0.3",
+    "curriculum.rule.rule.rule.least=0.0",
+    "rewording@curriculum=agree",
+    "curriculum.rewording.least=0.0",  # the micro model says nothing in other words: what counts is who is asked
+    "substitution@curriculum=fits",
+    "curriculum.substitution.least=0.0",
     "challenger_reward@challenger.reward=coverage",
     "challenger_reward@challenger.reward.reward=governor",
     "challenger_reward@challenger.reward.reward.reward=semantic_memory",
-)
-OTHERWISE = (
-    "iterations=2",
-    "acceptance@solver=not_worse",
-    "anchors@curriculum=ema",
-    "curriculum.anchors.votes=2",
-    "curriculum/rule=anchored",
-    "curriculum.rule.least=0.0",
-    "rewording@curriculum=agree",
-    "curriculum.rewording.least=0.0",  # the micro model cannot be asked for this: what is tested is whom it is asked of
-    "substitution@curriculum=fits",
-    "curriculum.substitution.least=0.0",
     "solver_reward@solver.reward=novelty",
     "vocabulary=dropout",
-    "signals=all",
 )
-"""Everything that acts or looks against a collapse, together; of two that exclude one another, one in each."""
+"""Everything that acts or looks against a collapse, together."""
 
 
-@pytest.mark.parametrize("overrides", [(), BEYOND, OTHERWISE], ids=["paper", "beyond", "otherwise"])
+@pytest.mark.parametrize("overrides", [(), BEYOND], ids=["paper", "beyond"])
 def test_neither_oracle_nor_gold_answers_reach_training(
     overrides: tuple[str, ...], finished: Path, tmp_path: Path
 ) -> None:
