@@ -167,7 +167,7 @@ class HarnessSuite:
             return TaskStore(None, weights="", task=folder, signature="")
         asked = [[row["id"], row["question"]] for row in self.tasks[name].documents]
         probe = self.prompts.solver("{question}")
-        drawn = [[asdict(sampling) for sampling in samplings.values()], self.completions_per_call, self.drawn_by]
+        drawn = [[_drawn(sampling) for sampling in samplings.values()], self.completions_per_call, self.drawn_by]
         signature = digest([VERSION, asked, probe.system, probe.user, answering.spelling, drawn])
         return TaskStore(self.folder, weights=answering.weights, task=folder, signature=signature)
 
@@ -177,6 +177,11 @@ class HarnessSuite:
         task = self.tasks[name]
         outcomes = tuple(_outcome(row, greedy[row["id"]], sampled[row["id"]]) for row in task.documents)
         return BenchmarkScore(name=name, group=task.definition.group, outcomes=outcomes)
+
+
+def _drawn(sampling: Sampling) -> Json:
+    """The sampling as part of a signature. Nothing is dropped in an evaluation; before one could, no word was said."""
+    return {name: value for name, value in asdict(sampling).items() if name != "vocabulary_dropout"}
 
 
 def _outcome(document: Document, greedy: Judged, sampled: Judged) -> Outcome:

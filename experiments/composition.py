@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from experiments import nodes
@@ -21,6 +21,7 @@ from rzero.adapters import holds_adapters
 from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy, require_policy
 from rzero.policy_check import CheckedLoader
+from rzero.prices import PricedEmbedder, Prices
 from rzero.processes.cpu import set_matmul_precision
 from rzero.processes.launch import RankConfig, launch
 from rzero.processes.ranks import Ranks, alone
@@ -57,11 +58,15 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     prompts = made(cfg, "prompts")
     bank = JsonlBank(RunDirectory(directory))
     load = policy_loader(cfg.policy)
-    embedder = made(cfg, "embedder", load=functools.partial(load, str(cfg.policy.path_or_id)))
+    prices = Prices()
+    embedder = PricedEmbedder(
+        made(cfg, "embedder", load=functools.partial(load, str(cfg.policy.path_or_id))), prices=prices
+    )
     parts = {"grader": grader, "bank": bank, "embedder": embedder}
     challenger, solver = _challenger(cfg, parts), _solver(cfg, parts)
     suite = instantiate(cfg.benchmarks, prompts=prompts, grader=grader, vote=_paper_vote(grader))()
     curriculum, launch = _curriculum(cfg, parts), join or _launch(cfg, directory)
+    require_dropout_is_known(cfg, challenger, curriculum)
     collapse, signals = made(cfg, "collapse"), made(cfg, "signals", **parts)
     roles = made(cfg, "roles")
     health = GraderHealth(grader, alarm_share=cfg.grader_alarm)
@@ -84,6 +89,7 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
         health=health,
         collapse=collapse,
         checkpoint_every=cfg.checkpoint_every,
+        prices=prices,
     )
     return SelfPlay(
         seed=cfg.seed,
@@ -102,6 +108,18 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
         stages=stages,
         launch=launch,
     )
+
+
+def require_dropout_is_known(cfg: DictConfig, challenger: ChallengerPhase, curriculum: CurriculumPhase) -> None:
+    """Raises ValueError where tokens are to be dropped by an engine that cannot, before anything is drawn."""
+    wanted = {
+        "challenger.settings": challenger.settings.rollout_sampling(seed=0).vocabulary_dropout,
+        "curriculum.sampling_questions": curriculum.sampling.get("vocabulary_dropout"),
+    }
+    if not getattr(get_object(cfg.engine._target_), "drops_vocabulary", False):
+        for key, share in wanted.items():
+            if share:
+                raise ValueError(f"{key}: vocabulary_dropout={share} needs engine=embedded, got {cfg.engine._target_}")
 
 
 def _ledger(cfg: DictConfig, directory: Path, *, first: bool) -> Ledger:
@@ -196,7 +214,11 @@ def _challenger(cfg: DictConfig, parts: Json) -> ChallengerPhase:
 
 
 def _solver(cfg: DictConfig, parts: Json) -> SolverPhase:
-    return SolverPhase(**_learning(cfg, "solver", parts), label=made(cfg, "solver.label"))
+    return SolverPhase(
+        **_learning(cfg, "solver", parts),
+        label=made(cfg, "solver.label"),
+        acceptance=made(cfg, "solver.acceptance", **parts),
+    )
 
 
 def _learning(cfg: DictConfig, role: str, parts: Json) -> Json:
@@ -235,4 +257,6 @@ def _curriculum(cfg: DictConfig, parts: Json) -> CurriculumPhase:
         ),
         rule=made(cfg, "curriculum.rule", **parts),
         anchors=made(cfg, "curriculum.anchors"),
+        rewording=made(cfg, "curriculum.rewording", **parts),
+        substitution=made(cfg, "curriculum.substitution", **parts),
     )

@@ -36,7 +36,9 @@ from rzero.types import Json
 
 STORE = PROJECT / "experiments" / "results"
 WORK = PROJECT / "outputs" / "results"
-KEPT_METRICS = ("audit/", "curriculum/", "signals/")
+KEPT_METRICS = ("acceptance/", "audit/", "curriculum/", "signals/")
+ADDED_UP = "extra/"
+"""Metrics of which an iteration's rows each have a part."""
 RESULT = "result.json"
 
 
@@ -179,6 +181,9 @@ def digest(directory: Path) -> Json:
                 entry[f"{role}/kl"] = row.get(f"{role}/kl", 0.0)
                 entry[f"{role}/length"] = row[f"{role}/completions/mean_length"]
         entry.update({name: value for name, value in row.items() if name.startswith(KEPT_METRICS)})
+        for name in row:
+            if name.startswith(ADDED_UP):
+                entry[name] = entry.get(name, 0.0) + row[name]
     numbers = range(max(iterations) + 1)
     scores = [json.loads(there.scores(number).read_text(encoding="utf-8")) for number in numbers]
     # "rounds" is what the kept results call it

@@ -37,6 +37,8 @@ DROP_REASONS: Mapping[str, str] = {
     "duplicate": "an earlier candidate says the same",
     "earlier_disagree": "Solvers of earlier iterations came to another answer",
     "own_answer_differs": "the Challenger's own answer is not the majority's",
+    "rewording_differs": "in other words it does not lead to the same answer",
+    "answer_does_not_fit": "the Solver, asked whether the majority's answer fits, says no",
     "cell_full": "enough questions of this kind were kept already",
 }
 

@@ -1,19 +1,34 @@
 """Second opinions on a label: it is kept where an independent road leads to the same answer.
 
 A Solver that learns from its own votes comes to agree with itself about wrong answers, and agreement says no longer
-what it used to say. Solvers of earlier iterations do not share the newer errors (compare the slowly moving voter of
-M-GRPO, arXiv 2512.13070), nor does the Challenger, which answered its question before any Solver saw it (a strict gate
-on the data is what stability needs: arXiv 2605.22217).
+what it used to say. Solvers of earlier iterations do not share the newer errors, their average only in part, and the
+Challenger answered its question before any Solver saw it (a strict gate on the data is what stability needs: arXiv
+2605.22217).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 from rzero.curriculum import dropped
 from rzero.interfaces import Curriculum, Grader
 from rzero.types import LabelledQuestion, Question, Vote
+
+Mixture: TypeAlias = Mapping[int, float]
+"""A voter as a mean of Solvers' weights: the share of each iteration's Solver in it, together 1."""
+
+
+class Voters(Protocol):
+    """Other voters on every candidate, `votes` answers each."""
+
+    @property
+    def votes(self) -> int: ...
+
+    def of(self, voter: int) -> Sequence[Mixture]:
+        """Returns those that vote along with the Solver of iteration `voter`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +50,32 @@ class Anchors:
                 f"{self.earliest} and {self.votes}"
             )
 
-    def of(self, voter: int) -> list[int]:
-        """Returns the iterations of the Solvers that vote along with the one of iteration `voter`."""
-        return [voter - back for back in self.behind if voter - back >= self.earliest]
+    def of(self, voter: int) -> list[Mixture]:
+        """Returns the Solvers that vote along with the one of iteration `voter`, each whole."""
+        return [{voter - back: 1.0} for back in self.behind if voter - back >= self.earliest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ema:
+    """An exponential moving average of the Solvers' weights that votes along (the idea of M-GRPO, arXiv 2512.13070).
+
+    E_0 = S_0 and E_i = decay E_{i-1} + (1 - decay) S_i, the voter being S_i. There the average moves with every step;
+    here labels are given once an iteration, and so often it moves. It depends on nothing but the Solvers on disk.
+    """
+
+    decay: float
+    votes: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay < 1 or self.votes < 1:
+            raise ValueError(
+                f"curriculum.anchors needs decay in (0, 1) and votes >= 1, got {self.decay} and {self.votes}"
+            )
+
+    def of(self, voter: int) -> list[Mixture]:
+        """Returns the average up to iteration `voter`; nobody where that is the voter itself."""
+        shares = {i: self.decay ** (voter - i) * (1 - self.decay if i else 1) for i in range(voter + 1)}
+        return [shares] if voter else []
 
 
 class Anchored:

@@ -21,6 +21,8 @@ from typing import TypeAlias
 
 import torch
 
+from rzero.acceptance import Acceptance
+from rzero.curriculum import dropped
 from rzero.engines.across import ServedEngine, across
 from rzero.grpo import PolicyLoss
 from rzero.interfaces import (
@@ -38,10 +40,11 @@ from rzero.modules import Challenger, GRPOSettings, Solver
 from rzero.modules.fit import question_batches
 from rzero.modules.reference import reference_of
 from rzero.modules.solver import voted_label
-from rzero.opinions import Anchors
+from rzero.opinions import Mixture, Voters
 from rzero.policy import Policy
 from rzero.processes.ranks import Ranks, alone
 from rzero.prompts import Prompts
+from rzero.roads import Rewording, Substitution
 from rzero.roles import Role
 from rzero.runs.questions import keep
 from rzero.runs.stages import Stages
@@ -87,14 +90,19 @@ class ChallengerPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurriculumPhase:
-    """Settings and parts of sampling, labelling and choosing candidates. anchors: earlier Solvers that vote along."""
+    """Settings and parts of sampling, labelling and choosing candidates. anchors: others that vote along.
+
+    rewording, substitution: other roads that have to lead to the labels of what the rule kept.
+    """
 
     candidates: int
     sampling: Json
     parse: Callable[[str], Question | None]
     polling: Polling
     rule: Curriculum
-    anchors: Anchors | None = None
+    anchors: Voters | None = None
+    rewording: Rewording | None = None
+    substitution: Substitution | None = None
 
     def __post_init__(self) -> None:
         if self.candidates < 1:
@@ -103,7 +111,7 @@ class CurriculumPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SolverPhase:
-    """Settings and parts of a Solver's training."""
+    """Settings and parts of a Solver's training. acceptance: the test that its outcome has to stand (None: none)."""
 
     settings: GRPOSettings
     loss: PolicyLoss
@@ -111,6 +119,7 @@ class SolverPhase:
     reward: Callable[[int], SolverReward]
     label: Callable[[LabelledQuestion], str] = voted_label
     """Returns the label that a question's responses are compared with."""
+    acceptance: Acceptance | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -206,6 +215,7 @@ class SelfPlay:
         self.stages.advance("labelled")
         self.stages.watch("choosing")
         labelled = self.ranks.shared(phase.rule.select)(questions, votes, iteration=iteration)
+        labelled = self.along_other_roads(labelled, iteration=iteration, seed=seed)
         made_of = self.weights.name("challenger", iteration), self.weights.name("solver", iteration - 1)
         needed = self.solver.settings.prompts_per_step
         seen = self.look(labelled, iteration=iteration, seed=seed)
@@ -222,13 +232,55 @@ class SelfPlay:
             return list(votes)
         polling = replace(self.curriculum.polling, votes=anchors.votes)
         others = [
-            self.poll_earlier(earlier, polling, questions, derive(seed, "anchors", earlier))
-            for earlier in anchors.of(iteration - 1)
+            self.poll_earlier("anchors", shares, polling, questions, derive(seed, "anchors", *shares))
+            for shares in anchors.of(iteration - 1)
         ]
         return [
             vote and replace(vote, others=tuple(other for ballot in others if (other := ballot[index])))
             for index, vote in enumerate(votes)
         ]
+
+    def along_other_roads(
+        self, labelled: Sequence[LabelledQuestion], *, iteration: int, seed: int
+    ) -> list[LabelledQuestion]:
+        """Returns the questions, of the new ones dropped to whose label another road does not lead (`rzero.roads`)."""
+        phase, items = self.curriculum, list(labelled)
+        if phase.rewording is None and phase.substitution is None:
+            return items
+        self.frozen.sync(self.weights.load("solver", iteration - 1))  # anchors may have been asked meanwhile
+        roads = {"rewording_differs": self.answered_reworded, "answer_does_not_fit": self.answered_whether_it_fits}
+        for reason, road in roads.items():
+            kept = [place for place, item in enumerate(items) if item.kept and item.iteration == iteration]
+            passed = road([items[place] for place in kept], seed)
+            items = dropped(items, {place: reason for place, right in zip(kept, passed, strict=True) if not right})
+        return items
+
+    def answered_reworded(self, kept: Sequence[LabelledQuestion], seed: int) -> list[bool]:
+        """Returns whether each question leads to its label in other words too, which the Challenger finds."""
+        road, labels = self.curriculum.rewording, [voted_label(item) for item in kept]
+        if road is None or not kept:
+            return [True] * len(kept)
+        with self.stages.prices.of("rewording", responses=len(kept)):
+            prompts = [road.request(item.question) for item in kept]
+            sampling = road.sampling(derive(seed, "rewording"))
+            said = self.texts(self.learning, prompts, sampling, doing="rewording, responses")
+        asked = [road.parse(text) for [text] in said]
+        with self.stages.prices.of("rewording", responses=road.votes * sum(question is not None for question in asked)):
+            polling = replace(self.curriculum.polling, votes=road.votes)
+            answers = self._answers_to(asked, polling.of_each(derive(seed, "rewording", "votes")))
+        return self.ranks.shared(road.agrees)(labels, [texts or [] for texts in answers])
+
+    def answered_whether_it_fits(self, kept: Sequence[LabelledQuestion], seed: int) -> list[bool]:
+        """Returns whether the Solver says of each label that it fits its question."""
+        road = self.curriculum.substitution
+        if road is None or not kept:
+            return [True] * len(kept)
+        with self.stages.prices.of("substitution", responses=road.votes * len(kept)):
+            prompts = [road.request(item.question, voted_label(item)) for item in kept]
+            polling = replace(self.curriculum.polling, votes=road.votes)
+            sampling = polling.of_each(derive(seed, "substitution"))
+            answers = self.texts(self.frozen, prompts, sampling, doing="substituting, responses")
+        return self.ranks.shared(road.fits)(answers)
 
     def look(self, labelled: Sequence[LabelledQuestion], *, iteration: int, seed: int) -> dict[str, float]:
         """Returns what is seen of the questions without an oracle; earlier Solvers are asked some of them again."""
@@ -238,7 +290,7 @@ class SelfPlay:
         questions = [Question(text=item.question, answer=item.challenger_answer) for item in sample]
         polling = replace(self.curriculum.polling, votes=self.signals.votes)
         earlier = {
-            name: self.poll_earlier(voter, polling, questions, derive(seed, "signals", voter))
+            name: self.poll_earlier("signals", {voter: 1.0}, polling, questions, derive(seed, "signals", voter))
             for name, voter in self.signals.voters(iteration).items()
         }
         return self.ranks.shared(self.signals)(labelled, earlier, iteration=iteration)
@@ -252,6 +304,9 @@ class SelfPlay:
         if sign := self.stages.rolled_back("questions", iteration):
             return f"not trained, the weights stay those before these questions: {sign}"
         kept = [question for question in self.bank.get(iteration) if question.kept]
+        held_out: list[LabelledQuestion] = []
+        if phase.acceptance is not None:
+            kept, held_out = phase.acceptance.split(kept, iteration=iteration)
         self.stages.watch("loading what learns")
         policy = self.weights.load_start("solver", iteration)
         module = Solver(
@@ -272,7 +327,33 @@ class SelfPlay:
             watch=self.stages.watch,
         )
         made_of = f"questions_{iteration}", self.weights.start_name("solver", iteration)
-        return train(module, stages=self.stages, make_trainer=self.make_trainer, made_of=made_of)
+        against = partial(self.evidence_against, module.policy, held_out, iteration=iteration, seed=seed)
+        return train(module, stages=self.stages, make_trainer=self.make_trainer, made_of=made_of, against=against)
+
+    def evidence_against(
+        self, policy: Policy, held_out: Sequence[LabelledQuestion], *, iteration: int, seed: int
+    ) -> str:
+        """Returns what the acceptance test says against a trained Solver; empty where it says nothing."""
+        test = self.solver.acceptance
+        if test is None or not held_out:
+            return ""
+        polling = replace(self.curriculum.polling, votes=test.answers)
+        prompts = [self.prompts.solver(question.question) for question in held_out]
+        sampling, drawn = polling.of_each(derive(seed, "acceptance")), []
+        with self.stages.prices.of("acceptance", responses=2 * len(prompts) * test.answers):
+            # the engine that knows the trained policy, which may be split over ranks, draws from it
+            before = self.weights.load_start("solver", iteration)
+            for engine, contender in ((self.learning, policy), (self.frozen, before)):
+                engine.sync(contender)
+                drawn.append(self.texts(engine, prompts, sampling, doing="accepting, responses"))
+            labels = [self.solver.label(question) for question in held_out]
+            verdict = self.ranks.shared(test.judge)(labels, new=drawn[0], old=drawn[1])
+        self.stages.log(verdict.metrics())
+        if verdict.accepted:
+            return ""
+        return (
+            f"{verdict.new:.3f} of its answers are right where {verdict.old:.3f} were (evidence {verdict.evidence:.1f})"
+        )
 
     def evaluate(self, iteration: int) -> str:
         """Scores S_i under the protocol; iteration 0 is the base model."""
@@ -297,25 +378,35 @@ class SelfPlay:
         return policy
 
     def poll_earlier(
-        self, iteration: int, polling: Polling, questions: Sequence[Question | None], seed: int
+        self, part: str, shares: Mixture, polling: Polling, questions: Sequence[Question | None], seed: int
     ) -> list[Vote | None]:
-        """Returns the vote of the Solver of an earlier iteration on each question; the engine keeps its weights."""
-        self.sync(self.frozen, "solver", iteration)
-        return self.poll(polling, questions, seed)
+        """Returns the vote of an earlier Solver, or a mean of some, on each question; the engine keeps its weights.
+
+        part: whose price it is.
+        """
+        with self.stages.prices.of(part, responses=polling.votes * sum(question is not None for question in questions)):
+            self.stages.watch("giving the engine an earlier Solver")
+            self.frozen.sync(self.weights.load_mean("solver", shares))
+            return self.poll(polling, questions, seed)
 
     def poll(self, polling: Polling, questions: Sequence[Question | None], seed: int) -> list[Vote | None]:
         """Returns the frozen Solver's vote on each question; None where there is no question."""
-        asked = [question for question in questions if question is not None]
-        prompts = [self.prompts.solver(question.text) for question in asked]
-        texts = iter(self._answers(prompts, polling.of_each(seed)) if prompts else ())
-        return self._votes(polling, [next(texts) if question else None for question in questions])
+        return self._votes(polling, self._answers_to(questions, polling.of_each(seed)))
 
-    def _answers(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[list[str]]:
-        """The texts that the frozen Solver answers to each prompt."""
-        progress = self.stages.watch("voting, responses")
-        if isinstance(self.frozen, TextEngine):
-            return self.frozen.texts(prompts, sampling, progress=progress)
-        groups = self.frozen.generate(prompts, sampling, progress=progress)
+    def _answers_to(self, questions: Sequence[Question | None], sampling: Sampling) -> list[list[str] | None]:
+        """The texts that the frozen Solver answers to each question; None where there is no question."""
+        prompts = [self.prompts.solver(question.text) for question in questions if question is not None]
+        texts = iter(self.texts(self.frozen, prompts, sampling, doing="voting, responses") if prompts else ())
+        return [next(texts) if question is not None else None for question in questions]
+
+    def texts(
+        self, engine: RolloutEngine, prompts: Sequence[Prompt], sampling: Sampling, *, doing: str
+    ) -> list[list[str]]:
+        """The texts that an engine responds to each prompt. doing: what is said of it meanwhile."""
+        progress = self.stages.watch(doing)
+        if isinstance(engine, TextEngine):
+            return engine.texts(prompts, sampling, progress=progress)
+        groups = engine.generate(prompts, sampling, progress=progress)
         return [[completion.text for completion in group.completions] for group in groups]
 
     def pose_and_poll(

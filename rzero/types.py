@@ -37,7 +37,8 @@ class Sampling:
     Sampling(n=8, temperature=1.0, max_tokens=160, seed=3)
 
     `max_tokens` bounds the response; an engine lowers it to what the model's context leaves after the prompt.
-    Equal seeds give equal completions on the same engine, prompts and weights.
+    Equal seeds give equal completions on the same engine, prompts and weights. vocabulary_dropout: the share of words
+    that each completion does without (`rzero.engines.vocabulary`).
     """
 
     n: int = 1
@@ -46,6 +47,7 @@ class Sampling:
     top_k: int = 0
     max_tokens: int
     seed: int = 0
+    vocabulary_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -58,6 +60,16 @@ class Sampling:
             raise ValueError(f"sampling.top_k must be 0 (off) or positive, got {self.top_k}")
         if self.max_tokens < 1:
             raise ValueError(f"sampling.max_tokens must be at least 1, got {self.max_tokens}")
+        if not 0 <= self.vocabulary_dropout < 1:
+            raise ValueError(f"sampling.vocabulary_dropout must lie in [0, 1), got {self.vocabulary_dropout}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dropout:
+    """Which tokens a completion did without: `share` of the droppable ones, chosen by `key`, a 64-bit number."""
+
+    key: int
+    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,12 +77,15 @@ class Completion:
     r"""One response: its text, its token ids (eos included when `finish_reason == "stop"`) and log-probs (nats).
 
     Completion(text="\boxed{7}", token_ids=(59, 22, 2), logprobs=(-0.1, -0.7, -0.0), finish_reason="stop")
+
+    `dropout`: the log-probs are those of the distribution without these tokens (None: of the whole one).
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
+    dropout: Dropout | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

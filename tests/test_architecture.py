@@ -22,8 +22,8 @@ LAYERS = (
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
     {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "cells", "rewards"} | {"grpo"},
-    {"modules", "engines", "embedding", "curriculum", "opinions", "signals", "runs", "tracking", "collapse"}
-    | {"alarm", "policy_check"},
+    {"modules", "engines", "embedding", "acceptance", "curriculum", "opinions", "prices", "roads", "signals", "runs"}
+    | {"tracking", "alarm", "collapse", "policy_check"},
     {"selfplay"},
 )
 """What lies in rzero/, lowest first: an import goes to the same layer or to one before it."""

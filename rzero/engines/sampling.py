@@ -49,19 +49,26 @@ class TokenSampler:
 
     Order as everywhere: temperature, then top-k, then top-p over what top-k left. The log-prob (nats) of a drawn token
     is that of the temperature-scaled distribution *before* truncation, which is what the training model can recompute.
-    Temperature 0 takes the most probable token and reports its log-prob at temperature 1.
+    Temperature 0 takes the most probable token and reports its log-prob at temperature 1. dropped_BV: tokens that a row
+    does without, before all that.
     """
 
-    def __init__(self, sampling: Sampling, *, keys: NDArray[np.uint64]) -> None:
+    def __init__(self, sampling: Sampling, *, keys: NDArray[np.uint64], dropped_BV: Tensor | None = None) -> None:
         self._sampling = sampling
         self._keys = keys
+        self._dropped_BV = dropped_BV
 
     def keep(self, kept: NDArray[np.int64]) -> None:
         self._keys = self._keys[kept]
+        if self._dropped_BV is not None:
+            self._dropped_BV = self._dropped_BV[torch.from_numpy(kept).to(self._dropped_BV.device)]
 
     def draw(self, logits_BV: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
         """Token ids and log-probs, both [B]. Overwrites `logits_BV`."""
         sampling = self._sampling
+        if self._dropped_BV is not None:
+            self._dropped_BV = self._dropped_BV.to(logits_BV.device)
+            logits_BV.masked_fill_(self._dropped_BV, -torch.inf)
         if sampling.temperature not in (0.0, 1.0):
             logits_BV.mul_(1.0 / sampling.temperature)
         if sampling.temperature == 0.0:

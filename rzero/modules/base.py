@@ -12,10 +12,13 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from numpy.typing import NDArray
 from torch.distributed.fsdp import FSDPModule
 
+from rzero.engines.vocabulary import droppable_tokens
 from rzero.grpo import PolicyLoss
 from rzero.interfaces import RestingEngine, RolloutEngine, Watch, unwatched
 from rzero.modules.choices import Refill
@@ -72,6 +75,11 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         self.rollouts_done = 0
         self.restore_optimizer: Callable[[torch.optim.Optimizer], None] | None = None
         self.step_metrics: dict[str, float] = {}
+        self.droppable_V: NDArray[np.bool_] | None = None
+        if settings.rollout_sampling(seed=0).vocabulary_dropout:
+            self.droppable_V = droppable_tokens(
+                policy.tokenizer, vocabulary=policy.vocabulary(), eos_ids=policy.eos_ids()
+            )
         if settings.share_prompts:
             for model in [self.model, *([reference.model] if reference else [])]:
                 make_ready(model)
@@ -217,5 +225,6 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
             watch=self.watch,
             pad_id=self.policy.pad_id(),
             device=self.device,
+            droppable_V=self.droppable_V,
         )
         return update(groups, rewards)

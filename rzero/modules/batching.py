@@ -11,7 +11,8 @@ With `share_prompts` the model sees the rows of a group behind one copy of their
 Weights are made once for the whole mini-batch (`rzero.grpo.aggregation`) and travel with the rows, so how it is cut
 into micro-batches changes nothing but memory and speed.
 
-Shapes: N rows of a rollout, M of a mini-batch, B of a micro-batch, T its positions, C completion positions.
+Shapes: N rows of a rollout, M of a mini-batch, B of a micro-batch, T its positions, C completion positions, V
+vocabulary.
 """
 # ruff: noqa: N815 - a record's fields carry the shape suffix too
 
@@ -21,10 +22,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from rzero.types import FinishReason, Group
+from rzero.engines.vocabulary import dropped_tokens
+from rzero.types import Dropout, FinishReason, Group
 
 K = TypeVar("K")
 
@@ -36,7 +40,8 @@ class Row:
     """One completion to learn from, and its place in the rollout.
 
     index: 0..N-1, or PADDING. group: names the prompt it answers. engine_logp: the engine's log-probs (nats), one per
-    completion token. counted: False leaves the row out of loss and denominators (masked truncation).
+    completion token. counted: False leaves the row out of loss and denominators (masked truncation). dropout: what it
+    was drawn without.
     """
 
     index: int
@@ -45,6 +50,7 @@ class Row:
     completion_ids: tuple[int, ...]
     engine_logp: Tensor
     counted: bool
+    dropout: Dropout | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids or not self.completion_ids:
@@ -69,7 +75,7 @@ class MicroBatch:
     `index_B`: their places in the rollout (PADDING: no row). `completion_mask_BT` covers completion tokens, `mask_BT`
     those that are learned from (rows that count). Weights and the engine's log-probs are float32, 0 outside
     completions. `prompts` (B,): equal numbers for rows that share their prompt (of whatever group), or None: nothing is
-    shared.
+    shared. `dropped_BV`: tokens of the vocabulary that rows were drawn without; None: no row did without any.
     """
 
     index_B: Tensor
@@ -79,6 +85,7 @@ class MicroBatch:
     weights_BT: Tensor
     engine_logp_BT: Tensor
     prompts: tuple[int, ...] | None
+    dropped_BV: Tensor | None = None
 
 
 def rows_of(groups: Sequence[Group], *, counts: Callable[[FinishReason], bool]) -> list[Row]:
@@ -92,6 +99,7 @@ def rows_of(groups: Sequence[Group], *, counts: Callable[[FinishReason], bool]) 
             completion_ids=completion.token_ids,
             engine_logp=torch.tensor(completion.logprobs),
             counted=counts(completion.finish_reason),
+            dropout=completion.dropout,
         )
         for index, (group, completion) in enumerate(answers)
     ]
@@ -215,12 +223,14 @@ def micro_batches(
     share_prompts: bool,
     pad_id: int,
     device: torch.device,
+    droppable_V: NDArray[np.bool_] | None = None,
 ) -> list[MicroBatch]:
     """`count` micro-batches: those of `plan`, then as many of weight zero as are missing.
 
     `weights_of`: the index of a row -> the weight of each of its completion tokens (C,), behind which it may go on.
     `count`: under data parallelism the largest number any rank needs, because gradients are exchanged, and split
     parameters gathered, once per micro-batch.
+    `droppable_V`: where rows were drawn without some tokens, which they may have been.
     """
     # two tokens that weigh nothing: every parameter still gets a gradient (of zero), as the exchange expects
     padding = Row(
@@ -235,13 +245,20 @@ def micro_batches(
             share_prompts=share_prompts,
             pad_id=pad_id,
             device=device,
+            droppable_V=droppable_V,
         )
         for rows in [*parts, *[[padding]] * (count - len(parts))]
     ]
 
 
 def _padded(
-    rows: Sequence[Row], *, weights: Sequence[Tensor], share_prompts: bool, pad_id: int, device: torch.device
+    rows: Sequence[Row],
+    *,
+    weights: Sequence[Tensor],
+    share_prompts: bool,
+    pad_id: int,
+    device: torch.device,
+    droppable_V: NDArray[np.bool_] | None,
 ) -> MicroBatch:
     width = max(row.length for row in rows)
     input_ids_BT = torch.tensor(
@@ -267,4 +284,7 @@ def _padded(
         weights_BT=spread(weights),
         engine_logp_BT=spread([row.engine_logp for row in rows]),
         prompts=tuple(numbers.setdefault(row.prompt_ids, len(numbers)) for row in rows) if share_prompts else None,
+        dropped_BV=None
+        if droppable_V is None
+        else torch.from_numpy(dropped_tokens(droppable_V, [row.dropout for row in rows])).to(device),
     )

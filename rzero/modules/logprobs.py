@@ -6,6 +6,7 @@ then a few chunks of logits, whatever the length of the batch.
 
 Shapes: B rows of a micro-batch, T positions, S scored tokens, U those of one chunk, E model width, V vocabulary.
 """
+# ruff: noqa: N815 - a record's fields carry the shape suffix too
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ WIDE = 16384
 """Tokens from which a vocabulary's softmax goes through memory a few rows at a time: they stay in the cache between the
 passes over them, a whole chunk would not, and two more tensors of its size are not made."""
 BLOCK = 2**19  # elements of those rows, 2 MB in float32
+_NEVER = -1e30
 KEEP_LOGITS_BELOW = 2**22  # S x V elements (16 MB in float32): cheaper to keep for backward than to compute twice
 
 
@@ -38,6 +40,7 @@ def completion_logprobs(
     chunk_tokens: int,
     entropy: bool = False,
     prompts: Sequence[int] | None = None,
+    dropped_BV: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """log p(token | everything before it) in nats for the tokens under `completion_mask_BT`, and their entropies.
 
@@ -50,6 +53,7 @@ def completion_logprobs(
     `chunk_tokens`: how many rows of V logits exist at once; affects memory and speed only.
     `prompts`: equal numbers (B,) say that rows have the same prompt, which then goes through the model once
     (call `rzero.modules.shared_prompts.make_ready` before). Rows are then a prompt and, right behind it, a completion.
+    `dropped_BV`: tokens that rows were drawn without: the distribution is that over the others.
     Raises ValueError when the mask names the first position, which nothing predicts.
     """
     if temperature <= 0:
@@ -74,6 +78,7 @@ def completion_logprobs(
             shape=LogitShape.of(causal_lm.config.get_text_config(), temperature=temperature),
             chunk_tokens=chunk_tokens,
             entropy=entropy,
+            dropped=None if dropped_BV is None else Dropped(tokens_BV=dropped_BV, row_S=row_S),
         )
 
     with _forward_replaced(causal_lm, forward):
@@ -135,14 +140,36 @@ class LogitShape:
         return gradient_UV if factor == 1.0 else gradient_UV.mul_(factor)
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Dropped:
+    """Tokens that rows were drawn without, and the row of each scored token."""
+
+    tokens_BV: Tensor
+    row_S: Tensor
+
+    def masked(self, logits_UV: Tensor, *, chunk: slice) -> Tensor:
+        """Returns the logits of a chunk, those of dropped tokens so low that no probability is left.
+
+        They stay finite: probability 0 times minus infinity, as in an entropy, would be no number.
+        """
+        return logits_UV.masked_fill(self.tokens_BV[self.row_S[chunk]], _NEVER)
+
+
 def head_logprobs(
-    hidden_SE: Tensor, *, weight_VE: Tensor, targets_S: Tensor, shape: LogitShape, chunk_tokens: int, entropy: bool
+    hidden_SE: Tensor,
+    *,
+    weight_VE: Tensor,
+    targets_S: Tensor,
+    shape: LogitShape,
+    chunk_tokens: int,
+    entropy: bool,
+    dropped: Dropped | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Float32 log-probabilities of `targets_S` (S,) and, if asked, entropies (S,) under softmax(shape(h @ W.T))."""
     # One dtype for both factors, chosen outside so that the cast is differentiated; autocast stays out of the chunks.
     with torch.autocast(hidden_SE.device.type, enabled=False):
         logp_S, entropy_S = _HeadLogprobs.apply(
-            hidden_SE, weight_VE.to(hidden_SE.dtype), targets_S, shape, chunk_tokens, entropy
+            hidden_SE, weight_VE.to(hidden_SE.dtype), targets_S, shape, chunk_tokens, entropy, dropped
         )
     return logp_S, entropy_S if entropy else None
 
@@ -159,6 +186,7 @@ class _HeadLogprobs(torch.autograd.Function):
         shape: LogitShape,
         chunk_tokens: int,
         entropy: bool,
+        dropped: Dropped | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         small = hidden_SE.shape[0] * weight_VE.shape[0] <= KEEP_LOGITS_BELOW
@@ -169,14 +197,14 @@ class _HeadLogprobs(torch.autograd.Function):
         for rows in _chunks(hidden_SE.shape[0], chunk_tokens):
             logits_UV = _logits(hidden_SE[rows], weight_VE, shape=shape)
             for block, inside in _blocks(logits_UV, first=rows.start, whole=keep):
-                logq_UV = F.log_softmax(logits_UV[block], dim=1)
+                logq_UV = _logq(logits_UV[block], dropped=dropped, chunk=inside)
                 logp_S[inside] = logq_UV.gather(1, targets_S[inside, None]).squeeze(1)
                 if entropy:
                     entropy_S[inside] = -logq_UV.exp().mul_(logq_UV).sum(dim=1)
                 if keep:
                     kept.append(logq_UV)
         ctx.save_for_backward(hidden_SE, weight_VE, targets_S, entropy_S, *kept)
-        ctx.shape, ctx.chunk_tokens = shape, chunk_tokens
+        ctx.shape, ctx.chunk_tokens, ctx.dropped = shape, chunk_tokens, dropped
         return logp_S, entropy_S
 
     @staticmethod
@@ -193,7 +221,7 @@ class _HeadLogprobs(torch.autograd.Function):
             for block, inside in _blocks(gradient_UV, first=rows.start, whole=bool(kept)):
                 logits_UV = None if kept else gradient_UV[block]
                 part_UV = _softmax_gradient(
-                    kept[index] if logits_UV is None else F.log_softmax(logits_UV, dim=1),
+                    kept[index] if logits_UV is None else _logq(logits_UV, dropped=ctx.dropped, chunk=inside),
                     targets_U=targets_S[inside],
                     logp_grad_U=None if logp_grad_S is None else logp_grad_S[inside],
                     entropy_grad_U=None if entropy_grad_S is None else entropy_grad_S[inside],
@@ -211,12 +239,16 @@ class _HeadLogprobs(torch.autograd.Function):
                 weight_grad_VE += gradient_UV.t() @ hidden_SE[rows]
         if weight_grad_VE is not None:
             weight_grad_VE = weight_grad_VE.to(weight_VE.dtype)
-        return hidden_grad_SE, weight_grad_VE, None, None, None, None
+        return hidden_grad_SE, weight_grad_VE, None, None, None, None, None
 
 
 def _logits(hidden_UE: Tensor, weight_VE: Tensor, *, shape: LogitShape) -> Tensor:
     raw_UV = hidden_UE @ weight_VE.t()
     return shape.apply_(raw_UV.to(_wide(raw_UV.dtype)))
+
+
+def _logq(logits_UV: Tensor, *, dropped: Dropped | None, chunk: slice) -> Tensor:
+    return F.log_softmax(logits_UV if dropped is None else dropped.masked(logits_UV, chunk=chunk), dim=1)
 
 
 def _softmax_gradient(

@@ -19,6 +19,7 @@ class RolloutSampling(TypedDict):
     max_tokens: int
     top_p: NotRequired[float]
     top_k: NotRequired[int]
+    vocabulary_dropout: NotRequired[float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

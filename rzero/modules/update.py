@@ -3,7 +3,8 @@
 rows -> mini-batches -> this rank's micro-batches -> old and reference log-probs -> advantages -> loss, backward, clip,
 step -> metrics.
 
-Shapes: N rows of the rollout, M of a mini-batch, C completion positions, B rows of a micro-batch, T its positions.
+Shapes: N rows of the rollout, M of a mini-batch, C completion positions, B rows of a micro-batch, T its positions, V
+vocabulary.
 """
 # ruff: noqa: N815 - a record's fields carry the shape suffix too
 
@@ -13,8 +14,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rzero.grpo import PolicyLoss, kl_divergence, kl_penalised_rewards, mini_batch_totals
@@ -86,6 +89,7 @@ class Tally:
 class Update:
     """Learns from a rollout. Every rank holds one and calls it with the same groups and rewards.
 
+    droppable_V: see `rzero.engines.vocabulary`; None where the rollout was drawn from the whole vocabulary.
     model: what learns. wrapper: what Lightning's strategy made of the module, with the switch for the exchange of
     gradients. backward: `LightningModule.manual_backward`. pad_id: any token of the model. watch: is told how many
     micro-batches are done.
@@ -101,6 +105,7 @@ class Update:
     ranks: Ranks
     pad_id: int
     device: torch.device
+    droppable_V: NDArray[np.bool_] | None = None
     watch: Watch = unwatched
 
     def __call__(self, groups: Sequence[Group], rewards: Sequence[Sequence[RewardBreakdown]]) -> dict[str, float]:
@@ -136,6 +141,7 @@ class Update:
             share_prompts=share_prompts,
             pad_id=self.pad_id,
             device=self.device,
+            droppable_V=self.droppable_V,
         )
 
     @torch.no_grad()
@@ -236,4 +242,5 @@ class Update:
             chunk_tokens=self.settings.chunk_tokens,
             entropy=entropy,
             prompts=part.prompts,
+            dropped_BV=part.dropped_BV,
         )

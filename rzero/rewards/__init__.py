@@ -10,6 +10,7 @@ from rzero.rewards.coverage import Coverage
 from rzero.rewards.governor import Governor
 from rzero.rewards.inverted_u import InvertedU
 from rzero.rewards.memory import MemoryPenalty
+from rzero.rewards.novelty import NoveltySolverReward
 from rzero.rewards.official import OfficialChallengerReward, OfficialSolverReward
 from rzero.rewards.paper import PaperChallengerReward, PaperSolverReward
 from rzero.rewards.pre_2025_12 import Pre202512ChallengerReward
@@ -25,6 +26,7 @@ __all__ = [
     "Governor",
     "InvertedU",
     "MemoryPenalty",
+    "NoveltySolverReward",
     "OfficialChallengerReward",
     "OfficialSolverReward",
     "PaperChallengerReward",

@@ -20,6 +20,7 @@ import torch
 from rzero.collapse import CollapseMonitor
 from rzero.durable import fingerprints, write_atomically
 from rzero.interfaces import EvaluationScores, Progress, Tracker
+from rzero.prices import Prices
 from rzero.processes.memory import peak_resident_gib
 from rzero.processes.ranks import Ranks
 from rzero.roles import Role
@@ -51,7 +52,8 @@ class Stages:
     """The bookkeeping of a run. Only the first of several processes writes.
 
     tracker: everything that metrics are sent to, `record` among it. health: watches the grader. collapse: watches the
-    metrics. checkpoint_every: steps between checkpoints inside a phase; 0: none, a stopped phase starts again.
+    metrics. checkpoint_every: steps between checkpoints inside a phase; 0: none, a stopped phase starts again. prices:
+    what parts beyond the paper cost since the last row of metrics.
     """
 
     directory: RunDirectory
@@ -62,6 +64,7 @@ class Stages:
     health: GraderHealth
     collapse: CollapseMonitor
     checkpoint_every: int = 0
+    prices: Prices = field(default_factory=Prices)
     ranks: Ranks = field(init=False, default_factory=Ranks)
     iterations: int = field(init=False, default=0)
     iteration: int = field(init=False, default=0)
@@ -125,9 +128,10 @@ class Stages:
     # ---- what a stage leaves -------------------------------------------------------------------------------------
 
     def log(self, metrics: Mapping[str, float]) -> None:
-        """Adds a row of metrics, with the iteration in front."""
+        """Adds a row of metrics, with the iteration in front and prices behind."""
         self.ledger.step += 1
-        self.tracker.log({"iteration": float(self.iteration), **metrics}, step=self.ledger.step)
+        row = {"iteration": float(self.iteration), **metrics, **self.prices.take()}
+        self.tracker.log(row, step=self.ledger.step)
 
     def keep_scores(self, scores: EvaluationScores) -> None:
         """Writes an evaluation to disk and logs its metrics."""

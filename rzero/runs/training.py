@@ -19,12 +19,27 @@ MakeTrainer: TypeAlias = Callable[..., pl.Trainer]
 """Returns a new Trainer with the given keyword arguments besides the configured ones."""
 
 
+def nothing_against() -> str:
+    """Returns nothing: whatever was trained goes on."""
+    return ""
+
+
 class NothingLearned(RuntimeError):
     """Not one update of a phase had a finite gradient: its weights are those it started from."""
 
 
-def train(module: GRPOModule, *, stages: Stages, make_trainer: MakeTrainer, made_of: tuple[str, ...]) -> str:
+def train(
+    module: GRPOModule,
+    *,
+    stages: Stages,
+    make_trainer: MakeTrainer,
+    made_of: tuple[str, ...],
+    against: Callable[[], str] = nothing_against,
+) -> str:
     """Trains a role and saves its weights; returns a summary. `made_of`: the artifacts that they come from.
+
+    against: called when they are trained, says what speaks against them; they are not saved then, and the role keeps
+    those before the phase.
 
     Raises NothingLearned when there was no usable update, Collapsed when the monitor was told to stop at its signs.
     """
@@ -37,6 +52,8 @@ def train(module: GRPOModule, *, stages: Stages, make_trainer: MakeTrainer, made
             f"iteration {stages.iteration}: no update of the {module.stage} had a finite gradient, so it learned "
             f"nothing. Lower {module.stage}.optimizer.lr or look at its rewards, and start a new run."
         )
+    if reason := against():
+        return f"given up for the weights before this phase: {reason}"
     stages.watch("saving weights")
     module.policy.save(stages.output, write=stages.ranks.first)
     stages.made(module.stage, made_of=made_of)

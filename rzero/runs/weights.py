@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rzero.adapters import holds_adapters
+import torch
+from torch import Tensor
+
+from rzero.adapters import adapter_weights, holds_adapters
 from rzero.policy import Policy
 from rzero.roles import TWO_MODELS, Role, Roles
 from rzero.runs.directory import RunDirectory
@@ -48,6 +51,25 @@ class Weights:
         trained = self._trained(role, iteration)
         return self.directory.weights(*trained) if trained else None
 
+    @torch.no_grad()
+    def load_mean(self, role: Role, shares: Mapping[int, float]) -> Policy:
+        """Returns the role's policy with the mean of its weights after these iterations, added up in float32 at least.
+
+        With LoRA that is the mean of the adapters' tensors. One policy is in memory beside the sum at a time.
+        """
+        [first, *others] = shares
+        policy = self.load(role, first)
+        if not others:
+            return policy
+        own = _trained_tensors(policy)
+        sums = {name: shares[first] * _wide(tensor) for name, tensor in own.items()}
+        for iteration in others:
+            for name, tensor in _trained_tensors(self.load(role, iteration)).items():
+                sums[name] += shares[iteration] * _wide(tensor)
+        for name, tensor in own.items():
+            tensor.copy_(sums.pop(name))
+        return policy
+
     def load_start(self, role: Role, iteration: int) -> Policy:
         """Returns the policy from which the role's training of `iteration` starts."""
         return self.load(*self.roles.predecessor(role, iteration))
@@ -66,3 +88,12 @@ class Weights:
         while iteration > 0 and not self.directory.weights(role, iteration).is_dir():
             role, iteration = self.roles.predecessor(role, iteration)
         return (role, iteration) if iteration > 0 else None
+
+
+def _trained_tensors(policy: Policy) -> dict[str, Tensor]:
+    """What training changes: the adapters where there are any, else every weight, tied ones once."""
+    return adapter_weights(policy.model) or {name: p.detach() for name, p in policy.model.named_parameters()}
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -34,7 +34,11 @@ def built(directory: Path, *overrides: str) -> SelfPlay:
 AS_IT_IS = ""
 """Option of every slot: whatever defaults, experiment and variant say."""
 
-NOT_PAIRED = {"benchmarks": "their data sets lie elsewhere", "sweeps": "multiruns of the others"}
+NOT_PAIRED = {
+    "benchmarks": "their data sets lie elsewhere",
+    "sweeps": "multiruns of the others",
+    "vocabulary": "only some engines know of it",
+}
 NEEDS_AN_ACCOUNT = ("tracker", "wandb")
 
 
@@ -142,6 +146,17 @@ def test_a_run_without_signals_says_that_the_alarm_has_nothing_to_look_at(
         built(tmp_path / name, f"signals={name}").close()
         out, err = capsys.readouterr()
         assert " ".join((out + err).split()).count(composition.UNSEEN) == said
+
+
+@pytest.mark.parametrize("engine", [name for name in options("engine") if name.startswith("vllm")])
+def test_vocabulary_dropout_is_refused_where_the_engine_knows_nothing_of_it(tmp_path: Path, engine: str) -> None:
+    with pytest.raises(ValueError, match=r"^challenger\.settings: [^\n]*needs engine=embedded, got [^\n]*$"):
+        built(tmp_path, "vocabulary=dropout", f"engine={engine}")
+
+
+def test_vocabulary_dropout_goes_with_every_policy_that_learns(tmp_path: Path) -> None:
+    for number, other in enumerate(("experiment=qwen2_5_coder_0_5b", "roles=shared", "variant=sustained")):
+        built(tmp_path / str(number), "policy.path_or_id=/some/model", "vocabulary=dropout", other).close()
 
 
 @pytest.mark.parametrize("name", options("collapse"))

@@ -168,17 +168,24 @@ def _against_nonsense(judge: Judge, document: Document, responses: Sequence[str]
 
 
 BEYOND = (
-    "iterations=3",  # parts that look back have something to look at from the second on
+    "iterations=2",  # in the second, parts that look back have something to look at
     "signals=all",
-    "anchors@curriculum=earlier",
+    "acceptance@solver=not_worse",
+    "anchors@curriculum=ema",
     "curriculum.anchors.votes=2",
     "curriculum/rule=replay",
     "curriculum/rule@curriculum.rule.rule=balanced",
     "curriculum/rule@curriculum.rule.rule.rule=anchored",
-    "curriculum.rule.rule.rule.least=0.3",
+    "curriculum.rule.rule.rule.least=0.0",
+    "rewording@curriculum=agree",
+    "curriculum.rewording.least=0.0",  # the micro model says nothing in other words: what counts is who is asked
+    "substitution@curriculum=fits",
+    "curriculum.substitution.least=0.0",
     "challenger_reward@challenger.reward=coverage",
     "challenger_reward@challenger.reward.reward=governor",
     "challenger_reward@challenger.reward.reward.reward=semantic_memory",
+    "solver_reward@solver.reward=novelty",
+    "vocabulary=dropout",
 )
 """Everything that acts or looks against a collapse, together."""
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from rzero.curriculum import BandCurriculum, ClosedBand
-from rzero.opinions import Anchored, Anchors, OwnAnswer, support
+from rzero.opinions import Anchored, Anchors, Ema, OwnAnswer, support
 from rzero.runs.bank import from_row, to_row
 from rzero.types import LabelledQuestion, Question, Vote
 from tests.rzero.test_rewards import Floats
@@ -28,7 +28,20 @@ def vote(label: str | None, *others: str | None) -> Vote:
 
 def test_anchors_are_the_earlier_solvers_that_there_are() -> None:
     anchors = Anchors(behind=(1, 2, 5), earliest=1, votes=5)
-    assert [anchors.of(voter) for voter in (0, 1, 2, 3, 6)] == [[], [], [1], [2, 1], [5, 4, 1]]
+    found = [anchors.of(voter) for voter in (0, 1, 2, 3, 6)]
+    assert found == [[], [], [{1: 1.0}], [{2: 1.0}, {1: 1.0}], [{5: 1.0}, {4: 1.0}, {1: 1.0}]]
+
+
+def test_an_average_forgets_a_share_with_every_iteration() -> None:
+    """E_1 = 3/4 S_0 + 1/4 S_1, E_2 = 3/4 E_1 + 1/4 S_2."""
+    ema = Ema(decay=0.75, votes=5)
+    assert ema.of(0) == []
+    assert ema.of(1) == [{0: 0.75, 1: 0.25}]
+    assert ema.of(2) == [{0: 0.5625, 1: 0.1875, 2: 0.25}]
+    assert sum(ema.of(9)[0].values()) == pytest.approx(1.0)
+    for wrong in ({"decay": 1.0}, {"votes": 0}):
+        with pytest.raises(ValueError, match=r"curriculum\.anchors needs decay"):
+            Ema(**{"decay": 0.5, "votes": 1, **wrong})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("wrong", [{"behind": ()}, {"behind": (0,)}, {"earliest": -1}, {"votes": 0}])

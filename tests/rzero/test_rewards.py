@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
 from rzero.boxes import last_boxed
@@ -13,6 +14,7 @@ from rzero.rewards import (
     Governor,
     InvertedU,
     MemoryPenalty,
+    NoveltySolverReward,
     OfficialChallengerReward,
     OfficialSolverReward,
     PaperChallengerReward,
@@ -319,3 +321,31 @@ def test_the_governor_pays_nothing_for_questions_much_longer_than_the_last_kept_
     assert totals(free([question("x" * 999)], [vote(5)])) == [1.0]
     with pytest.raises(ValueError, match="growth must be positive"):
         Governor(Past(), reward=FormatChallengerReward(), growth=0, quantile=0.5)
+
+
+class Angles:
+    """Embeds a response by the angle (degrees) that stands in front of its first blank."""
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        degrees = np.deg2rad([float(text.split(" ")[0]) for text in texts])
+        return np.stack([np.cos(degrees), np.sin(degrees)], axis=1).astype(np.float32)
+
+
+def test_novelty_within_the_label_and_within_the_others() -> None:
+    """Two equal responses and one at right angles come to the label; one that does not lies at 90 degrees as well.
+
+    With weights of 1/2: u = 1 - (0 + 1) / 4 - 1 / 2 = 1/4 for the equal ones, 1 - 0 - 1/2 = 1/2 for the third, whose
+    nearest is the wrong one.
+    """
+    reward = NoveltySolverReward(Floats(), Angles(), mean_weight=0.5)
+    right, wrong = r"\boxed{7}", r"\boxed{8}"
+    [paid] = reward([[f"0 {right}", f"0 {right}", f"90 {right}", f"90 {wrong}", "0 none"]], ["7.0"])
+    assert [item.parts["novelty"] for item in paid[:3]] == pytest.approx([0.25, 0.25, 0.5], abs=1e-6)
+    assert [item.total for item in paid] == pytest.approx([0.5, 0.5, 1.0, -0.5, -1.0])
+    assert [item.parts["accuracy"] for item in paid] == [1, 1, 1, 0, 0]
+    [one], [two] = reward([[f"0 {right}"], [f"0 {right}"]], ["7", "8"])
+    assert (one.total, two.total) == (1.0, -0.5), "alone on its side, and groups are not mixed"
+    [equal] = reward([[f"0 {right}", f"0.001 {right}", f"0 {right}"]], ["7"])
+    assert [item.total for item in equal] == [1.0] * 3
+    with pytest.raises(ValueError, match="mean_weight"):
+        NoveltySolverReward(Floats(), Angles(), mean_weight=1.5)

@@ -60,6 +60,10 @@ INGREDIENTS: Mapping[str, Ingredient] = {
     "own_answer": Ingredient(rule="own_answer"),
     "confident": Ingredient(rule="confident", reward="confident"),
     "from_solver": Ingredient(others=("roles=challenger_from_solver",)),
+    "ema": Ingredient(others=("anchors@curriculum=ema",), rule="anchored"),
+    "acceptance": Ingredient(others=("acceptance@solver=not_worse",)),
+    "vocabulary": Ingredient(others=("vocabulary=dropout",)),
+    "novelty": Ingredient(others=("solver_reward@solver.reward=novelty",)),
 }
 """By name; where several are rules or rewards, an earlier one wraps a later one."""
 

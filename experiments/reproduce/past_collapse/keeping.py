@@ -93,7 +93,7 @@ def ask_harder(directory: Path, part: Part) -> None:
     """Asks the Solvers of some rounds the harder questions; what was asked before is not asked again."""
     place = RunDirectory(directory)
     chosen = _chosen(place.evaluated(), HARD_OF)
-    policies = [str(place.weights("solver", number)) if number else part.policy for number in chosen]
+    policies = dict.fromkeys(_solver(place, number) or part.policy for number in chosen)
     command(
         "experiments.evaluate",
         f"policy={','.join(policies)}",
@@ -106,9 +106,19 @@ def ask_harder(directory: Path, part: Part) -> None:
 def hard_scores(directory: Path) -> dict[int, Scores]:
     """Returns what `ask_harder` found, by round (0: the base model)."""
     place = RunDirectory(directory)
-    solvers = {str(place.weights("solver", number)): number for number in place.evaluated() if number}
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in (directory / HARD / "scores").glob("*.json")]
-    return {solvers.get(entry["policy"], 0): Scores.from_json(entry["scores"]) for entry in found}
+    solvers = {number: _solver(place, number) for number in _chosen(place.evaluated(), HARD_OF)}
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in (directory / HARD / "scores").glob("*.json")]
+    found = {
+        entry["policy"] if entry["policy"] in solvers.values() else "": Scores.from_json(entry["scores"])
+        for entry in entries
+    }
+    return {number: found[solver] for number, solver in solvers.items() if solver in found}
+
+
+def _solver(place: RunDirectory, number: int) -> str:
+    """The weights of the Solver after a round, those before where its training was given up; empty for the base."""
+    folders = (place.weights("solver", earlier) for earlier in range(number, 0, -1))
+    return next((str(folder) for folder in folders if folder.is_dir()), "")
 
 
 def _chosen(rounds: Sequence[int], wanted: Sequence[int]) -> list[int]:

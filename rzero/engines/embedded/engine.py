@@ -12,9 +12,9 @@ Shapes: B rows still in the wave, Y of them that end, C tokens of a response, V 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,11 +32,12 @@ from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, t
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
 from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
+from rzero.engines.vocabulary import dropouts, droppable_tokens, dropped_tokens
 from rzero.gathering import merged_weights
 from rzero.interfaces import Progress
 from rzero.policy import Policy, unwrap_adapters
 from rzero.processes.ranks import Ranks
-from rzero.types import Completion, Group, Prompt, Sampling
+from rzero.types import Completion, Dropout, Group, Prompt, Sampling
 
 DecoderName = Literal["auto", "fused", "generic"]
 
@@ -84,6 +85,9 @@ class EmbeddedEngine:
     the GPU.
     """
 
+    drops_vocabulary: ClassVar[bool] = True
+    """It knows what `Sampling.vocabulary_dropout` means."""
+
     def __init__(
         self,
         *,
@@ -122,6 +126,7 @@ class EmbeddedEngine:
         self._decoder: Decoder | RoundedDecoder | None = None
         self._model_of_decoder: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._vocabulary = 0
         self._eos_ids: tuple[int, ...] = ()
         self._context: int | None = None
 
@@ -150,6 +155,7 @@ class EmbeddedEngine:
         self._tokenizer = policy.tokenizer
         self._eos_ids = policy.eos_ids()
         self._context = policy.context()
+        self._vocabulary = policy.vocabulary()
         if self._verify_sync and isinstance(self._decoder, RoundedDecoder):
             self._decoder.compare(policy)
         elif self._verify_sync:
@@ -243,28 +249,38 @@ class EmbeddedEngine:
         # The decoder wants the rows of a prompt together; equal prompts may come from different places of the call.
         order = np.argsort(slot_of_row, kind="stable")
         ordered = [wave[i] for i in order]
-        drawn = self._decode(list(distinct), sorted(slot_of_row), ordered, sampling, tally)
-        completions = _to_completions(drawn, self._tokenizer)
+        keys = row_keys(
+            sampling.seed,
+            prompt_index=np.array([row.prompt for row in ordered]),
+            sample_index=np.array([row.sample for row in ordered]),
+        )
+        without = dropouts(keys, share=sampling.vocabulary_dropout)
+        sampler = TokenSampler(sampling, keys=keys, dropped_BV=self._dropped(without))
+        drawn = self._decode(list(distinct), sorted(slot_of_row), ordered, sampler, tally)
+        completions = [
+            replace(completion, dropout=dropout)
+            for completion, dropout in zip(_to_completions(drawn, self._tokenizer), without, strict=True)
+        ]
         return [completions[place] for place in np.argsort(order)]  # back in the order of the wave
+
+    def _dropped(self, without: Sequence[Dropout | None]) -> Tensor | None:
+        """The tokens that each row does without [B, V]; None where that is none for any."""
+        assert self._tokenizer is not None
+        if not any(without):
+            return None
+        droppable_V = droppable_tokens(self._tokenizer, vocabulary=self._vocabulary, eos_ids=self._eos_ids)
+        return torch.from_numpy(dropped_tokens(droppable_V, without))
 
     def _decode(
         self,
         prompts: list[tuple[int, ...]],
         slot_of_row: list[int],
         rows: Sequence[Row],
-        sampling: Sampling,
+        sampler: TokenSampler,
         tally: _Tally,
     ) -> _Drawn:
         assert self._decoder is not None
         longest = max(row.limit for row in rows)
-        sampler = TokenSampler(
-            sampling,
-            keys=row_keys(
-                sampling.seed,
-                prompt_index=np.array([row.prompt for row in rows]),
-                sample_index=np.array([row.sample for row in rows]),
-            ),
-        )
         session, logits_BV = self._decoder.start(prompts, prompt_of_row=slot_of_row, max_new=longest)
         device = logits_BV.device
         record = _Record(rows=len(rows), steps=longest, device=device)

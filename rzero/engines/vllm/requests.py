@@ -76,7 +76,12 @@ def row_requests(
     first: int = 0,
     logprobs: bool = True,
 ) -> list[RowRequest]:
-    """Returns one request per row. first: the index in its call of the first of these prompts."""
+    """Returns one request per row. first: the index in its call of the first of these prompts.
+
+    Raises ValueError for vocabulary dropout: vLLM's log-probs would not know of it.
+    """
+    if sampling.vocabulary_dropout:
+        raise ValueError("vocabulary_dropout needs engine=embedded: vLLM draws with the whole vocabulary")
     keys = row_keys(
         sampling.seed,
         prompt_index=np.array([first + row.prompt for row in rows], dtype=np.int64),

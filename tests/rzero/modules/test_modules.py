@@ -78,6 +78,22 @@ def test_the_first_step_is_on_policy_and_without_learning_the_mismatch_stays_fla
         assert step["sampling/sampling_logp_difference/max"] < 1e-4
 
 
+@pytest.mark.parametrize("share", [False, True])
+def test_tokens_that_are_dropped_are_dropped_for_engine_trainer_and_reference(make_policy, tmp_path, share):
+    """On a random model of two layers: the same log-probs at first, finite updates, a KL that stays small."""
+    policy = make_policy("qwen3", num_hidden_layers=2)
+    sampling = {"temperature": 0.9, "max_tokens": 12, "vocabulary_dropout": 0.5}
+    changes = settings(sampling=sampling, share_prompts=share, updates_per_rollout=1)
+    before = policy.weights_hash()
+    first, second = train(make(policy, role="challenger", settings=changes), tmp_path)
+    assert max(step["sampling/sampling_logp_difference/max"] for step in (first, second)) < 1e-4
+    assert first["kl"] == pytest.approx(0.0, abs=1e-8)
+    assert 0 < second["kl"] < 1
+    assert (first["skipped_steps"], policy.weights_hash() != before) == (0, True)
+    whole, _ = train(make(make_policy("qwen3", num_hidden_layers=2), role="challenger"), tmp_path)
+    assert whole["entropy"] > first["entropy"] > 0
+
+
 @pytest.mark.parametrize("role", ["solver", "challenger"])
 def test_how_a_step_is_cut_changes_nothing(make_policy, tmp_path, role):
     """Whatever the budget, and whether completions share their prompt; all of the Challenger's have the same one."""
