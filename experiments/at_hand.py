@@ -96,7 +96,10 @@ def _unmeasured() -> Hardware:
     """The machine at hand as far as bytes go."""
     names = ("peak_tflops", "tf32_tflops", "fp32_tflops", "bandwidth_gb_s", "memory_gib")
     known: Json = {"name": "the machine at hand", **dict.fromkeys(names, 1.0)}
-    known |= {str(name): value for name, value in _assumed().items() if name not in ("_target_", "threads", "dtype")}
+    node = _assumed()
+    for asked_of_the_run in ("_target_", "threads", "dtype"):
+        del node[asked_of_the_run]
+    known |= {str(name): value for name, value in node.items()}
     return Hardware(**known)
 
 
