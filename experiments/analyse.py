@@ -145,7 +145,7 @@ def matrix(run: Run, *, grader: MathGrader, questions: int, samples: int, consol
                         sampling=Sampling(n=samples, seed=derive(run.seed, "matrix", number), **sampling),
                         references=truths,
                         accepts=grader.accepts,
-                        progress=lambda done, _, __=0, before=before: meter.reach(before + done),  # type: ignore[misc]
+                        progress=lambda done, _, __=0, before=before: meter.reach(before + done),
                     )
                     meter.reach(before + samples * len(texts))
                     cells[number].append(asdict(cell))

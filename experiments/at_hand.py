@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from experiments.compose import CONF
 from experiments.plan import phases_of, resolved
 from experiments.planning import Architecture, Hardware, Setting, evaluation
+from rzero.types import Json
 
 GIB = 2**30
 WORTH_TELLING = 50_000_000
@@ -93,11 +94,13 @@ def _assumed() -> DictConfig:
 
 def _unmeasured() -> Hardware:
     """The machine at hand as far as bytes go."""
-    rates = dict.fromkeys(("peak_tflops", "tf32_tflops", "fp32_tflops", "bandwidth_gb_s", "memory_gib"), 1.0)
+    names = ("peak_tflops", "tf32_tflops", "fp32_tflops", "bandwidth_gb_s", "memory_gib")
+    known: Json = {"name": "the machine at hand", **dict.fromkeys(names, 1.0)}
     node = _assumed()
-    for name in ("_target_", "threads", "dtype"):
-        del node[name]
-    return Hardware(name="the machine at hand", **rates, **node)
+    for asked_of_the_run in ("_target_", "threads", "dtype"):
+        del node[asked_of_the_run]
+    known |= {str(name): value for name, value in node.items()}
+    return Hardware(**known)
 
 
 def estimate(cfg: DictConfig, *, questions: Mapping[str, int]) -> str | None:

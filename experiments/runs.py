@@ -77,7 +77,10 @@ class KeptRun:
     @property
     def peak_rss_gib(self) -> float:
         """Of all processes; earlier versions wrote down that of the first alone."""
-        return max(attempt.get("peak_rss_all_gib", attempt.get("peak_rss_gib", 0.0)) for attempt in self.attempts)
+        known: list[float] = [
+            attempt.get("peak_rss_all_gib") or attempt.get("peak_rss_gib") or 0.0 for attempt in self.attempts
+        ]
+        return max(known)
 
     @property
     def attempts(self) -> list[Json]:

@@ -363,7 +363,7 @@ class SelfPlay:
         scores = self.suite.evaluate(
             self.frozen,
             policy=policy,
-            progress=lambda done, total: self.stages.advance(),
+            progress=lambda done, total, tokens=0: self.stages.advance(),
             watch=lambda what: self.stages.watch(f"{what}, responses"),
         )
         self.stages.keep_scores(scores)
