@@ -10,13 +10,12 @@ are CPU seconds. Lengths are drawn, so times are divided by the completion token
 from __future__ import annotations
 
 import json
-import os
 import statistics
-import subprocess
 import sys
 
 from experiments import PROJECT
 from experiments.bench.rollout import measure_peak
+from experiments.bench.sides import Side
 from experiments.planning import Architecture
 from rzero.types import Json
 
@@ -30,12 +29,21 @@ SIDES: dict[str, tuple[str, Json]] = {
 }
 """Worker and changes to the work of each side. `separate`: ours with a copy of the prompt for every completion."""
 
-WORK = {
-    "prompts": 48, "samples": 8, "max_tokens": 160, "learning_rate": 1e-6, "kl_coefficient": 0.01, "clip": 0.2,
-    "max_tokens_per_microbatch": 2048, "share_prompts": True,
+WORK: Json = {
+    "model": str(MODEL), "system": "Think, then give \\boxed{}.", "questions": "sums", "threads": 1, "lora": None,
+    "prompts": 48, "samples": 8, "max_tokens": 160, "warm_up_tokens": 160, "learning_rate": 1e-6,
+    "kl_coefficient": 0.01, "clip": 0.2,
+    "max_tokens_per_microbatch": 2048, "share_prompts": True, "chunk_tokens": 2048, "matmul_precision": "highest",
+    "corrected": False,
+    "engine": {
+        "max_rows": 512, "threads": 1, "compact_below": 0.85, "prefill_tokens": 16384, "first_capacity": 64,
+        "verify_sync": True, "decoder": "auto",
+    },
+    "trl_rows": 384, "trl_gib": None,
 }  # fmt: skip
-"""A step, for both sides; the last two are settings of ours. TRL takes the whole step as one batch, which is
-its fastest way at this size."""
+"""A step, for both sides; what follows `clip` are settings of ours, then of TRL's: rows of a micro-batch, and a limit
+to its memory. TRL takes the whole step as one batch, which is its fastest way at this size. The prompt is that of
+conf/prompts/micro.yaml."""
 
 
 def run(*, steps: int = 2) -> Json:
@@ -47,10 +55,8 @@ def run(*, steps: int = 2) -> Json:
     what one thread's best matrix product does in that time. update_profile: shares of the update's CPU time by
     operation.
     """
-    if not (TRL / "trl").is_dir():
-        install = f"{sys.executable} -m pip install --no-deps --target {TRL} trl==1.16.0"
-        raise ImportError(f"bench grpo compares with TRL, which is not installed; run: {install}")
-    sides = {name: _Side(name) for name in SIDES}
+    require_trl()
+    sides = {name: start(worker, WORK | changes) for name, (worker, changes) in SIDES.items()}
     try:
         for side in sides.values():
             side.step("warm up")
@@ -82,6 +88,18 @@ def run(*, steps: int = 2) -> Json:
     }
 
 
+def require_trl() -> None:
+    """Raises ImportError, with the command that installs it, where TRL is not there."""
+    if not (TRL / "trl").is_dir():
+        install = f"{sys.executable} -m pip install --no-deps --target {TRL} trl==1.16.0"
+        raise ImportError(f"bench grpo compares with TRL, which is not installed; run: {install}")
+
+
+def start(side: str, work: Json) -> Side:
+    """Starts a side, `ours` or `trl`, with the settings of a step."""
+    return Side(WORKER, side, json.dumps(work), threads=work["threads"], paths=[TRL] if side == "trl" else [])
+
+
 def _rows() -> int:
     return int(WORK["prompts"] * WORK["samples"])
 
@@ -91,36 +109,3 @@ def _flops(step: Json) -> float:
     model = Architecture.of({"path_or_id": str(MODEL)})
     context = step["mean_sequence"] / 2
     return 4 * model.forward_flops(tokens=step["model_tokens"], scored=step["tokens"], context=context)
-
-
-class _Side:
-    """A process that takes a step whenever it is told to, and answers with one JSON object."""
-
-    def __init__(self, name: str) -> None:
-        paths = [str(PROJECT), *([str(TRL)] if name == "trl" else [])]
-        side, changes = SIDES[name]
-        self._what = (side, json.dumps({**WORK, **changes}))
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", WORKER, *self._what],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
-        )
-
-    def step(self, command: str) -> Json:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(command + "\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith('{"bench"'):  # libraries print to stdout, too
-                answer: Json = json.loads(line)["bench"]
-                return answer
-        side, settings = self._what
-        raise RuntimeError(f"a side of the benchmark ended; see: {sys.executable} -m {WORKER} {side} '{settings}'")
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,18 @@ import lightning.pytorch as pl
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from experiments.bench.grpo import MODEL
-from experiments.bench.grpo_worker import SYSTEM, Clock, answer, questions, rewards, wait_for_step
+from experiments.bench.grpo_worker import questions, rewards, wait_for_step
+from experiments.bench.sides import Clock, answer
 from rzero.engines.embedded import EmbeddedEngine
-from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
+from rzero.grpo import PolicyLoss, SequenceMean, TruncatedImportanceSampling, group_advantages
 from rzero.interfaces import Responses
 from rzero.modules import GRPOSettings, Solver
 from rzero.modules.base import Rewards
 from rzero.modules.fit import fit
 from rzero.modules.reference import reference_of
 from rzero.policy import load_policy
-from rzero.types import Group, Json, LabelledQuestion, Prompt, RewardBreakdown, Vote
+from rzero.processes.cpu import set_matmul_precision
+from rzero.types import Group, Json, LabelledQuestion, Prompt, RewardBreakdown, Sampling, Vote
 
 _VOTE = Vote(label="1", count=1, divisor=1, counts=(("1", 1),), answers=("1",))
 
@@ -41,9 +43,13 @@ class _OnCommand(list[Any]):
 class _Watched(Solver):
     """A Solver that leaves its update's CPU seconds, its tokens and, on command, its profile in `figures`."""
 
-    def __init__(self, *, steps: _OnCommand, **solver: Any) -> None:
+    def __init__(self, *, steps: _OnCommand, warm_up_tokens: int, **solver: Any) -> None:
         super().__init__(**solver)
-        self.steps, self.figures = steps, dict[str, Any]()
+        self.steps, self.figures, self.warm_up_tokens = steps, dict[str, Any](), warm_up_tokens
+
+    def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Group]:
+        short = self.steps.command == "warm up"
+        return super().draw(prompts, replace(sampling, max_tokens=self.warm_up_tokens) if short else sampling)
 
     def learn(self, groups: Sequence[Group], rewards: Rewards) -> dict[str, float]:
         lengths = [(len(group.prompt_ids), len(c.token_ids)) for group in groups for c in group.completions]
@@ -64,32 +70,32 @@ class _Watched(Solver):
 
 def take_steps(settings: Json) -> None:
     """Take a step whenever the parent asks for one. settings: `WORK` of `experiments.bench.grpo`."""
-    torch.set_num_threads(1)
-    policy = load_policy(MODEL, dtype="float32", attn_implementation="sdpa")
+    torch.set_num_threads(settings["threads"])
+    set_matmul_precision(settings["matmul_precision"])
+    policy = load_policy(settings["model"], dtype="float32", attn_implementation="sdpa", lora=settings["lora"])
     batch = [
         LabelledQuestion(iteration=1, index=i, question=text, challenger_answer=None, vote=_VOTE, drop_reason=None)
-        for i, text in enumerate(questions(settings["prompts"]))
+        for i, text in enumerate(questions(settings["prompts"], kind=settings["questions"]))
     ]
     steps = _OnCommand([batch] * 1000)
     module = _Watched(
         steps=steps,
-        ask=lambda text: Prompt(system=SYSTEM, user=text),
+        warm_up_tokens=settings["warm_up_tokens"],
+        ask=lambda text: Prompt(system=settings["system"], user=text),
         reward=_pay,
         policy=policy,
         reference=reference_of(policy),
-        engine=EmbeddedEngine(
-            max_rows=512, threads=1, compact_below=0.85, prefill_tokens=16384, first_capacity=64, verify_sync=True,
-            decoder="auto",
-        ),
+        engine=EmbeddedEngine(**settings["engine"]),
         settings=GRPOSettings(
             steps=len(steps), prompts_per_step=settings["prompts"], samples_per_prompt=settings["samples"],
             updates_per_rollout=1, max_tokens_per_microbatch=settings["max_tokens_per_microbatch"],
-            share_prompts=settings["share_prompts"], chunk_tokens=2048, max_grad_norm=1.0,
+            share_prompts=settings["share_prompts"], chunk_tokens=settings["chunk_tokens"], max_grad_norm=1.0,
             sampling={"temperature": 1.0, "max_tokens": settings["max_tokens"]}, advantage=group_advantages,
         ),
         loss=PolicyLoss(
             clip_low=settings["clip"], clip_high=settings["clip"], aggregation=SequenceMean(),
             kl_coefficient=settings["kl_coefficient"],
+            mismatch=TruncatedImportanceSampling() if settings["corrected"] else None,
         ),
         optimizer=functools.partial(torch.optim.AdamW, lr=settings["learning_rate"]),
         batches=steps,

@@ -12,14 +12,13 @@ import json
 import random
 import resource
 import sys
-import time
 from collections.abc import Sequence
 
 from evaluation.micro.world import FAMILIES
+from experiments.bench.sides import answer
+from experiments.bench.subject import problems
 from experiments.command_line import DONE, command_parser, exit_code
-from rzero.types import Json
 
-SYSTEM = "Think, then give \\boxed{}."  # as conf/prompts/micro.yaml has it
 LEVEL = 6
 
 
@@ -39,8 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(work)
 
 
-def questions(count: int) -> list[str]:
-    """Sums of the micro world whose worked answers are of middling length."""
+def questions(count: int, *, kind: str) -> list[str]:
+    """`sums` of the micro world whose worked answers are of middling length, or school `problems`."""
+    if kind == "problems":
+        return problems(count)
     rng, family = random.Random(0), FAMILIES["sum"]
     return [family.write(family.make(rng, LEVEL)) for _ in range(count)]
 
@@ -51,29 +52,12 @@ def rewards(texts: Sequence[str]) -> list[float]:
 
 
 def wait_for_step() -> str:
-    """The parent's next command that asks for a step; others are answered here."""
+    """The parent's next command that asks for a step (`warm up`, `go`, `profile`); `rss` is answered here."""
     for line in sys.stdin:
         if line.strip() != "rss":
             return line.strip()
         answer({"peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
     sys.exit(0)
-
-
-def answer(figures: Json) -> None:
-    print(json.dumps({"bench": figures}), flush=True)
-
-
-class Clock:
-    """CPU seconds of this process since `start`."""
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        self._started = time.process_time()
-
-    def seconds(self) -> float:
-        return time.process_time() - self._started
 
 
 if __name__ == "__main__":

@@ -22,6 +22,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from rzero.modules.shared_prompts import SharedPrompts
 from rzero.policy import unwrap_adapters
 
+WIDE = 16384
+"""Tokens from which a vocabulary's softmax goes through memory a few rows at a time: they stay in the cache between the
+passes over them, a whole chunk would not, and two more tensors of its size are not made."""
+BLOCK = 2**19  # elements of those rows, 2 MB in float32
 KEEP_LOGITS_BELOW = 2**22  # S x V elements (16 MB in float32): cheaper to keep for backward than to compute twice
 
 
@@ -163,12 +167,14 @@ class _HeadLogprobs(torch.autograd.Function):
         logp_S = hidden_SE.new_empty(hidden_SE.shape[0], dtype=_wide(hidden_SE.dtype))
         entropy_S = torch.zeros_like(logp_S)
         for rows in _chunks(hidden_SE.shape[0], chunk_tokens):
-            logq_UV = F.log_softmax(_logits(hidden_SE[rows], weight_VE, shape=shape), dim=1)
-            logp_S[rows] = logq_UV.gather(1, targets_S[rows, None]).squeeze(1)
-            if entropy:
-                entropy_S[rows] = -logq_UV.exp().mul_(logq_UV).sum(dim=1)
-            if keep:
-                kept.append(logq_UV)
+            logits_UV = _logits(hidden_SE[rows], weight_VE, shape=shape)
+            for block, inside in _blocks(logits_UV, first=rows.start, whole=keep):
+                logq_UV = F.log_softmax(logits_UV[block], dim=1)
+                logp_S[inside] = logq_UV.gather(1, targets_S[inside, None]).squeeze(1)
+                if entropy:
+                    entropy_S[inside] = -logq_UV.exp().mul_(logq_UV).sum(dim=1)
+                if keep:
+                    kept.append(logq_UV)
         ctx.save_for_backward(hidden_SE, weight_VE, targets_S, entropy_S, *kept)
         ctx.shape, ctx.chunk_tokens = shape, chunk_tokens
         return logp_S, entropy_S
@@ -182,15 +188,23 @@ class _HeadLogprobs(torch.autograd.Function):
         # A sum over chunks: in float32 even where the weights are bfloat16.
         weight_grad_VE = torch.zeros_like(weight_VE, dtype=_wide(weight_VE.dtype)) if needs_weight else None
         for index, rows in enumerate(_chunks(hidden_SE.shape[0], ctx.chunk_tokens)):
-            logits_UV = None if kept else _logits(hidden_SE[rows], weight_VE, shape=ctx.shape)
-            gradient_UV = _softmax_gradient(
-                kept[index] if logits_UV is None else F.log_softmax(logits_UV, dim=1),
-                targets_U=targets_S[rows],
-                logp_grad_U=None if logp_grad_S is None else logp_grad_S[rows],
-                entropy_grad_U=None if entropy_grad_S is None else entropy_grad_S[rows],
-                entropy_U=entropy_S[rows],
-            )
-            gradient_UV = ctx.shape.backward_(gradient_UV, logits_UV=logits_UV).to(hidden_SE.dtype)
+            # logits make room for their gradient, block by block
+            gradient_UV = kept[index] if kept else _logits(hidden_SE[rows], weight_VE, shape=ctx.shape)
+            for block, inside in _blocks(gradient_UV, first=rows.start, whole=bool(kept)):
+                logits_UV = None if kept else gradient_UV[block]
+                part_UV = _softmax_gradient(
+                    kept[index] if logits_UV is None else F.log_softmax(logits_UV, dim=1),
+                    targets_U=targets_S[inside],
+                    logp_grad_U=None if logp_grad_S is None else logp_grad_S[inside],
+                    entropy_grad_U=None if entropy_grad_S is None else entropy_grad_S[inside],
+                    entropy_U=entropy_S[inside],
+                )
+                part_UV = ctx.shape.backward_(part_UV, logits_UV=logits_UV)
+                if len(part_UV) == len(gradient_UV):
+                    gradient_UV = part_UV
+                else:
+                    gradient_UV[block] = part_UV
+            gradient_UV = gradient_UV.to(hidden_SE.dtype)
             if hidden_grad_SE is not None:
                 torch.mm(gradient_UV, weight_VE, out=hidden_grad_SE[rows])
             if weight_grad_VE is not None:
@@ -226,6 +240,14 @@ def _softmax_gradient(
 
 def _chunks(total: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def _blocks(x_UV: Tensor, *, first: int, whole: bool) -> Iterator[tuple[slice, slice]]:
+    """Rows of a chunk whose first row is number `first` of all, as slices of the chunk and of all."""
+    rows, vocabulary = x_UV.shape
+    size = rows if whole or vocabulary < WIDE else max(1, BLOCK // vocabulary)
+    for block in _chunks(rows, max(1, size)):
+        yield block, slice(first + block.start, first + block.stop)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -150,7 +150,9 @@ class EmbeddedEngine:
         self._tokenizer = policy.tokenizer
         self._eos_ids = policy.eos_ids()
         self._context = policy.context()
-        if self._verify_sync:
+        if self._verify_sync and isinstance(self._decoder, RoundedDecoder):
+            self._decoder.compare(policy)
+        elif self._verify_sync:
             self.verify(policy)
 
     @torch.no_grad()

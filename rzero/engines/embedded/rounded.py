@@ -71,13 +71,18 @@ class RoundedDecoder:
     @torch.no_grad()
     def verify(self, policy: Policy) -> None:
         """Raises RuntimeError when what is decoded with is not `policy` up to rounding."""
+        if sha256_of(base_weights(unwrap_adapters(policy.model))) != self._base_hash:
+            raise RuntimeError("the engine's rounded base comes from other weights than the policy's")
+        self.compare(policy)
+
+    @torch.no_grad()
+    def compare(self, policy: Policy) -> None:
+        """The same for a base that has just been hashed, which takes as long as drawing dozens of tokens."""
         weights = self._fused.weights
         assert weights is not None
         assert self._base is not None
         model = unwrap_adapters(policy.model)
         base = base_weights(model)
-        if sha256_of(base) != self._base_hash:
-            raise RuntimeError("the engine's rounded base comes from other weights than the policy's")
         expected = with_deltas(self._base, model.config, base, deltas(model))
         if not all(_equal_adapters(*pair) for pair in zip(_linears(expected), _linears(weights), strict=True)):
             raise RuntimeError("the engine's adapters are not the policy's: its weights are stale")

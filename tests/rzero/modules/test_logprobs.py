@@ -122,11 +122,34 @@ def test_equals_dense_forward_and_backward(name, chunk_tokens, keep, monkeypatch
         torch.testing.assert_close(got_grads[parameter] / scale, expected_grad / scale, atol=1e-5, rtol=0)
 
 
+def in_blocks_of(rows, vocabulary, monkeypatch):
+    """A vocabulary of that size is a wide one."""
+    monkeypatch.setattr(logprobs, "WIDE", vocabulary)
+    monkeypatch.setattr(logprobs, "BLOCK", rows * vocabulary)
+
+
+def test_a_few_rows_at_a_time_are_the_same_numbers(monkeypatch):
+    torch.manual_seed(2)
+    hidden_SE, weight_VE = torch.randn(11, 4, requires_grad=True), torch.randn(9, 4, requires_grad=True)
+    settings = {"targets_S": torch.arange(11) % 9, "shape": LogitShape(), "chunk_tokens": 6, "entropy": True}
+    monkeypatch.setattr(logprobs, "KEEP_LOGITS_BELOW", 0)
+    found = []
+    for rows in (None, 4):
+        if rows:
+            in_blocks_of(rows, 9, monkeypatch)
+        logp_S, entropy_S = head_logprobs(hidden_SE, weight_VE=weight_VE, **settings)
+        found.append((logp_S, entropy_S, *torch.autograd.grad((logp_S + entropy_S).sum(), (hidden_SE, weight_VE))))
+    for whole, blocked in zip(*found, strict=True):
+        torch.testing.assert_close(blocked, whole, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [LogitShape(), LogitShape(scale=0.5, cap=3.0, temperature=1.7)], ids=["plain", "cap"])
-@pytest.mark.parametrize("keep", [True, False], ids=["kept", "recomputed"])
-def test_gradient_of_head_by_finite_differences(shape, keep, monkeypatch):
-    if not keep:
+@pytest.mark.parametrize("logits", ["kept", "recomputed", "in blocks"])
+def test_gradient_of_head_by_finite_differences(shape, logits, monkeypatch):
+    if logits != "kept":
         monkeypatch.setattr(logprobs, "KEEP_LOGITS_BELOW", 0)
+    if logits == "in blocks":
+        in_blocks_of(2, 7, monkeypatch)
     torch.manual_seed(1)
     hidden_SE = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     weight_VE = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
@@ -137,7 +160,7 @@ def test_gradient_of_head_by_finite_differences(shape, keep, monkeypatch):
             weight_VE=weight_VE,
             targets_S=torch.tensor([0, 6, 3, 3, 1]),
             shape=shape,
-            chunk_tokens=2,
+            chunk_tokens=4,
             entropy=True,
         )
 

@@ -1,0 +1,112 @@
+"""A whole GRPO step of a real language model (rollout, reward, update) against TRL's GRPOTrainer.
+
+Both sides have the experiment's Solver prompt, its KL term, adapters and learning rate, the same school problems, and
+two threads. TRL keeps float32 products and takes the micro-batch that is fastest for it among those that fit its limit
+of memory; ours is measured with float32 products and with those that the experiment has. CPU seconds; lengths are
+drawn, so times are divided by completion tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from experiments.bench import subject
+from experiments.bench.grpo import require_trl, start
+from rzero.types import Json
+
+MICRO_BATCHES = (2, 4, 8, 16)
+"""Rows that TRL is tried with."""
+TRL_GIB = 12
+PARTS = ("step", "rollout", "update")
+
+
+def run(model: str, *, small: bool = False) -> Json:
+    """Ratios above 1 mean that TRL takes longer (goal: step 2.5) or, for memory, that we take more (goal: 0.6).
+
+    One step after a warm-up of few tokens. step, rollout (reward included) and update: by CPU seconds a completion
+    token. small: a few tokens, to see that it runs.
+    """
+    require_trl()
+    work = settings(model, small=small)
+    rows, trials = _best_micro_batch(work)
+    taken = {"trl": _steps("trl", work | {"trl_rows": rows})}
+    for precision in dict.fromkeys((work["matmul_precision"], "highest")):
+        taken[f"ours_{precision}"] = _steps("ours", work | {"matmul_precision": precision})
+    ours = f"ours_{work['matmul_precision']}"
+    return {
+        **{f"{part}_speedup_vs_trl": taken["trl"][part] / taken[ours][part] for part in PARTS},
+        "step_speedup_vs_trl_highest": taken["trl"]["step"] / taken["ours_highest"]["step"],
+        "peak_rss_ratio_vs_trl": taken[ours]["peak_rss_mib"] / taken["trl"]["peak_rss_mib"],
+        "matmul_precision": work["matmul_precision"],
+        **{f"{name}_{part}_ms_per_token": 1e3 * one[part] for name, one in taken.items() for part in PARTS},
+        **{f"{name}_{key}": one[key] for name, one in taken.items() for key in ("peak_rss_mib", "tokens")},
+        "trl_micro_batch": rows,
+        "trl_update_ms_per_token_by_micro_batch": trials,
+    }
+
+
+def settings(model: str, *, small: bool) -> Json:
+    """Returns a step's work in the words of `experiments.bench.grpo.WORK`."""
+    cfg = subject.composed(model)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    solver, engine = plain["solver"], plain["engine"]
+    return {
+        "model": subject.directory(cfg),
+        "system": plain["prompts"]["solver_system"],
+        "questions": "problems",
+        "threads": plain["threads"],
+        "lora": plain["policy"]["lora"],
+        "prompts": 2 if small else 8,
+        "samples": 2 if small else 8,
+        "max_tokens": 8 if small else 192,
+        "warm_up_tokens": 4 if small else 16,
+        "learning_rate": solver["optimizer"]["lr"],
+        "kl_coefficient": solver["loss"]["kl_coefficient"],
+        "clip": solver["loss"]["clip_low"],
+        "matmul_precision": plain["matmul_precision"],
+        "corrected": True,
+        **{key: solver["settings"][key] for key in ("max_tokens_per_microbatch", "share_prompts", "chunk_tokens")},
+        "engine": {key: value for key, value in engine.items() if key != "_target_"},
+        "trl_rows": 2,
+        "trl_gib": TRL_GIB,
+    }
+
+
+def _best_micro_batch(work: Json) -> tuple[int, dict[int, float | None]]:
+    """Returns the rows with TRL's fastest update, by a step of a few prompts, and the times; None did not fit."""
+    found: dict[int, float | None] = {}
+    for rows in MICRO_BATCHES:
+        prompts = -(-rows // work["samples"])
+        if prompts > work["prompts"]:
+            break
+        try:
+            found[rows] = 1e3 * _steps("trl", work | {"prompts": prompts, "trl_rows": rows}, warm=False)["update"]
+        except RuntimeError:
+            found[rows] = None
+            break  # more rows need more memory
+    fitting = {rows: time for rows, time in found.items() if time is not None}
+    if not fitting:
+        raise RuntimeError(f"TRL takes no step within {work['trl_gib']} GiB, not even with {MICRO_BATCHES[0]} rows")
+    return min(fitting, key=fitting.__getitem__), found
+
+
+def _steps(side: str, work: Json, *, warm: bool = True) -> Json:
+    """CPU seconds a token of a step and its parts, its tokens, and the peak of memory (MiB)."""
+    process = start(side, work)
+    try:
+        if warm:
+            process.step("warm up")
+        step = process.step("go")
+        peak = process.step("rss")
+    finally:
+        process.close()
+    tokens = step["tokens"]
+    return {
+        "step": step["step"] / tokens,
+        "update": step["update"] / tokens,
+        "rollout": (step["step"] - step["update"]) / tokens,
+        "tokens": tokens,
+        **peak,
+    }
