@@ -155,22 +155,42 @@ class Gain:
 
 def gain(before: Scores, after: Scores, *, resamples: int = 2000, seed: int = 0) -> Gain:
     """Paired bootstrap over items (the same items under both models), stratified by benchmark."""
+    return mean_gain([(before, after)], resamples=resamples, seed=seed)
+
+
+def mean_gain(pairs: Sequence[tuple[Scores, Scores]], *, resamples: int = 2000, seed: int = 0) -> Gain:
+    """The mean of the gains of several (before, after), of runs that differ in their seed for instance.
+
+    The interval is over items alone: an item's difference is averaged over the pairs, and items are drawn again.
+    """
     rng = np.random.default_rng(seed)
-    groups = {score.name: score.group for score in before.benchmarks}
+    first, _ = pairs[0]
+    groups = {score.name: score.group for score in first.benchmarks}
+    by_pair = [_differences(before, after) for before, after in pairs]
     drawn: dict[str, np.ndarray] = {}
-    columns = after.headline_columns
+    for score in first.benchmarks:
+        asked = [part for before, _ in pairs for part in before.benchmarks if part.name == score.name]
+        if len(asked) < len(pairs) or len({tuple(outcome.id for outcome in part.outcomes) for part in asked}) > 1:
+            raise ValueError(f"benchmark {score.name}: the pairs hold different items; compare like with like")
+        difference = np.mean([differences[score.name] for differences in by_pair], axis=0)
+        index = rng.integers(len(difference), size=(resamples, len(difference)))
+        drawn[score.name] = difference[index].mean(axis=1)
+    points = float(np.mean([after.overall - before.overall for before, after in pairs]))
+    low, high = _bounds(drawn, groups, estimate=points)
+    among, form = np.mean([_split(before, after) for before, after in pairs], axis=0)
+    return Gain(points=points, low=low, high=high, among_well_formed=float(among), format=float(form))
+
+
+def _differences(before: Scores, after: Scores) -> dict[str, np.ndarray]:
+    """After minus before, item by item, by benchmark: the mean of the headline columns in percent."""
     if before.headline != after.headline:
         raise ValueError(f"headlines differ ({before.headline}, {after.headline}); compare like with like")
+    columns, found = after.headline_columns, {}
     for old, new in zip(before.benchmarks, after.benchmarks, strict=True):
         if [o.id for o in old.outcomes] != [o.id for o in new.outcomes]:
             raise ValueError(f"benchmark {old.name}: the two evaluations hold different items; compare like with like")
-        difference = new.matrix()[:, columns].mean(axis=1) - old.matrix()[:, columns].mean(axis=1)
-        index = rng.integers(len(difference), size=(resamples, len(difference)))
-        drawn[old.name] = difference[index].mean(axis=1)
-    points = after.overall - before.overall
-    low, high = _bounds(drawn, groups, estimate=points)
-    among, form = _split(before, after)
-    return Gain(points=points, low=low, high=high, among_well_formed=among, format=form)
+        found[old.name] = new.matrix()[:, columns].mean(axis=1) - old.matrix()[:, columns].mean(axis=1)
+    return found
 
 
 def _split(before: Scores, after: Scores) -> tuple[float, float]:

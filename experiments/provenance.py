@@ -77,10 +77,13 @@ def _day_in(manifest: Json) -> str:
     return datetime.fromtimestamp(manifest["attempts"][0]["started_unix_s"], UTC).date().isoformat()
 
 
-def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired: Sequence[str] = ()) -> str:
+def write_manifest(
+    directory: Path, cfg: DictConfig, *, finished: bool, repaired: Sequence[str] = (), peak_rss_gib: float = 0.0
+) -> str:
     """Note the start (a new attempt) or the end of an attempt: one of them, or several where a run was resumed.
 
-    `repaired`: what an attempt found damaged and gave up. Returns a warning when the file itself was damaged: it is
+    `repaired`: what an attempt found damaged and gave up. `peak_rss_gib`: high-water marks of the resident memory of
+    all its processes, added up. Returns a warning when the file itself was damaged: it is
     kept as run.damaged.json, and the times of earlier attempts are lost. The environment is never written down.
     """
     path, warning = RunDirectory(directory).manifest, ""
@@ -98,6 +101,7 @@ def write_manifest(directory: Path, cfg: DictConfig, *, finished: bool, repaired
         manifest["attempts"][-1] |= {
             "finished_unix_s": now,
             "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+            "peak_rss_all_gib": peak_rss_gib,
         }
     else:
         from rzero.processes.cpu import describe_cpu

@@ -13,11 +13,14 @@ from rzero.durable import write_atomically
 from rzero.types import Json
 
 RESULTS = PROJECT / "docs" / "results.md"
+README = PROJECT / "README.md"
 PAST_COLLAPSE = PROJECT / "docs" / "past_collapse.md"
 PAGES = {
-    "summary": PROJECT / "README.md",
+    "summary": README,
+    "half_billion": README,
     "micro": RESULTS,
     "claims": RESULTS,
+    "small_language_models": PROJECT / "docs" / "small_language_models.md",
     **{f"past_collapse_{part}": PAST_COLLAPSE for part in ("screen", "confirm", "medium", "micro", "twenty")},
 }
 """Which page holds which block, between `<!-- results:NAME (COMMAND) -->` and `<!-- end of results:NAME -->`."""

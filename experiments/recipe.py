@@ -122,8 +122,8 @@ def recipe(cfg: DictConfig) -> Json:
     return _of_recipe(data)
 
 
-def _of_recipe(data: Json) -> Json:
-    found = {key: value for key, value in data.items() if key not in NOT_THE_RECIPE}
+def _of_recipe(data: Mapping[Any, Any]) -> Json:
+    found: Json = {str(key): value for key, value in data.items() if key not in NOT_THE_RECIPE}
     act = _node(found, "collapse", "act")
     return {**found, "collapse": {"act": act}} if act.get("path") == ONLY_SAID else found
 

@@ -6,6 +6,7 @@
     python -m experiments.results micro --fresh --jobs 2         # run everything again (micro: about an hour)
     python -m experiments.results micro --fresh --save           # ... and commit the figures to experiments/results/
     python -m experiments.results past_collapse --json           # the study past the collapse, all seeds that are kept
+    python -m experiments.results qwen2_5_coder_0_5b --json      # run by experiments.reproduce.half_billion
 
 Finished runs are looked for in experiments/results/<name>/<arm>/seed<k>/ (small files in the repository: configuration,
 manifest, scores, metrics by iteration). A run whose configuration is not today's does not count as finished. Nothing is
@@ -16,11 +17,12 @@ Exit codes: 0 printed; 1 runs are missing, and named, or the user stopped; 2 a w
 
 from __future__ import annotations
 
+import argparse
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -31,15 +33,21 @@ from evaluation.metrics import gain, spread
 from experiments import readme
 from experiments.command_line import DONE, UNMET, command_parser, complain, exit_code
 from experiments.reproduce.arms import FORMAT, MICRO, RANDOM, RZERO, UNTRAINED, arm_of
-from experiments.reproduce.past_collapse import findings as past_collapse
-from experiments.runs import STORE, WORK, KeptRun, MissingRuns, Store, complete, require
+from experiments.runs import (
+    STORE,
+    WORK,
+    KeptRun,
+    MissingRuns,
+    Store,
+    average_iterations,
+    average_table,
+    complete,
+    require,
+)
 from experiments.terminal import print_table
 from rzero.types import Json
 
 ARMS = {"micro": {treatment.name: arm_of(MICRO, treatment) for treatment in (RZERO, UNTRAINED, FORMAT, RANDOM)}}
-
-STUDIES = {"past_collapse": past_collapse.tell}
-"""Studies with figures of their own: printed from the runs that are kept."""
 
 
 def collect(name: str, seeds: Sequence[int], *, run: bool, jobs: int, console: Console) -> dict[str, list[KeptRun]]:
@@ -94,27 +102,6 @@ def summary(runs: dict[str, list[KeptRun]]) -> Json:
     }
 
 
-def average_table(runs: Sequence[KeptRun]) -> list[dict[str, dict[str, float]]]:
-    """Return the scores of base and iterations averaged over seeds: [iteration][row][column]."""
-    tables = [[scores.table() for scores in run.scores] for run in runs]
-    return [
-        {
-            row: {column: fmean(table[i][row][column] for table in tables) for column in columns}
-            for row, columns in tables[0][i].items()
-        }
-        for i in range(len(tables[0]))
-    ]
-
-
-def average_iterations(runs: Sequence[KeptRun]) -> list[dict[str, float]]:
-    """Return the metrics of each iteration averaged over seeds, where every seed has them."""
-    every = [[run.iterations[i] for run in runs] for i in range(len(runs[0].iterations))]
-    return [
-        {name: fmean(one[name] for one in same) for name in same[0] if all(name in one for one in same)}
-        for same in every
-    ]
-
-
 def show(name: str, figures: Json, console: Console) -> None:
     table = Table(title=f"{name}: overall (mean of greedy and mean@k Overall AVG), percent")
     iterations = len(next(iter(figures["overall"].values()))[0])
@@ -132,9 +119,40 @@ def show(name: str, figures: Json, console: Console) -> None:
     )
 
 
+def half_billion(options: argparse.Namespace, console: Console) -> int:
+    """Show the language model's figures; runs that are missing are named, and what needs them is null."""
+    from experiments.reproduce.half_billion import figures
+
+    runs = figures.kept(options.seeds)
+    found, lost = figures.figures(runs, options.seeds), figures.missing(options.seeds)
+    if options.readme:
+        figures.write(runs, found)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        console.print(figures.page(runs, found) or "R-Zero is not kept with all of these seeds", markup=False)
+    if lost:
+        complain(MissingRuns(lost, start="python -m experiments.reproduce.half_billion --run"))
+    return UNMET if lost else DONE
+
+
+def past_collapse(options: argparse.Namespace, console: Console) -> int:
+    """Show the figures of the study past the collapse, of all seeds that are kept."""
+    from experiments.reproduce.past_collapse import findings
+
+    return findings.tell(as_json=options.json)
+
+
+STUDIES: Mapping[str, Callable[[argparse.Namespace, Console], int]] = {
+    "qwen2_5_coder_0_5b": half_billion,
+    "past_collapse": past_collapse,
+}
+"""Results of studies whose arms have seeds of their own."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.results", __doc__)
-    parser.add_argument("name", choices=sorted([*ARMS, *STUDIES]))
+    parser.add_argument("name", choices=sorted(ARMS.keys() | STUDIES.keys()))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--run", action="store_true", help="run what is missing, and go on with what was stopped")
@@ -148,10 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name, seeds, console = options.name, options.seeds, Console(stderr=options.json)
 
     def work() -> int:
-        if name in STUDIES and (options.run or options.fresh):
-            raise ValueError(f"--run and --fresh: python -m experiments.reproduce.{name} runs what this tells of")
         if name in STUDIES:
-            return STUDIES[name](as_json=options.json)
+            if options.run or options.fresh or options.save:
+                raise ValueError(f"{name} is run by a command of its own; this one starts nothing")
+            return STUDIES[name](options, console)
         try:
             if options.fresh:
                 runs = again(name, seeds, save=options.save, jobs=options.jobs, console=console)

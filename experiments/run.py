@@ -254,21 +254,28 @@ def built(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> SelfPlay:
     """Return the run as it is composed; libraries and benchmarks take a while to load."""
     with waiting("loading libraries and benchmarks"):
         from experiments import composition
+        from experiments.at_hand import require_memory
         from rzero.processes.cpu import set_up_cpu
         from rzero.processes.ranks import joined
 
         set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
         quiet_libraries()
         composition.require_weights(cfg.policy)
+        require_memory(cfg)
         return composition.build(cfg, directory, join=joined(ranks) if ranks else None)
 
 
 def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
     """Do the work itself, in a directory that is ours; ranks: the group of this process where others are there."""
+    from experiments.at_hand import estimate
     from experiments.provenance import write_manifest
+    from rzero.processes.memory import peak_resident_gib
 
     say(f"run directory: {directory}")
     selfplay = built(cfg, directory, ranks)
+    questions = {name: len(task.documents) for name, task in getattr(selfplay.suite, "tasks", {}).items()}
+    if guess := estimate(cfg, questions=questions):
+        say(guess)
     if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
         say(f"warning: {note}")
     try:
@@ -277,7 +284,8 @@ def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
         selfplay.run()
     finally:
         selfplay.close()
-    write_manifest(directory, cfg, finished=True)
+    peak_rss_gib = max(selfplay.stages.peak_rss_gib, peak_resident_gib())
+    write_manifest(directory, cfg, finished=True, peak_rss_gib=peak_rss_gib)
     report(directory)
 
 

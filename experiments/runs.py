@@ -13,10 +13,12 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
+from typing import Protocol
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -72,7 +74,8 @@ class KeptRun:
 
     @property
     def peak_rss_gib(self) -> float:
-        return max(attempt.get("peak_rss_gib", 0.0) for attempt in self.attempts)
+        """Of all processes; earlier versions wrote down that of the first alone."""
+        return max(attempt.get("peak_rss_all_gib", attempt.get("peak_rss_gib", 0.0)) for attempt in self.attempts)
 
     @property
     def attempts(self) -> list[Json]:
@@ -256,9 +259,9 @@ def command(module: str, *arguments: str) -> None:
 class MissingRuns(RuntimeError):
     """Some runs are not kept and nobody said that they may be started. Its text names each of them, a line each."""
 
-    def __init__(self, reasons: Sequence[str]) -> None:
+    def __init__(self, reasons: Sequence[str], *, start: str = "--run") -> None:
         shown = "".join(f"\n  {reason}" for reason in reasons)
-        super().__init__(f"{len(reasons)} runs are missing; --run starts them:{shown}")
+        super().__init__(f"{len(reasons)} runs are missing; {start} starts them:{shown}")
 
 
 def missing(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store) -> Iterator[tuple[Arm, int, str]]:
@@ -295,3 +298,34 @@ def complete(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store, jobs: i
                 except KeyboardInterrupt:
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
+
+
+class Measured(Protocol):
+    """A run with scores and metrics of the base (0) and each iteration."""
+
+    @property
+    def scores(self) -> tuple[Scores, ...]: ...
+
+    @property
+    def iterations(self) -> Sequence[Mapping[str, float]]: ...
+
+
+def average_table(runs: Sequence[Measured]) -> list[dict[str, dict[str, float]]]:
+    """Return the scores of base and iterations averaged over seeds: [iteration][row][column]."""
+    tables = [[scores.table() for scores in run.scores] for run in runs]
+    return [
+        {
+            row: {column: fmean(table[i][row][column] for table in tables) for column in columns}
+            for row, columns in tables[0][i].items()
+        }
+        for i in range(len(tables[0]))
+    ]
+
+
+def average_iterations(runs: Sequence[Measured]) -> list[dict[str, float]]:
+    """Return the metrics of each iteration averaged over seeds, where every seed has them."""
+    every = [[run.iterations[i] for run in runs] for i in range(len(runs[0].iterations))]
+    return [
+        {name: fmean(one[name] for one in same) for name in same[0] if all(name in one for one in same)}
+        for same in every
+    ]

@@ -138,7 +138,8 @@ def ask(runs: Sequence[Path], cfg: DictConfig, *, console: Console) -> None:
     set_up_cpu(threads=cfg.threads, kernels=cfg.cpu_kernels)
     quiet_libraries()
     composition.require_weights(cfg.policy)
-    sampling = Sampling(n=cfg.votes, seed=cfg.seed, **OmegaConf.to_container(cfg.sampling))  # type: ignore[arg-type]
+    drawing: Json = {str(key): value for key, value in cfg.sampling.items()}
+    sampling = Sampling(n=cfg.votes, seed=cfg.seed, **drawing)
     with ExitStack() as opened:
         grader = instantiate(cfg.grader)
         if hasattr(grader, "close"):

@@ -20,8 +20,9 @@ class Rollouts:
     engines: how many decode. devices_each: over which each splits weights and cache (tensor parallelism). copies: of
     the weights on each training device, before that; the embedded engine has one for each role, one vLLM serves both,
     and servers on devices of their own need none here (what they need there is not planned). rows: at most so many side
-    by side in an engine. vllm_share, vllm_cache_gib: what vLLM takes of a device's memory for weights and cache
-    together, or for the cache; it keeps them while the policy trains. eager: no CUDA graphs.
+    by side in an engine. cache_bytes: of a number in its cache; None: weight_bytes. vllm_share, vllm_cache_gib: what
+    vLLM takes of a device's memory for weights and cache together, or for the cache; it keeps them while the policy
+    trains. eager: no CUDA graphs.
     """
 
     engines: int
@@ -29,6 +30,7 @@ class Rollouts:
     weight_bytes: int
     rows: int
     response_tokens: int
+    cache_bytes: int | None = None
     devices_each: int = 1
     vllm_share: float | None = None
     vllm_cache_gib: float | None = None
@@ -44,6 +46,9 @@ class Rollouts:
             "response_tokens": cfg["response_tokens"],
         }
         host = engine.get("host")
+        if host is None and engine["dtype"] == "int8":  # one rounded base below both roles' adapters
+            copies = 2 if cfg["policy"]["lora"] is None else 1
+            return cls(engines=training, copies=copies, cache_bytes=policy_bytes, **common)
         if host is None:
             return cls(engines=training, copies=2, **common)
         vllm = {
@@ -97,7 +102,7 @@ class Rollouts:
         return max(0.0, self.vllm_share * hardware.memory_bytes - weights)
 
     def _row(self, model: Architecture, *, tokens: float) -> float:
-        return tokens * model.cache_bytes_per_token * self.weight_bytes / 2
+        return tokens * model.cache_bytes_per_token * (self.cache_bytes or self.weight_bytes) / 2
 
 
 def _tensor_parallel(arguments: Sequence[str]) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from evaluation.metrics import Gain, gain, interval, spread
+from experiments.reporting import posed
 from experiments.reporting.data import Iteration, Run, iteration_name, wall_seconds
 
 NOTHING = "–"
@@ -82,6 +83,7 @@ def header(run: Run) -> Section:
     commits = dict.fromkeys(_short(attempt.get("commit", "")) for attempt in attempts)
     started = attempts[0]["started_unix_s"] if attempts else None
     memory = [attempt["peak_rss_gib"] for attempt in attempts if "peak_rss_gib" in attempt]
+    of_all = [attempt["peak_rss_all_gib"] for attempt in attempts if "peak_rss_all_gib" in attempt]
     seconds, complete = wall_seconds(run)
     versions = run.manifest.get("versions", {})
     facts = {
@@ -89,6 +91,7 @@ def header(run: Run) -> Section:
         "started": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(started)) if started else NOTHING,
         "wall time": duration(seconds) + ("" if complete else " in completed stages"),
         "peak memory": f"{max(memory):.2f} GiB" if memory else NOTHING,
+        **({"peak memory of all processes, added up": f"{max(of_all):.2f} GiB"} if of_all else {}),
         "commit": ", ".join(filter(None, commits)) or NOTHING,
         "machine": f"{run.manifest.get('machine', NOTHING)}, {run.manifest.get('threads', '?')} thread(s)",
         "versions": ", ".join(f"{k} {v}" for k, v in {"python": run.manifest.get("python", "?"), **versions}.items()),
@@ -144,7 +147,10 @@ def results(run: Run) -> Section:
         caption=f"Majority of {k} samples, and at least one of {k} right: maj@k rising while pass@k does not is "
         "sharpening, pass@k rising is new ability.",
     )
-    return Section(id="result", title="Result", tables=(main, _gain_table(run), other))
+    about = posed.said(run.config)
+    return Section(
+        id="result", title="Result", paragraphs=(about,) if about else (), tables=(main, _gain_table(run), other)
+    )
 
 
 def _score_table(run: Run, *, columns: Sequence[str], caption: str, truncated: bool = False) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from experiments.reporting.content import NOTHING, Cell, Section, Table, column_names, duration
 from experiments.reporting.data import Iteration, Row, Run
+from experiments.reporting.posed import Posed
 from rzero.alarm import FAMILIES, LABEL_ACCURACY, RAISED
 from rzero.curriculum import DROP_REASONS
 from rzero.types import LabelledQuestion, Vote
@@ -26,6 +27,9 @@ def measures(run: Run) -> Section:
         return Section(id="iterations", title="The iterations", paragraphs=("No iteration has begun yet.",))
     lines: dict[str, Measure] = {
         "candidates posed": _count("curriculum/candidates"),
+        "well-formed (%)": _of_posed("well_formed"),
+        "distinct among the well-formed (%)": _of_posed("distinct"),
+        "agreement in the band (% of the posed)": _of_posed("in_band"),
         "kept": _kept,
         "distinct among the kept": _count("curriculum/distinct_kept"),
         **{f"dropped, {reason}": _count(f"curriculum/dropped/{reason}") for reason in _reasons(run)},
@@ -100,6 +104,14 @@ def _count(metric: str) -> Measure:
 
 def _share(metric: str) -> Measure:
     return _value(metric, ".1f", factor=100.0)
+
+
+def _of_posed(share: str) -> Measure:
+    def measure(iteration: Iteration) -> str:
+        found = Posed.of(iteration.questions)
+        return NOTHING if found is None else f"{100 * getattr(found, share):.1f}"
+
+    return measure
 
 
 def _kept(iteration: Iteration) -> str:

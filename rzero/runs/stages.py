@@ -20,6 +20,7 @@ import torch
 from rzero.collapse import CollapseMonitor
 from rzero.durable import fingerprints, write_atomically
 from rzero.interfaces import EvaluationScores, Progress, Tracker
+from rzero.processes.memory import peak_resident_gib
 from rzero.processes.ranks import Ranks
 from rzero.roles import Role
 from rzero.runs.directory import RunDirectory
@@ -66,6 +67,8 @@ class Stages:
     iteration: int = field(init=False, default=0)
     kind: Kind = field(init=False, default="evaluation")
     sign: str = field(init=False, default="")
+    peak_rss_gib: float = field(init=False, default=0.0)
+    """High-water marks of this process and those below it, added up, at the stage's end where they were largest."""
 
     def open(self, ranks: Ranks, *, iterations: int) -> None:
         """Begins an attempt at the run: among which processes, and how many iterations it is to have."""
@@ -78,6 +81,7 @@ class Stages:
             return
         started = time.monotonic()
         summary = work(iteration)
+        self.peak_rss_gib = max(self.peak_rss_gib, peak_resident_gib())
         _free_memory()
         seconds = time.monotonic() - started
         result = {"summary": summary, "seconds": round(seconds, 3), **({"rolled_back": self.sign} if self.sign else {})}

@@ -17,7 +17,8 @@ def covering(factors: Mapping[str, Sequence[str]]) -> list[Row]:
     open_pairs = set(order)
     rows = []
     while open_pairs:
-        row = _row(dict(min(open_pairs, key=order.__getitem__)), factors, open_pairs)
+        first = min(open_pairs, key=lambda pair: order[pair])
+        row = _row(dict(first), factors, open_pairs)
         open_pairs -= {frozenset(pair) for pair in combinations(row.items(), 2)}
         rows.append({factor: row[factor] for factor in factors})
     return rows

@@ -98,7 +98,7 @@ class RunWriter:
     def manifest(self, *, finished: bool) -> None:
         attempt: dict[str, object] = {"started_unix_s": 1_795_343_005.0, "commit": "0123456789abcdef0123+changes"}
         if finished:
-            attempt |= {"finished_unix_s": 1_795_343_405.0, "peak_rss_gib": 1.25}
+            attempt |= {"finished_unix_s": 1_795_343_405.0, "peak_rss_gib": 1.25, "peak_rss_all_gib": 1.75}
         manifest = {"attempts": [attempt], "name": self.config["name"], "seed": self.seed, "finished": finished}
         manifest |= {"versions": {"torch": "2.13.0"}, "python": "3.11.7", "machine": "Linux", "threads": 1}
         self.there.manifest.write_text(json.dumps(manifest), encoding="utf-8")

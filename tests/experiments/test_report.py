@@ -11,10 +11,14 @@ from statistics import fmean
 import pytest
 from omegaconf import OmegaConf
 
+from evaluation.contamination import overlaps
 from evaluation.metrics import spread
+from evaluation.problems import Benchmark, BenchmarkItem
+from experiments import PROJECT
 from experiments.report import main, write_report
 from experiments.reporting import iterations
 from experiments.reporting.data import band, read_run
+from experiments.reporting.posed import prompts_of, worked_examples
 from rzero.runs.directory import RunDirectory
 from tests.experiments.hostile import hostile_questions
 from tests.experiments.runs import RunWriter, finished_run, make_config, make_questions
@@ -39,7 +43,7 @@ def test_a_complete_run_has_all_parts(complete: Path) -> None:
     assert html.count("data:image/png;base64,iVBOR") == len(PICTURES)
     for text in (html, markdown):
         assert all(name in text for name in ("MATH AVG", "GENERAL AVG", "Overall AVG", "pass@k"))
-        assert all(fact in text for fact in ("6 min 40 s", "1.25 GiB", "0123456789ab+changes"))
+        assert all(fact in text for fact in ("6 min 40 s", "1.25 GiB", "1.75 GiB", "0123456789ab+changes"))
 
 
 def test_time_is_given_by_part_of_a_step_with_tokens_per_second(complete: Path) -> None:
@@ -195,6 +199,56 @@ def test_examples_show_kept_and_dropped_questions() -> None:
     assert len([q for q in shown if q.kept]) == iterations.EXAMPLES
     assert {q.drop_reason for q in shown} == {None, "no_question", "below_band", "above_band"}
     assert iterations.chosen([]) == []
+
+
+def test_a_result_says_what_the_challenger_was_shown_and_how_answers_were_asked_for(tmp_path: Path) -> None:
+    school = OmegaConf.to_container(OmegaConf.load(PROJECT / "conf" / "prompts" / "school.yaml"))
+    run = finished_run(tmp_path / "run", prompts=school)
+    text = write_report([run.path], output=run.path).with_suffix(".md").read_text()
+    assert "The Challenger's prompt holds 2 worked examples." in text
+    assert "the question alone, “Please reason step by step" in text
+    measures = iterations.measures(read_run(run.path)).tables[0].rows
+    shown = {cells[0].text: [cell.text for cell in cells[1:]] for cells in measures}
+    for number, questions in enumerate(read_run(run.path).trained):
+        asked = [question for question in questions.questions if question.vote]  # 7 of 60 have no question block
+        inside = sum(question.kept for question in asked)
+        assert shown["well-formed (%)"][number] == f"{100 * 53 / 60:.1f}"
+        assert shown["agreement in the band (% of the posed)"][number] == f"{100 * inside / 60:.1f}"
+        texts = len({question.question for question in asked})
+        assert shown["distinct among the well-formed (%)"][number] == f"{100 * texts / 53:.1f}"
+
+
+def test_worked_examples_are_counted_and_are_no_benchmark_questions() -> None:
+    """Our own texts: none shares 13 words in a row with a benchmark, or half of its runs of four with GSM8K."""
+    asked: list[str] = []
+    for name, number in {"school": 2, "base_model": 3, "default": 0, "micro": 0}.items():
+        node = OmegaConf.load(PROJECT / "conf" / "prompts" / f"{name}.yaml")
+        prompts = prompts_of(OmegaConf.create({"prompts": node}))
+        assert prompts is not None
+        shown, request = worked_examples(prompts), prompts.challenger()
+        assert len(shown) == number, name
+        asked += [*shown, *filter(None, (request.system, request.user))]
+    folder = PROJECT.parent / "shared" / "benchmarks"
+    if not folder.is_dir():
+        pytest.skip("../shared/benchmarks is absent: nothing to compare with")
+    benchmarks = [
+        Benchmark(
+            name=path.stem,
+            group="math",
+            items=tuple(
+                BenchmarkItem(id=str(number), question=json.loads(line)["problem"], answer="", level=0)
+                for number, line in enumerate(path.read_bytes().split(b"\n"))
+                if line
+            ),
+        )
+        for path in sorted(folder.glob("*.jsonl"))
+    ]
+    assert sum(len(benchmark.items) for benchmark in benchmarks) > 2000
+    assert not any(found.overlapping for found in overlaps(asked, benchmarks))
+    school = [benchmark for benchmark in benchmarks if benchmark.name == "gsm8k"]
+    assert not any(found.contained for found in overlaps(asked, school, n=4, share=0.5))
+    copied = benchmarks[0].items[0].question
+    assert any(found.contained for found in overlaps([copied], benchmarks[:1])), "a copy would be found"
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

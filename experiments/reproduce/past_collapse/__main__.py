@@ -33,14 +33,11 @@ from experiments.reproduce.past_collapse.keeping import Kept, execute, lacks, lo
 from experiments.reproduce.past_collapse.watched import kept, watched
 from experiments.terminal import print_table
 
-SHOWN = (0, 1, 3, 5, 8, 10, 15, 20)
-"""Rounds that have a column."""
-
 
 def show(part: Part, arms: Sequence[str], seeds: Sequence[int], console: Console) -> None:
     """Prints a line for each arm: the mean score by round, and labels and kinds of questions in the last one."""
     table = Table(title=f"{part.name}: overall, percent, mean over kept seeds ({part.split} split)")
-    rounds = [number for number in SHOWN if number <= part.rounds]
+    rounds = [number for number in picture.SHOWN if number <= part.rounds]
     for column in ("arm", "seeds", *map(str, rounds), "labels", "families", "hard", "minutes"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     for arm in arms:

@@ -27,6 +27,9 @@ TOLD = {
 }
 """Arms of the picture: their labels, colours and markers."""
 
+SHOWN = (0, 1, 3, 5, 8, 10, 15, 20)
+"""Rounds that have a column in a table."""
+
 Measure = Callable[[Kept], Sequence[float]]
 """One value a round; nan where there is none."""
 
@@ -71,7 +74,7 @@ def table(part: Part, runs: Runs) -> str:
     """Returns a part as a table: an arm a line, what is there of its seeds; a sentence where nothing is kept."""
     if not runs:
         return f"No run of `{part.name}` is kept yet."
-    rounds = [number for number in (0, 1, 3, 5, 8, 10, 15, 20) if number <= part.rounds]
+    rounds = [number for number in SHOWN if number <= part.rounds]
     header = ["arm", "seeds", *(str(number) if number else "base" for number in rounds), "labels", "families", "9-16"]
     return markdown_table(header, [_row(name, list(group.values()), rounds) for name, group in runs.items()])
 

@@ -54,7 +54,8 @@ class Rounded:
     """
 
     def __init__(self, weight_IO: Tensor, bias_O: Tensor | None) -> None:
-        scale_O = weight_IO.abs().amax(0).clamp_(min=torch.finfo(torch.float32).tiny) / _LARGEST
+        largest_O = torch.maximum(weight_IO.amax(0), -weight_IO.amin(0))
+        scale_O = largest_O.clamp_(min=torch.finfo(torch.float32).tiny) / _LARGEST
         if not bool(scale_O.isfinite().all()):
             raise ValueError("weights that are infinite or no numbers cannot be rounded to int8")
         self._bias_O = bias_O

@@ -106,6 +106,25 @@ def test_a_sync_takes_the_adapters_as_they_are_now(make_policy):
     assert engine.generate(PROMPTS, Sampling(temperature=0, max_tokens=8)) != before
 
 
+def test_a_sync_without_adapters_rounds_all_weights_anew(make_policy):
+    """Full fine-tuning: an engine that kept its base would draw from the policy of the first step."""
+    policy = make_policy("qwen3_tied")
+    engine = engine_of(policy)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for parameter in policy.model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    with pytest.raises(RuntimeError, match="rounded base comes from other weights"):
+        engine._decoder.verify(policy)
+    engine.sync(policy)
+    differences = [
+        torch.tensor(completion.logprobs) - expected
+        for group in engine.generate(PROMPTS, Sampling(n=4, max_tokens=20, seed=1))
+        for completion, expected in zip(group.completions, policy_logprobs(policy, group), strict=True)
+    ]
+    assert 0 < torch.cat(differences).abs().mean() < 0.15
+
+
 def previous_adapters(engine, policy):
     """The optimiser has taken a step since the sync."""
     optimizer = torch.optim.SGD([p for p in policy.model.parameters() if p.requires_grad], lr=1e-4)

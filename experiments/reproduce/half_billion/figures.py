@@ -1,0 +1,278 @@
+"""The figures of the study, from the runs that are kept; what needs a run that is not there is None."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from textwrap import fill
+
+from matplotlib.figure import Figure
+from omegaconf import DictConfig
+
+from evaluation.metrics import Gain, Scores, gain, mean_gain, spread
+from experiments import PROJECT, readme
+from experiments.reporting.figures import Line, Point, by_iteration, save
+from experiments.reporting.markdown import markdown_table
+from experiments.reporting.posed import prompts_of, said, worked_examples
+from experiments.reproduce.compact import Kept
+from experiments.reproduce.half_billion.study import HEADLINE, STUDY, TITLES, only, score
+from experiments.runs import average_iterations, average_table
+from rzero.escaping import markdown_cell
+from rzero.types import Json
+
+MAIN = "rzero"
+BESIDE = "math500"
+FIGURE = STUDY.root / STUDY.name / "figure.png"
+
+Arms = Mapping[str, Sequence[Kept]]
+"""Kept runs by arm, in the order of their seeds."""
+
+
+def kept(seeds: Sequence[int]) -> dict[str, list[Kept]]:
+    """Return the runs of these seeds that are kept. Nothing is started."""
+    return {name: STUDY.kept(name, seeds) for name in STUDY.arms}
+
+
+def missing(seeds: Sequence[int]) -> list[str]:
+    """Return each run of these seeds that is not kept, with the reason."""
+    runs = STUDY.runs(seeds=seeds)
+    return [f"{TITLES[name]}, seed {seed}: {why}" for name, seed in runs if (why := STUDY.lacks(name, seed))]
+
+
+def figures(runs: Arms, seeds: Sequence[int]) -> Json:
+    """Return the keys of `experiments.results micro` and more.
+
+    The figure that counts is the mean of greedy and mean@4 on GSM8K. The gain of an arm is None unless all of its seeds
+    among `seeds` are kept. interval: of the mean gain over seeds, items drawn again in pairs; intervals: of each seed.
+    """
+    whole = {name: len(runs[name]) == len(_wanted(name, seeds)) > 0 for name in STUDY.arms}
+    last = {name: [_gain(run) for run in group] for name, group in runs.items()}
+    main = runs[MAIN] if whole[MAIN] else []
+    mean = mean_gain([_ends(run, HEADLINE) for run in main]) if main else None
+    controls = [name for name in STUDY.arms if name != MAIN]
+    every = [run for group in runs.values() for run in group]
+    return {
+        "mean_gain": mean and mean.points,
+        "min_gain": min(g.points for g in last[MAIN]) if main else None,
+        "spread_gain": spread([g.points for g in last[MAIN]]) if main else None,
+        "interval": mean and (mean.low, mean.high),
+        "intervals": [(g.low, g.high) for g in last[MAIN]] if main else None,
+        "gain_among_well_formed": mean and mean.among_well_formed,
+        "gain_format": mean and mean.format,
+        "share_among_well_formed": mean.among_well_formed / mean.points if mean and mean.points else None,
+        "controls": {TITLES[name]: fmean(g.points for g in last[name]) if whole[name] else None for name in controls},
+        "control_spreads": {
+            TITLES[name]: spread([g.points for g in last[name]]) if whole[name] else None for name in controls
+        },
+        "control_seeds": {TITLES[name]: [run.seed for run in runs[name]] for name in controls},
+        "wall_minutes": max((run.wall_minutes for run in every), default=None),
+        "peak_rss_gib": max((run.peak_rss_gib for run in every), default=None),
+        "seeds": [run.seed for run in runs[MAIN]],
+        "overall": {TITLES[name]: [[score(s) for s in run.scores] for run in group] for name, group in runs.items()},
+        "math500": _mean_ends(main, BESIDE),
+        "transfer": _transfer(main),
+        "truncated": _truncated(main),
+        "rounds": average_iterations(main) if main else None,
+        "table": average_table(main) if main else None,
+        "label_accuracy_second_opinion": _label_accuracy(main),
+        "worked_examples": _worked_examples(main[0].config) if main else None,
+        "prompts": said(main[0].config) if main else None,
+        "base_sha256": sorted({run.base for run in every}),
+        "cpus": sorted({attempt.get("cpu", "not recorded") for run in every for attempt in run.attempts}),
+        "commits": sorted({attempt["commit"] for run in every for attempt in run.attempts}),
+    }
+
+
+def _wanted(name: str, seeds: Sequence[int]) -> list[int]:
+    return [seed for seed in STUDY.seeds[name] if seed in seeds]
+
+
+def _ends(run: Kept, benchmark: str) -> tuple[Scores, Scores]:
+    return only(run.scores[0], benchmark), only(run.scores[-1], benchmark)
+
+
+def _gain(run: Kept) -> Gain:
+    return gain(*_ends(run, HEADLINE))
+
+
+def _mean_ends(runs: Sequence[Kept], benchmark: str) -> Json | None:
+    """Base and end in percent, and the gain with its interval, as for the figure that counts."""
+    pairs = [_ends(run, benchmark) for run in runs]
+    return _of_pairs(pairs) if pairs else None
+
+
+def _transfer(runs: Sequence[Kept]) -> Json | None:
+    asked = [run for run in runs if run.transfer]
+    if not asked or len(asked) < len(runs):
+        return None
+    return _of_pairs([(Scores.from_json(run.transfer[0]), Scores.from_json(run.transfer[-1])) for run in asked])
+
+
+def _of_pairs(pairs: Sequence[tuple[Scores, Scores]]) -> Json:
+    change = mean_gain(pairs)
+    return {
+        "base": fmean(before.overall for before, _ in pairs),
+        "end": fmean(after.overall for _, after in pairs),
+        "gain": change.points,
+        "interval": (change.low, change.high),
+    }
+
+
+def _truncated(runs: Sequence[Kept]) -> list[Json] | None:
+    """By iteration and benchmark the share of each decoding's responses that ran into the limit, mean over seeds."""
+    if not runs:
+        return None
+    return [
+        {
+            name: {decoding: fmean(run.truncated[i][name][decoding] for run in runs) for decoding in shares}
+            for name, shares in runs[0].truncated[i].items()
+        }
+        for i in range(len(runs[0].truncated))
+    ]
+
+
+def _label_accuracy(runs: Sequence[Kept]) -> list[float] | None:
+    """By iteration, mean over seeds; None unless a larger model was asked about every run."""
+    found = [run.label_accuracy for run in runs]
+    return [fmean(values) for values in zip(*found, strict=True)] if found and all(found) else None
+
+
+def _worked_examples(config: DictConfig) -> int | None:
+    prompts = prompts_of(config)
+    return None if prompts is None else len(worked_examples(prompts))
+
+
+# ------------------------------------------------------------------------------------------------------------- in words
+
+
+def row(found: Json) -> str:
+    """Markdown for the README: a line for each arm that is kept; empty as long as R-Zero is not."""
+    if found["mean_gain"] is None:
+        return ""
+    gains = {TITLES[MAIN]: (found["mean_gain"], found["spread_gain"])}
+    there = [name for name, points in found["controls"].items() if points is not None]
+    gains |= {name: (found["controls"][name], found["control_spreads"][name]) for name in there}
+    rows = []
+    for name, (points, spread_of) in gains.items():
+        values = found["overall"][name]
+        base, end = fmean(run[0] for run in values), fmean(run[-1] for run in values)
+        rows.append([name, f"{base:.1f}", f"{end:.1f}", f"{points:+.1f}" + f" ± {spread_of:.1f}" * (len(values) > 1)])
+    last = len(next(iter(found["overall"].values()))[0]) - 1
+    return markdown_table(["Qwen2.5-Coder-0.5B, GSM8K, %", "base", f"iteration {last}", "gain, points"], rows)
+
+
+def write(runs: Arms, found: Json) -> None:
+    """Write the figure and the blocks of README.md and docs/small_language_models.md; empty ones while nothing is kept.
+
+    Raises ValueError when some runs of R-Zero are there and others are not: a table of fewer seeds is not published.
+    """
+    if runs[MAIN] and found["mean_gain"] is None:
+        raise ValueError("R-Zero is not kept with all of these seeds; name those that are")
+    if table := row(found):
+        save(lambda: picture(runs), FIGURE)
+        link = f"![GSM8K by iteration]({FIGURE.relative_to(PROJECT)})"
+        table = f"{link}\n\n{table}"
+    readme.update("half_billion", table)
+    readme.update("small_language_models", page(runs, found))
+
+
+def picture(runs: Arms) -> Figure:
+    """The figure that counts by iteration: the mean over seeds of each arm that is kept, with all its seeds between."""
+    values = {TITLES[name]: [[score(s) for s in run.scores] for run in group] for name, group in runs.items() if group}
+    lines = [_line(label, seeds) for label, seeds in values.items()]
+    return by_iteration(lines, ylabel="GSM8K, mean of greedy and mean@4 (%)")
+
+
+def _line(label: str, seeds: Sequence[Sequence[float]]) -> Line:
+    return Line(
+        label=label,
+        points=[
+            Point(iteration=i, value=fmean(values), low=min(values), high=max(values))
+            for i, values in enumerate(zip(*seeds, strict=True))
+        ],
+    )
+
+
+def page(runs: Arms, found: Json) -> str:
+    """Markdown of everything: scores by seed, what stands beside them, the iterations, examples of questions."""
+    if found["mean_gain"] is None:
+        return ""
+    words = [_lines(text) for text in (_headline(found), found["prompts"]) if text]
+    return "\n\n".join([*words, _scores(found), _beside(found), _iterations(found), _examples(runs)])
+
+
+def _lines(sentences: str) -> str:
+    return fill(sentences, width=120, break_long_words=False, break_on_hyphens=False)
+
+
+def _headline(found: Json) -> str:
+    low, high = found["interval"]
+    return (
+        f"R-Zero gains **{found['mean_gain']:+.2f}** points (mean over seeds {', '.join(map(str, found['seeds']))}; "
+        f"95 % interval over items {low:+.2f} to {high:+.2f}; smallest {found['min_gain']:+.2f}). "
+        f"{found['gain_among_well_formed']:+.2f} of it are right answers among boxed, finished ones, "
+        f"{found['gain_format']:+.2f} are format. A run took at most {found['wall_minutes']:.0f} minutes and "
+        f"{found['peak_rss_gib']:.1f} GiB on two cores ({', '.join(found['cpus'])})."
+    )
+
+
+def _scores(found: Json) -> str:
+    rounds = len(found["overall"][TITLES[MAIN]][0])
+    seeds = {TITLES[MAIN]: found["seeds"], **found["control_seeds"]}
+    rows = [
+        [name, str(seed), *(f"{value:.1f}" for value in values), f"{values[-1] - values[0]:+.1f}"]
+        for name, runs in found["overall"].items()
+        for seed, values in zip(seeds[name], runs, strict=True)
+    ]
+    header = ["GSM8K, %", "seed", "base", *(f"iteration {i}" for i in range(1, rounds)), "gain"]
+    return markdown_table(header, rows)
+
+
+def _beside(found: Json) -> str:
+    rows = []
+    for title, key in (("MATH-500", "math500"), ("reasoning-gym, six families", "transfer")):
+        if part := found[key]:
+            low, high = part["interval"]
+            cells = f"{part['base']:.1f}", f"{part['end']:.1f}", f"{part['gain']:+.2f} [{low:+.2f}, {high:+.2f}]"
+            rows.append([title, *cells])
+    for name, shares in found["truncated"][0].items():
+        last = found["truncated"][-1][name]
+        shown = [" / ".join(f"{100 * value:.1f}" for value in part.values()) for part in (shares, last)]
+        rows.append([f"{name}, cut at the limit (greedy / sampled)", *shown, ""])
+    return markdown_table(["R-Zero, mean over seeds, %", "base", "end", "gain [95 % interval]"], rows)
+
+
+def _iterations(found: Json) -> str:
+    rounds = found["rounds"][1:]
+    wanted = {
+        "well-formed, share of the posed": "posed/well_formed",
+        "distinct, share of the well-formed": "posed/distinct",
+        "agreement in the band, share of the posed": "posed/in_band",
+        "questions kept": "curriculum/kept",
+        "Solver reward, first step": "solver/first_reward",
+        "Solver reward, last step": "solver/reward",
+        "Solver response length, tokens": "solver/length",
+    }
+    rows = [
+        [label, *(f"{entry[key]:.2f}" if key in entry else "-" for entry in rounds)] for label, key in wanted.items()
+    ]
+    if labels := found["label_accuracy_second_opinion"]:
+        rows.append(["pseudo-labels that are a larger model's answer, share", *(f"{value:.2f}" for value in labels)])
+    return markdown_table(["R-Zero, mean over seeds", *(f"iteration {i}" for i in range(1, len(rounds) + 1))], rows)
+
+
+def _examples(runs: Arms) -> str:
+    """Questions of one run with their votes, as they were posed."""
+    first = runs[MAIN][0]
+    rows = [
+        [
+            number,
+            markdown_cell(entry["question"] or "(none)"),
+            markdown_cell(", ".join(f"{answer} x{count}" for answer, count in entry["votes"]) or "-"),
+            entry["outcome"],
+        ]
+        for number, entries in first.questions.items()
+        for entry in entries
+    ]
+    header = [f"iteration, seed {first.seed}", "question", "votes", "outcome"]
+    return markdown_table(header, rows, numeric=False)
