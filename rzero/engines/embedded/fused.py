@@ -237,7 +237,7 @@ class FusedSession:
             update = _normalise(update, eps) * layer.attention_gain_E
         x_WE = x_WE + update
         gate, up = layer.gate_up(_normalise(x_WE, eps)).chunk(2, -1)
-        update = layer.down(self._act(gate) * up)
+        update = layer.down(self._act(gate).mul_(up))
         if layer.feed_forward_gain_E is not None:
             update = _normalise(update, eps) * layer.feed_forward_gain_E
         return x_WE + update

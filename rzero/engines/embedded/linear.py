@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 _LARGEST = 127.0
-_AT_ONCE = 8192
-"""Output channels that are rounded together."""
+_COLUMNS = 5120  # of a product that are made at once: 64 rows of them take 1.3 MB
+_REUSED = 16384
+_ROUNDED_AT_ONCE = 2**16  # elements of activations, 256 KB
 
 
 class Linear(Protocol):
@@ -46,6 +47,9 @@ class Dense:
 class Rounded:
     """Weights rounded to int8, in the order that the machine's kernel wants.
 
+    Wide layers are multiplied some columns at a time and wide inputs rounded some rows at a time, so that what one
+    operation leaves is still in the cache for the next. The result of a layer wider than `_REUSED`, which is a
+    vocabulary, is overwritten by the next call: fresh pages for it would take as long as the product.
     Raises ValueError for weights that hold no numbers.
     """
 
@@ -54,23 +58,71 @@ class Rounded:
         scale_O = largest_O.clamp_(min=torch.finfo(torch.float32).tiny) / _LARGEST
         if not bool(scale_O.isfinite().all()):
             raise ValueError("weights that are infinite or no numbers cannot be rounded to int8")
-        rounded_OI = torch.empty(weight_IO.shape[1], weight_IO.shape[0], dtype=torch.int8)
-        for first in range(0, len(rounded_OI), _AT_ONCE):  # an output layer would take a GiB on the way
-            outputs = slice(first, first + _AT_ONCE)
-            rounded_OI[outputs] = (weight_IO[:, outputs] / scale_O[outputs]).round_().t()
         self._bias_O = bias_O
-        self._scale_O = scale_O
-        self._zero_O = torch.zeros(len(scale_O), dtype=torch.long)
-        self._packed = torch.ops.onednn.qlinear_prepack(rounded_OI, None)
+        self._out = weight_IO.new_empty(0)
+        self._parts = [
+            _Packed(
+                columns=columns,
+                weight=torch.ops.onednn.qlinear_prepack(
+                    (weight_IO[:, columns] / scale_O[columns]).round_().to(torch.int8).t().contiguous(), None
+                ),
+                scale_U=scale_O[columns].clone(),
+                zero_U=torch.zeros(columns.stop - columns.start, dtype=torch.long),
+            )
+            for columns in _slices(len(scale_O), size=_COLUMNS)
+        ]
 
     def __call__(self, x_WI: Tensor) -> Tensor:
-        scale_W1 = x_WI.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(_LARGEST)
-        rounded_WI = (x_WI / scale_W1).round_().to(torch.int8)
-        sums_WO = torch.ops.onednn.qlinear_pointwise(
-            rounded_WI, 1.0, 0, self._packed, self._scale_O, self._zero_O, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        product_WO: Tensor = sums_WO.mul_(scale_W1)
+        rounded_WI, scale_W1 = _rounded(x_WI)
+        if len(self._parts) == 1:
+            product_WO = self._parts[0](rounded_WI).mul_(scale_W1)
+        else:
+            product_WO = self._room(len(x_WI))
+            for part in self._parts:
+                torch.mul(part(rounded_WI), scale_W1, out=product_WO[:, part.columns])
         return product_WO if self._bias_O is None else product_WO.add_(self._bias_O)
+
+    def _room(self, rows: int) -> Tensor:
+        """Memory [rows, O] for a product."""
+        width = self._parts[-1].columns.stop
+        if width <= _REUSED:
+            return self._out.new_empty(rows, width)
+        if self._out.numel() < rows * width:
+            self._out = self._out.new_empty(rows * width)
+        return self._out[: rows * width].view(rows, width)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class _Packed:
+    """Some columns of rounded weights; U of them."""
+
+    columns: slice
+    weight: Tensor
+    scale_U: Tensor
+    zero_U: Tensor
+
+    def __call__(self, rounded_WI: Tensor) -> Tensor:
+        sums_WU: Tensor = torch.ops.onednn.qlinear_pointwise(
+            rounded_WI, 1.0, 0, self.weight, self.scale_U, self.zero_U, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        return sums_WU
+
+
+def _rounded(x_WI: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns activations in int8, and the step of each row [W, 1]."""
+    rows, width = x_WI.shape
+    rounded_WI = torch.empty(rows, width, dtype=torch.int8)
+    scale_W1 = x_WI.new_empty(rows, 1)
+    for part in _slices(rows, size=max(1, _ROUNDED_AT_ONCE // width)):
+        x_UI = x_WI[part]
+        step_U1 = x_UI.abs().amax(-1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(_LARGEST)
+        rounded_WI[part] = (x_UI / step_U1).round_()
+        scale_W1[part] = step_U1
+    return rounded_WI, scale_W1
+
+
+def _slices(total: int, *, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 @cache
@@ -92,4 +144,4 @@ class Adapted:
     up_KO: Tensor
 
     def __call__(self, x_WI: Tensor) -> Tensor:
-        return torch.addmm(self.below(x_WI), x_WI @ self.down_IK, self.up_KO)
+        return self.below(x_WI).addmm_(x_WI @ self.down_IK, self.up_KO)
