@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 _LARGEST = 127.0
-_COLUMNS = 5120  # of a product that are made at once: 64 rows of them take 1.3 MB
-_REUSED = 16384
+_WIDE = 16384  # outputs from which a product is made some columns at a time
+_COLUMNS = 8192  # then
 _ROUNDED_AT_ONCE = 2**16  # elements of activations, 256 KB
 
 
@@ -47,9 +47,8 @@ class Dense:
 class Rounded:
     """Weights rounded to int8, in the order that the machine's kernel wants.
 
-    Wide layers are multiplied some columns at a time and wide inputs rounded some rows at a time, so that what one
-    operation leaves is still in the cache for the next. The result of a layer wider than `_REUSED`, which is a
-    vocabulary, is overwritten by the next call: fresh pages for it would take as long as the product.
+    The product of a layer wider than `_WIDE`, which is a vocabulary, is made some columns at a time and overwritten by
+    the next call: fresh pages for it would take as long as the product.
     Raises ValueError for weights that hold no numbers.
     """
 
@@ -69,7 +68,7 @@ class Rounded:
                 scale_U=scale_O[columns].clone(),
                 zero_U=torch.zeros(columns.stop - columns.start, dtype=torch.long),
             )
-            for columns in _slices(len(scale_O), size=_COLUMNS)
+            for columns in _slices(len(scale_O), size=_COLUMNS if len(scale_O) > _WIDE else len(scale_O))
         ]
 
     def __call__(self, x_WI: Tensor) -> Tensor:
@@ -85,8 +84,6 @@ class Rounded:
     def _room(self, rows: int) -> Tensor:
         """Memory [rows, O] for a product."""
         width = self._parts[-1].columns.stop
-        if width <= _REUSED:
-            return self._out.new_empty(rows, width)
         if self._out.numel() < rows * width:
             self._out = self._out.new_empty(rows * width)
         return self._out[: rows * width].view(rows, width)
