@@ -104,8 +104,9 @@ def _benchmarks(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(f"evaluation/{name}/mean@k" for name in names)
 
 
-def _iterations(_: Sequence[Run]) -> list[Panel]:
-    labels = ("audit/well_posed", "audit/label_accuracy", "audit/label_accuracy_kept", LABEL_ACCURACY)
+def _iterations(runs: Sequence[Run]) -> list[Panel]:
+    estimated = (LABEL_ACCURACY,) if any(LABEL_ACCURACY in run.logged for run in runs) else ()
+    labels = ("audit/well_posed", "audit/label_accuracy", "audit/label_accuracy_kept", *estimated)
     return [
         Curves(title="Question difficulty (solution steps)", metrics=("audit/level", "audit/level_kept")),
         Curves(title="Labels (share of questions)", metrics=labels),
