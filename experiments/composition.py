@@ -42,6 +42,11 @@ Join: TypeAlias = Callable[[], AbstractContextManager[Ranks]]
 UNSEEN = "note: with signals=none the collapse alarm has nothing to look at; signals=all shows it questions and labels"
 
 
+def unseen(selfplay: SelfPlay) -> str | None:
+    """Returns what the user of a run is told whose alarm sees nothing; None where it does, or where there is none."""
+    return UNSEEN if selfplay.signals is None and selfplay.stages.collapse.alarm else None
+
+
 def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: bool = True) -> SelfPlay:
     """A run of `cfg` in `directory`, with everything that an earlier attempt completed there.
 
@@ -75,8 +80,6 @@ def build(cfg: DictConfig, directory: Path, *, join: Join | None = None, first: 
     narrator = ConsoleNarrator(phases=1 + 4 * cfg.iterations, seconds=cfg.log_seconds) if first else Silent()
     for note in ledger.notes if first else ():
         narrator.say(f"warning: {note}")
-    if first and signals is None and collapse.alarm:
-        narrator.say(UNSEEN)
     day = functools.partial(start_day, directory)
     checked = CheckedLoader(load=load, prompts=prompts, day=day, say=narrator.say, looked=not first)
     weights = Weights(base=str(cfg.policy.path_or_id), make=checked, directory=RunDirectory(directory), roles=roles)

@@ -276,6 +276,8 @@ def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
     questions = {name: len(task.documents) for name, task in getattr(selfplay.suite, "tasks", {}).items()}
     if guess := estimate(cfg, questions=questions):
         say(guess)
+    if blind := composition.unseen(selfplay):
+        say(blind)
     if note := write_manifest(directory, cfg, finished=False, repaired=selfplay.stages.ledger.notes):
         say(f"warning: {note}")
     try:
