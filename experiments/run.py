@@ -267,6 +267,7 @@ def built(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> SelfPlay:
 
 def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
     """Do the work itself, in a directory that is ours; ranks: the group of this process where others are there."""
+    from experiments import composition
     from experiments.at_hand import estimate
     from experiments.provenance import write_manifest
     from rzero.processes.memory import peak_resident_gib
