@@ -11,35 +11,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
-
-import torch
 
 from experiments.bench.sides import answer
-from experiments.bench.subject import problems
 from experiments.command_line import DONE, command_parser, exit_code
-from rzero.engines.embedded import EmbeddedEngine
-from rzero.policy import Policy, load_policy
-from rzero.types import Group, Json, Prompt, Sampling
+from rzero.types import Json
 
 Draw = Callable[[int], int]
 """Draws completions of so many tokens and returns how many tokens that is in all."""
-
-W8A8: Json = {
-    "quant_method": "compressed-tensors", "format": "int-quantized", "quantization_status": "compressed",
-    "ignore": ["lm_head"],
-    "config_groups": {
-        "group_0": {
-            "targets": ["Linear"],
-            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
-            "input_activations": {
-                "num_bits": 8, "type": "int", "symmetric": True, "strategy": "token", "dynamic": True
-            },
-        }
-    },
-}  # fmt: skip
-"""Weights rounded per channel, activations per row, as vLLM names it; the output layer stays as it is."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,12 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     def work() -> int:
-        torch.set_num_threads(options.settings["threads"])
-        if options.side == "torch":
-            _serve(*_torch_sides(options.settings))
-        else:
-            name = options.side
-            _serve({name: _vllm_side(options.settings, kind=name.removeprefix("vllm_"))}, {})
+        from experiments.bench.rollout_sides import sides_of
+
+        _serve(*sides_of(options.side, options.settings))
         return DONE
 
     return exit_code(work)
@@ -71,113 +46,6 @@ def _serve(sides: dict[str, Draw], facts: Json, *, warm: int = 4) -> None:
         draw, start = sides[command.removeprefix("warm up ")], time.perf_counter()
         tokens = draw(warm if command.startswith("warm up ") else 0)
         answer({"tokens": tokens, "seconds": time.perf_counter() - start})
-
-
-def _torch_sides(settings: Json) -> tuple[dict[str, Draw], Json]:
-    policy = load_policy(settings["model"], dtype="float32", attn_implementation="sdpa")
-    policy.tokenizer.eos_token = None  # every completion has the same length
-    if policy.model.generation_config is not None:
-        policy.model.generation_config.eos_token_id = None
-    prompts = [Prompt(system=settings["system"], user=text) for text in problems(settings["prompts"])]
-    engines = {"int8": _engine(settings, dtype="int8"), "float32": _engine(settings, dtype=None)}
-    for engine in engines.values():
-        engine.sync(policy)
-    ids = [group.prompt_ids for group in engines["int8"].generate(prompts, Sampling(max_tokens=1))]
-
-    def ours(engine: EmbeddedEngine) -> Draw:
-        def draw(tokens: int) -> int:
-            sampling = Sampling(n=settings["samples"], max_tokens=tokens or settings["tokens"], seed=1)
-            return _count(engine.generate(prompts, sampling))
-
-        return draw
-
-    sides = {name: ours(engine) for name, engine in engines.items()}
-    sides["generate"] = lambda tokens: _generate(policy, ids, settings, tokens or settings["tokens"])
-    weights = sum(p.numel() for p in policy.model.parameters())
-    if not policy.model.config.tie_word_embeddings:  # the table of inputs is looked up, not multiplied with
-        weights -= sum(p.numel() for p in policy.model.get_input_embeddings().parameters())
-    return sides, {"operations_per_token": 2 * weights, "int8_peak": _int8_peak()}
-
-
-def _engine(settings: Json, *, dtype: str | None) -> EmbeddedEngine:
-    return EmbeddedEngine(
-        max_rows=settings["prompts"] * settings["samples"], threads=settings["threads"], compact_below=0.85,
-        prefill_tokens=16384, first_capacity=64, verify_sync=True, decoder="auto", dtype=dtype,
-    )  # fmt: skip
-
-
-def _count(groups: Sequence[Group]) -> int:
-    return sum(len(completion.token_ids) for group in groups for completion in group.completions)
-
-
-def _generate(policy: Policy, prompt_ids: Sequence[Sequence[int]], settings: Json, tokens: int) -> int:
-    from transformers import GenerationConfig
-
-    longest = max(map(len, prompt_ids))
-    ids = torch.tensor([[0] * (longest - len(p)) + list(p) for p in prompt_ids])
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompt_ids])
-    config = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=tokens,
-        num_return_sequences=settings["samples"], pad_token_id=0,
-    )  # fmt: skip
-    with torch.inference_mode():
-        model: Any = policy.model  # `generate` is typed for a class that no model of transformers belongs to
-        drawn_BT: torch.Tensor = model.generate(ids, attention_mask=mask, generation_config=config)
-    return drawn_BT[:, longest:].numel()
-
-
-def _int8_peak(*, rows: int = 1024, width: int = 4096, repeats: int = 8) -> float:
-    """Returns the best int8 matrix-product rate of this process' threads, in operations per second."""
-    packed = torch.ops.onednn.qlinear_prepack(torch.ones(width, width, dtype=torch.int8), None)
-    scale, zero = torch.ones(width), torch.zeros(width, dtype=torch.long)
-    x = torch.ones(rows, width, dtype=torch.int8)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
-        )  # fmt: skip
-        best = min(best, time.perf_counter() - start)
-    return 2 * rows * width**2 / best
-
-
-def _vllm_side(settings: Json, *, kind: str) -> Draw:
-    from transformers import AutoTokenizer
-
-    from rzero.engines.vllm.in_process import GIB, build
-    from rzero.engines.vllm.snapshot import Architecture
-    from rzero.prompts import encode_prompt
-
-    config: Json = json.loads((Path(settings["model"]) / "config.json").read_text(encoding="utf-8"))
-    dtype = "bfloat16" if kind == "w8a8" else kind
-    config |= {"dtype": dtype} | ({"quantization_config": W8A8} if kind == "w8a8" else {})
-    rows, longest = settings["prompts"] * settings["samples"], min(2048, config["max_position_embeddings"])
-    llm = build(
-        Architecture(config=json.dumps(config), dtype=dtype, context=longest),
-        {
-            "max_num_seqs": rows, "max_model_len": longest, "max_num_batched_tokens": 16384,
-            "kv_cache_memory_bytes": GIB, "enforce_eager": True,
-        },
-    )  # fmt: skip
-    from vllm import SamplingParams
-
-    torch.set_num_threads(settings["threads"])
-    tokenizer = AutoTokenizer.from_pretrained(settings["model"], local_files_only=True)
-    prompts = [
-        {"prompt_token_ids": encode_prompt(tokenizer, Prompt(system=settings["system"], user=text))}
-        for text in problems(settings["prompts"])
-    ]
-
-    def draw(tokens: int) -> int:
-        params = SamplingParams(
-            n=settings["samples"], temperature=1.0, max_tokens=tokens or settings["tokens"], ignore_eos=True,
-            logprobs=0, detokenize=False,
-        )  # fmt: skip
-        outputs = llm.generate(prompts, params, use_tqdm=False)
-        llm.reset_prefix_cache()
-        return sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
-
-    return draw
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from rzero.modules.shared_prompts import SharedPrompts
 from rzero.policy import unwrap_adapters
 
 WIDE = 16384
-"""Tokens from which a vocabulary's softmax goes through memory a few rows at a time: they stay in the cache between the
-passes over them, a whole chunk would not, and two more tensors of its size are not made."""
+"""Tokens from which a vocabulary's softmax goes through a CPU's memory a few rows at a time: they stay in the cache
+between the passes over them, a whole chunk would not, and two more tensors of its size are not made."""
 BLOCK = 2**19  # elements of those rows, 2 MB in float32
 _NEVER = -1e30
 KEEP_LOGITS_BELOW = 2**22  # S x V elements (16 MB in float32): cheaper to keep for backward than to compute twice
@@ -275,10 +275,13 @@ def _chunks(total: int, size: int) -> Iterator[slice]:
 
 
 def _blocks(x_UV: Tensor, *, first: int, whole: bool) -> Iterator[tuple[slice, slice]]:
-    """Rows of a chunk whose first row is number `first` of all, as slices of the chunk and of all."""
+    """Rows of a chunk whose first row is number `first` of all, as slices of the chunk and of all.
+
+    On GPUs, for which fake tensors stand, that is the whole chunk: there a call costs more than a pass through memory.
+    """
     rows, vocabulary = x_UV.shape
-    size = rows if whole or vocabulary < WIDE else max(1, BLOCK // vocabulary)
-    for block in _chunks(rows, max(1, size)):
+    cached = x_UV.device.type == "cpu" and type(x_UV) is Tensor and vocabulary >= WIDE and not whole
+    for block in _chunks(rows, max(1, BLOCK // vocabulary) if cached else max(1, rows)):
         yield block, slice(first + block.start, first + block.stop)
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from experiments.bench import __main__ as bench
-from experiments.bench import grpo_model, rollout_model, rollout_worker, subject
+from experiments.bench import grpo_model, rollout_model, rollout_sides, subject
 from rzero.types import Json
 from tests.tiny_models import build_policy
 
@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_each_side_of_a_rollout_draws_as_many_tokens(model: str) -> None:
     settings: Json = {"model": model, "system": "Think.", "prompts": 2, "samples": 3, "tokens": 5, "threads": 1}
-    sides, facts = rollout_worker._torch_sides(settings)
+    sides, facts = rollout_sides.torch_sides(settings)
     assert {name: (draw(0), draw(2)) for name, draw in sides.items()} == dict.fromkeys(rollout_model.TORCH, (30, 12))
     assert facts["operations_per_token"] > 0
     assert facts["int8_peak"] > 0
