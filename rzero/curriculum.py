@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from rzero.cells import cells_of_first
+from rzero.cells import CellCount, cells_of_first, fewest
 from rzero.interfaces import Curriculum, Embedder, QuestionBank
 from rzero.repetition import cluster_labels
 from rzero.types import LabelledQuestion, Question, Vote
@@ -247,11 +247,11 @@ class Balanced:
         embedder: Embedder,
         *,
         rule: Curriculum,
-        cells: int,
+        cells: CellCount,
         ratio: float,
         seed_of_cells: int,
     ) -> None:
-        if cells < 2 or ratio < 1:
+        if fewest(cells) < 2 or ratio < 1:
             raise ValueError(f"curriculum.rule needs cells >= 2 and ratio >= 1, got {cells} and {ratio}")
         self.bank, self.embedder, self.rule = bank, embedder, rule
         self.cells, self.ratio, self.seed_of_cells = cells, ratio, seed_of_cells

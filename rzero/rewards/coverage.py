@@ -6,7 +6,7 @@ embeddings here, the same ones in all iterations, and a question pays the less t
 
 from __future__ import annotations
 
-from rzero.cells import Cells, cells_of_first
+from rzero.cells import CellCount, Cells, cells_of_first, fewest
 from rzero.interfaces import ChallengerReward, Embedder, QuestionBank
 from rzero.rewards.parts import Questions, Votes, past_questions
 from rzero.types import RewardBreakdown
@@ -26,11 +26,11 @@ class Coverage:
         embedder: Embedder,
         *,
         reward: ChallengerReward,
-        cells: int,
+        cells: CellCount,
         strength: float,
         seed_of_cells: int,
     ) -> None:
-        if cells < 2 or strength < 0:
+        if fewest(cells) < 2 or strength < 0:
             raise ValueError(
                 f"challenger_reward needs cells >= 2 and strength >= 0, got {cells} and {strength}; 12 and 1 are usual"
             )

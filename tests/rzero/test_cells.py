@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rzero.cells import cells_of_first, partition
+from rzero.cells import cells_of_first, fewest, partition
 from tests.rzero.kinds import Letters
 
 
@@ -30,3 +30,14 @@ def test_the_same_questions_make_the_same_cells() -> None:
     vectors = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     first, second = (partition(vectors, cells=7, seed=3) for _ in range(2))
     assert first.centres.tobytes() == second.centres.tobytes()
+
+
+def test_of_several_numbers_the_cells_that_stand_apart_count() -> None:
+    """Three clouds around the axes, each of six points that are near one another."""
+    generator = np.random.default_rng(5)
+    clouds = np.repeat(np.eye(3), 6, axis=0) + 0.05 * generator.normal(size=(18, 3))
+    cells = partition(clouds.astype(np.float32), cells=[2, 3, 4, 6, 12], seed=0)
+    assert cells.count == 3
+    assert [len(set(cells.of(clouds[first : first + 6].astype(np.float32)))) for first in (0, 6, 12)] == [1, 1, 1]
+    assert partition(np.eye(2, dtype=np.float32), cells=[2, 3], seed=0).count == 2
+    assert (fewest(12), fewest([4, 2, 3]), fewest([])) == (12, 2, 0)

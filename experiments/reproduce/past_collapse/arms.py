@@ -51,11 +51,13 @@ class Ingredient:
 
 INGREDIENTS: Mapping[str, Ingredient] = {
     "coverage": Ingredient(reward="coverage"),
+    "coverage_of_kinds": Ingredient(reward="coverage_of_kinds"),
     "semantic_memory": Ingredient(reward="semantic_memory"),
     "governor": Ingredient(reward="governor"),
     "replay": Ingredient(rule="replay"),
     "replay_equal": Ingredient(rule="replay", others=("curriculum.rule.share=1.0",)),
     "balanced": Ingredient(rule="balanced"),
+    "balanced_kinds": Ingredient(rule="balanced_kinds"),
     "anchored": Ingredient(rule="anchored", others=("anchors@curriculum=earlier",)),
     "own_answer": Ingredient(rule="own_answer"),
     "confident": Ingredient(rule="confident", reward="confident"),
@@ -85,6 +87,14 @@ COMBINATIONS: Mapping[str, tuple[str, ...]] = {
     "coverage_anchored_confident_replay": ("coverage", "anchored", "confident", "replay"),
     "coverage_governor_anchored_replay": ("coverage", "governor", "anchored", "replay"),
     "balanced_coverage_anchored_confident_replay": ("balanced", "coverage", "anchored", "confident", "replay"),
+    "kinds_anchored_confident_replay": ("coverage_of_kinds", "anchored", "confident", "replay"),
+    "balanced_kinds_anchored_confident_replay": (
+        "coverage_of_kinds",
+        "balanced_kinds",
+        "anchored",
+        "confident",
+        "replay",
+    ),
     "coverage_anchored_confident_replay_from_solver": ("coverage", "anchored", "confident", "replay", "from_solver"),
 }
 """The parts of each combination, by its name."""
