@@ -1,6 +1,6 @@
 """A finished run in at most 20 KB: scores item by item, curves, the manifest, and examples of its questions.
 
-A folder of the store, <root>/<arm>/seed<k>/, holds config.yaml, run.json, result.json.xz and, where a larger model was
+A folder of the store, <root>/<arm>/seed<k>/, holds config.yaml.xz, run.json, result.json.xz and, where a larger model was
 asked, second_opinion.json. Paths of this machine are not kept: the configuration is the one that the arm composes.
 """
 
@@ -17,10 +17,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from evaluation.metrics import Scores
+from experiments.recipe import agrees
 from experiments.reporting.data import Iteration, Row, read_run
 from experiments.reporting.iterations import chosen, cut
 from experiments.reporting.posed import Posed
-from experiments.runs import digest, same_recipe
+from experiments.runs import composed, digest
 from rzero.durable import write_atomically
 from rzero.roles import Role
 from rzero.runs.bank import to_row
@@ -28,6 +29,7 @@ from rzero.runs.directory import RunDirectory
 from rzero.types import Json, LabelledQuestion
 
 RESULT = "result.json.xz"
+CONFIG = "config.yaml.xz"
 MOST_BYTES = 20 * 1024
 OPINION_BYTES = 1024
 """What a second opinion may still take."""
@@ -101,9 +103,20 @@ def lacks(folder: Path, wanted: DictConfig) -> str:
     """Return why a folder does not hold a kept run of this configuration; empty when it does."""
     if not (folder / RESULT).exists():
         return f"there is no {RESULT} in {folder}"
-    if not same_recipe(RunDirectory(folder).config, wanted):
-        return f"{RunDirectory(folder).config} is of another recipe"
+    if not agrees(_config(folder), wanted, default=composed(())):
+        return f"{folder / CONFIG} is of another recipe"
     return ""
+
+
+def _packed(text: str) -> bytes:
+    return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
+
+
+def _config(folder: Path) -> DictConfig:
+    """The configuration of a kept run."""
+    config = OmegaConf.create(lzma.decompress((folder / CONFIG).read_bytes()).decode())
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def keep(directory: Path, folder: Path, *, config: DictConfig, transfer: Sequence[Json] = ()) -> None:
@@ -114,9 +127,9 @@ def keep(directory: Path, folder: Path, *, config: DictConfig, transfer: Sequenc
     there, kept = RunDirectory(directory), RunDirectory(folder)
     found = {**record(directory), "transfer": list(transfer)}
     files = {
-        kept.config: OmegaConf.to_yaml(config).encode(),
+        folder / CONFIG: _packed(OmegaConf.to_yaml(config)),
         kept.manifest: there.manifest.read_bytes(),
-        folder / RESULT: lzma.compress(json.dumps(found, sort_keys=True).encode(), preset=9 | lzma.PRESET_EXTREME),
+        folder / RESULT: _packed(json.dumps(found, sort_keys=True)),
     }
     if (size := sum(map(len, files.values())) + OPINION_BYTES) > MOST_BYTES:
         raise ValueError(f"{folder} would take {size} bytes; a kept run takes at most {MOST_BYTES}")
@@ -161,8 +174,7 @@ def load(folder: Path, seed: int) -> Kept:
     """Return a kept run. Raises FileNotFoundError when there is none."""
     data = json.loads(lzma.decompress((folder / RESULT).read_bytes()))
     kept = RunDirectory(folder)
-    config = OmegaConf.load(kept.config)
-    assert isinstance(config, DictConfig)
+    config = _config(folder)
     has_opinion = kept.second_opinion.exists()
     opinion = json.loads(kept.second_opinion.read_text(encoding="utf-8")) if has_opinion else {}
     manifest = json.loads(kept.manifest.read_text(encoding="utf-8"))

@@ -30,7 +30,7 @@ from rzero.types import Json
 
 NAME = "rounded_rollouts"
 FLOAT32 = "float32"
-INT8 = ("experiment=micro", "engine.dtype=int8")
+INT8 = ("experiment=micro", "engine=embedded_int8", "engine.max_rows=512", "engine.threads=1")
 
 
 def asked_in_float32(directory: Path, config: DictConfig) -> list[Json]:
@@ -42,11 +42,11 @@ STUDY = SeededStudy(
     name=NAME,
     arms={
         FLOAT32: Arm(folder=FLOAT32, overrides=("experiment=micro",)),
-        "int8_corrected": Arm(
-            folder="int8_corrected",
-            overrides=(*INT8, "mismatch@challenger.loss=truncated", "mismatch@solver.loss=truncated"),
+        "int8_corrected": Arm(folder="int8_corrected", overrides=INT8),
+        "int8_uncorrected": Arm(
+            folder="int8_uncorrected",
+            overrides=(*INT8, "mismatch@challenger.loss=none", "mismatch@solver.loss=none"),
         ),
-        "int8_uncorrected": Arm(folder="int8_uncorrected", overrides=INT8),
     },
     seeds={FLOAT32: (0, 1, 2), "int8_corrected": (0, 1, 2), "int8_uncorrected": (0, 1, 2)},
     score=lambda scores: scores.overall,
