@@ -1,7 +1,7 @@
 """A finished run in at most 20 KB: scores item by item, curves, the manifest, and examples of its questions.
 
-A folder of the store, <root>/<arm>/seed<k>/, holds config.yaml.xz, run.json, result.json.xz and, where a larger model was
-asked, second_opinion.json. Paths of this machine are not kept: the configuration is the one that the arm composes.
+A folder of the store, <root>/<arm>/seed<k>/, holds config.yaml.xz, run.json, result.json.xz and, where a larger model
+was asked, second_opinion.json. Paths of this machine are not kept: the configuration is the one that the arm composes.
 """
 
 from __future__ import annotations
