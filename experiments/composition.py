@@ -21,6 +21,7 @@ from rzero.adapters import holds_adapters
 from rzero.durable import remove_leftovers
 from rzero.policy import Policy, load_policy, require_policy
 from rzero.policy_check import CheckedLoader
+from rzero.polls import Polling
 from rzero.prices import PricedEmbedder, Prices
 from rzero.processes.cpu import set_matmul_precision
 from rzero.processes.launch import RankConfig, launch
@@ -32,7 +33,7 @@ from rzero.runs.ledger import Ledger
 from rzero.runs.progress import ConsoleNarrator, Silent
 from rzero.runs.stages import Stages
 from rzero.runs.weights import Weights
-from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
+from rzero.selfplay import ChallengerPhase, CurriculumPhase, SelfPlay, SolverPhase
 from rzero.tracking import Fanout, JsonlTracker, NullTracker
 from rzero.types import Json
 

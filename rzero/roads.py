@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
+from rzero.curriculum import dropped
 from rzero.interfaces import Grader, Responses
+from rzero.modules.solver import voted_label
+from rzero.polls import Polling, Polls
 from rzero.rewards import PaperSolverReward
-from rzero.types import Json, Prompt, Question, Sampling
+from rzero.seeding import derive
+from rzero.types import Json, LabelledQuestion, Prompt, Question, Sampling
 
 YES = "yes"
 
@@ -47,6 +52,22 @@ class Rewording:
     def request(self, question: str) -> Prompt:
         return Prompt(system=self.system or None, user=_filled(self.user, {"question": question}))
 
+    def leads_to_labels(
+        self, kept: Sequence[LabelledQuestion], *, polls: Polls, polling: Polling, seed: int
+    ) -> list[bool]:
+        """Returns whether each question leads to its label in the words that the Challenger finds."""
+        with polls.stages.prices.of("rewording", responses=len(kept)):
+            requests = [self.request(item.question) for item in kept]
+            sampling = self.sampling(derive(seed, "rewording"))
+            said = polls.texts(polls.learning, requests, sampling, doing="rewording, responses")
+        asked = [self.parse(text) for [text] in said]
+        responses = self.votes * sum(question is not None for question in asked)
+        with polls.stages.prices.of("rewording", responses=responses):
+            of_each = replace(polling, votes=self.votes).of_each(derive(seed, "rewording", "votes"))
+            answers = polls.answers_to(asked, of_each)
+        labels = [voted_label(item) for item in kept]
+        return polls.ranks.shared(self.agrees)(labels, [texts or [] for texts in answers])
+
     def agrees(self, labels: Sequence[str], answered: Responses) -> list[bool]:
         """Returns for each label whether the responses to the new wording lead to it; none at all do not."""
         return [_share(paid.total for paid in group) >= self.least for group in self._right(answered, labels)]
@@ -65,12 +86,45 @@ class Substitution:
     def request(self, question: str, answer: str) -> Prompt:
         return Prompt(system=self.system or None, user=_filled(self.user, {"question": question, "answer": answer}))
 
+    def leads_to_labels(
+        self, kept: Sequence[LabelledQuestion], *, polls: Polls, polling: Polling, seed: int
+    ) -> list[bool]:
+        """Returns whether the Solver says of each label that it fits its question."""
+        with polls.stages.prices.of("substitution", responses=self.votes * len(kept)):
+            requests = [self.request(item.question, voted_label(item)) for item in kept]
+            of_each = replace(polling, votes=self.votes).of_each(derive(seed, "substitution"))
+            answers = polls.texts(polls.frozen, requests, of_each, doing="substituting, responses")
+        return polls.ranks.shared(self.fits)(answers)
+
     def fits(self, answered: Responses) -> list[bool]:
         """Returns for each list of responses whether enough of them say yes."""
         return [_share(self._says_yes(response) for response in group) >= self.least for group in answered]
 
     def _says_yes(self, response: str) -> bool:
         return (self.grader.extract(response) or "").strip(" .").casefold() == YES
+
+
+def along_other_roads(
+    labelled: Sequence[LabelledQuestion],
+    *,
+    rewording: Rewording | None,
+    substitution: Substitution | None,
+    polls: Polls,
+    polling: Polling,
+    iteration: int,
+    seed: int,
+) -> list[LabelledQuestion]:
+    """Returns the questions, of the new ones dropped to whose label another road does not lead."""
+    items = list(labelled)
+    if rewording is None and substitution is None:
+        return items
+    polls.sync(polls.frozen, "solver", iteration - 1)  # anchors may have been asked meanwhile
+    for reason, road in (("rewording_differs", rewording), ("answer_does_not_fit", substitution)):
+        kept = [place for place, item in enumerate(items) if item.kept and item.iteration == iteration]
+        if road is not None and kept:
+            passed = road.leads_to_labels([items[place] for place in kept], polls=polls, polling=polling, seed=seed)
+            items = dropped(items, {place: reason for place, right in zip(kept, passed, strict=True) if not right})
+    return items
 
 
 def _share(values: Iterable[float]) -> float:

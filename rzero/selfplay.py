@@ -22,11 +22,9 @@ from typing import TypeAlias
 import torch
 
 from rzero.acceptance import Acceptance
-from rzero.curriculum import dropped
 from rzero.engines.across import ServedEngine, across
 from rzero.grpo import PolicyLoss
 from rzero.interfaces import (
-    AskingEngine,
     BenchmarkSuite,
     ChallengerReward,
     Curriculum,
@@ -34,45 +32,26 @@ from rzero.interfaces import (
     QuestionBank,
     RolloutEngine,
     SolverReward,
-    TextEngine,
 )
 from rzero.modules import Challenger, GRPOSettings, Solver
 from rzero.modules.fit import question_batches
 from rzero.modules.reference import reference_of
 from rzero.modules.solver import voted_label
-from rzero.opinions import Mixture, Voters
+from rzero.opinions import Voters
 from rzero.policy import Policy
+from rzero.polls import Polling, Polls
 from rzero.processes.ranks import Ranks, alone
 from rzero.prompts import Prompts
-from rzero.roads import Rewording, Substitution
-from rzero.roles import Role
+from rzero.roads import Rewording, Substitution, along_other_roads
 from rzero.runs.questions import keep
 from rzero.runs.stages import Stages
 from rzero.runs.training import MakeTrainer, train
 from rzero.runs.weights import Weights
 from rzero.seeding import derive
 from rzero.signals import Signals
-from rzero.types import Group, Json, LabelledQuestion, Prompt, Question, Sampling, Vote
+from rzero.types import Json, LabelledQuestion, Question, Sampling, Vote
 
 MakeOptimizer: TypeAlias = Callable[..., torch.optim.Optimizer]
-VoteMany: TypeAlias = Callable[[Sequence[Sequence[str]]], list[Vote]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Polling:
-    """The poll of the frozen Solver: m answers to each question, their sampling, and the rule of the vote."""
-
-    votes: int
-    sampling: Json
-    rule: VoteMany
-
-    def __post_init__(self) -> None:
-        if self.votes < 1:
-            raise ValueError(f"votes (answers per question) must be at least 1, got {self.votes}")
-
-    def of_each(self, seed: int) -> Sampling:
-        """Returns how the answers to each question are drawn."""
-        return Sampling(n=self.votes, seed=seed, **self.sampling)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +131,18 @@ class SelfPlay:
     learning: RolloutEngine = field(init=False)
     frozen: RolloutEngine = field(init=False)
 
+    @property
+    def polls(self) -> Polls:
+        """What is asked of the engines, while they run."""
+        return Polls(
+            learning=self.learning,
+            frozen=self.frozen,
+            prompts=self.prompts,
+            weights=self.weights,
+            stages=self.stages,
+            ranks=self.ranks,
+        )
+
     def run(self) -> None:
         """Does every stage that is not complete yet.
 
@@ -174,15 +165,15 @@ class SelfPlay:
         self.stages.expect(steps=max(phase.settings.steps, 1))
         if phase.settings.steps == 0:
             return "not trained (steps=0)"
-        self.sync(self.frozen, "solver", iteration - 1)
+        self.polls.sync(self.frozen, "solver", iteration - 1)
         self.stages.watch("loading what learns")
         policy = self.weights.load_start("challenger", iteration)
         module = Challenger(
             request=self.prompts.challenger(),
             parse=phase.parse,
-            ask_solver=lambda questions, step: self.poll(phase.polling, questions, derive(seed, "votes", step)),
-            ask_meanwhile=lambda prompts, sampling, step: self.pose_and_poll(
-                phase, prompts, sampling, derive(seed, "votes", step)
+            ask_solver=lambda questions, step: self.polls.votes(phase.polling, questions, derive(seed, "votes", step)),
+            ask_meanwhile=lambda prompts, sampling, step: self.polls.votes_while_posing(
+                phase.polling, prompts, sampling, parse=phase.parse, seed=derive(seed, "votes", step)
             ),
             reward=self.ranks.shared(phase.reward(seed)),
             policy=policy,
@@ -203,19 +194,22 @@ class SelfPlay:
         """Builds D_i: candidates of Q_i, labelled by S_{i-1}, every one of them kept or dropped for a reason."""
         phase, seed = self.curriculum, derive(self.seed, iteration, "questions")
         self.stages.expect(steps=3)
-        self.sync(self.learning, "challenger", iteration)
+        self.polls.sync(self.learning, "challenger", iteration)
         sampling = Sampling(n=phase.candidates, seed=derive(seed, "candidates"), **phase.sampling)
         progress = self.stages.watch("posing, responses")
         [posed] = self.learning.generate([self.prompts.challenger()], sampling, progress=progress)
         questions = [phase.parse(completion.text) for completion in posed.completions]
         self.stages.advance("posed")
-        self.sync(self.frozen, "solver", iteration - 1)
-        votes = self.poll(phase.polling, questions, derive(seed, "votes"))
+        self.polls.sync(self.frozen, "solver", iteration - 1)
+        votes = self.polls.votes(phase.polling, questions, derive(seed, "votes"))
         votes = self.with_others(votes, questions, iteration=iteration, seed=seed)
         self.stages.advance("labelled")
         self.stages.watch("choosing")
         labelled = self.ranks.shared(phase.rule.select)(questions, votes, iteration=iteration)
-        labelled = self.along_other_roads(labelled, iteration=iteration, seed=seed)
+        labelled = along_other_roads(
+            labelled, rewording=phase.rewording, substitution=phase.substitution, polls=self.polls,
+            polling=phase.polling, iteration=iteration, seed=seed,
+        )  # fmt: skip
         made_of = self.weights.name("challenger", iteration), self.weights.name("solver", iteration - 1)
         needed = self.solver.settings.prompts_per_step
         seen = self.look(labelled, iteration=iteration, seed=seed)
@@ -232,55 +226,13 @@ class SelfPlay:
             return list(votes)
         polling = replace(self.curriculum.polling, votes=anchors.votes)
         others = [
-            self.poll_earlier("anchors", shares, polling, questions, derive(seed, "anchors", *shares))
+            self.polls.earlier("anchors", shares, polling, questions, derive(seed, "anchors", *shares))
             for shares in anchors.of(iteration - 1)
         ]
         return [
             vote and replace(vote, others=tuple(other for ballot in others if (other := ballot[index])))
             for index, vote in enumerate(votes)
         ]
-
-    def along_other_roads(
-        self, labelled: Sequence[LabelledQuestion], *, iteration: int, seed: int
-    ) -> list[LabelledQuestion]:
-        """Returns the questions, of the new ones dropped to whose label another road does not lead (`rzero.roads`)."""
-        phase, items = self.curriculum, list(labelled)
-        if phase.rewording is None and phase.substitution is None:
-            return items
-        self.frozen.sync(self.weights.load("solver", iteration - 1))  # anchors may have been asked meanwhile
-        roads = {"rewording_differs": self.answered_reworded, "answer_does_not_fit": self.answered_whether_it_fits}
-        for reason, road in roads.items():
-            kept = [place for place, item in enumerate(items) if item.kept and item.iteration == iteration]
-            passed = road([items[place] for place in kept], seed)
-            items = dropped(items, {place: reason for place, right in zip(kept, passed, strict=True) if not right})
-        return items
-
-    def answered_reworded(self, kept: Sequence[LabelledQuestion], seed: int) -> list[bool]:
-        """Returns whether each question leads to its label in other words too, which the Challenger finds."""
-        road, labels = self.curriculum.rewording, [voted_label(item) for item in kept]
-        if road is None or not kept:
-            return [True] * len(kept)
-        with self.stages.prices.of("rewording", responses=len(kept)):
-            prompts = [road.request(item.question) for item in kept]
-            sampling = road.sampling(derive(seed, "rewording"))
-            said = self.texts(self.learning, prompts, sampling, doing="rewording, responses")
-        asked = [road.parse(text) for [text] in said]
-        with self.stages.prices.of("rewording", responses=road.votes * sum(question is not None for question in asked)):
-            polling = replace(self.curriculum.polling, votes=road.votes)
-            answers = self._answers_to(asked, polling.of_each(derive(seed, "rewording", "votes")))
-        return self.ranks.shared(road.agrees)(labels, [texts or [] for texts in answers])
-
-    def answered_whether_it_fits(self, kept: Sequence[LabelledQuestion], seed: int) -> list[bool]:
-        """Returns whether the Solver says of each label that it fits its question."""
-        road = self.curriculum.substitution
-        if road is None or not kept:
-            return [True] * len(kept)
-        with self.stages.prices.of("substitution", responses=road.votes * len(kept)):
-            prompts = [road.request(item.question, voted_label(item)) for item in kept]
-            polling = replace(self.curriculum.polling, votes=road.votes)
-            sampling = polling.of_each(derive(seed, "substitution"))
-            answers = self.texts(self.frozen, prompts, sampling, doing="substituting, responses")
-        return self.ranks.shared(road.fits)(answers)
 
     def look(self, labelled: Sequence[LabelledQuestion], *, iteration: int, seed: int) -> dict[str, float]:
         """Returns what is seen of the questions without an oracle; earlier Solvers are asked some of them again."""
@@ -290,7 +242,7 @@ class SelfPlay:
         questions = [Question(text=item.question, answer=item.challenger_answer) for item in sample]
         polling = replace(self.curriculum.polling, votes=self.signals.votes)
         earlier = {
-            name: self.poll_earlier("signals", {voter: 1.0}, polling, questions, derive(seed, "signals", voter))
+            name: self.polls.earlier("signals", {voter: 1.0}, polling, questions, derive(seed, "signals", voter))
             for name, voter in self.signals.voters(iteration).items()
         }
         return self.ranks.shared(self.signals)(labelled, earlier, iteration=iteration)
@@ -345,7 +297,7 @@ class SelfPlay:
             before = self.weights.load_start("solver", iteration)
             for engine, contender in ((self.learning, policy), (self.frozen, before)):
                 engine.sync(contender)
-                drawn.append(self.texts(engine, prompts, sampling, doing="accepting, responses"))
+                drawn.append(self.polls.texts(engine, prompts, sampling, doing="accepting, responses"))
             labels = [self.solver.label(question) for question in held_out]
             verdict = self.ranks.shared(test.judge)(labels, new=drawn[0], old=drawn[1])
         self.stages.log(verdict.metrics())
@@ -358,7 +310,7 @@ class SelfPlay:
     def evaluate(self, iteration: int) -> str:
         """Scores S_i under the protocol; iteration 0 is the base model."""
         self.stages.expect(steps=len(self.suite.benchmarks))
-        policy = self.sync(self.frozen, "solver", iteration)
+        policy = self.polls.sync(self.frozen, "solver", iteration)
         policy = replace(policy, known_hash=self.ranks.shared(policy.weights_hash)())
         scores = self.suite.evaluate(
             self.frozen,
@@ -368,75 +320,6 @@ class SelfPlay:
         )
         self.stages.keep_scores(scores)
         return f"overall {scores.overall:.2f}"
-
-    def sync(self, engine: RolloutEngine, role: Role, iteration: int) -> Policy:
-        """Gives an engine the weights of a role after an iteration, and returns them."""
-        self.stages.watch(f"loading the {role.capitalize()}")
-        policy = self.weights.load(role, iteration)
-        self.stages.watch(f"giving the engine the {role.capitalize()}")
-        engine.sync(policy)
-        return policy
-
-    def poll_earlier(
-        self, part: str, shares: Mixture, polling: Polling, questions: Sequence[Question | None], seed: int
-    ) -> list[Vote | None]:
-        """Returns the vote of an earlier Solver, or a mean of some, on each question; the engine keeps its weights.
-
-        part: whose price it is.
-        """
-        with self.stages.prices.of(part, responses=polling.votes * sum(question is not None for question in questions)):
-            self.stages.watch("giving the engine an earlier Solver")
-            self.frozen.sync(self.weights.load_mean("solver", shares))
-            return self.poll(polling, questions, seed)
-
-    def poll(self, polling: Polling, questions: Sequence[Question | None], seed: int) -> list[Vote | None]:
-        """Returns the frozen Solver's vote on each question; None where there is no question."""
-        return self._votes(polling, self._answers_to(questions, polling.of_each(seed)))
-
-    def _answers_to(self, questions: Sequence[Question | None], sampling: Sampling) -> list[list[str] | None]:
-        """The texts that the frozen Solver answers to each question; None where there is no question."""
-        prompts = [self.prompts.solver(question.text) for question in questions if question is not None]
-        texts = iter(self.texts(self.frozen, prompts, sampling, doing="voting, responses") if prompts else ())
-        return [next(texts) if question is not None else None for question in questions]
-
-    def texts(
-        self, engine: RolloutEngine, prompts: Sequence[Prompt], sampling: Sampling, *, doing: str
-    ) -> list[list[str]]:
-        """The texts that an engine responds to each prompt. doing: what is said of it meanwhile."""
-        progress = self.stages.watch(doing)
-        if isinstance(engine, TextEngine):
-            return engine.texts(prompts, sampling, progress=progress)
-        groups = engine.generate(prompts, sampling, progress=progress)
-        return [[completion.text for completion in group.completions] for group in groups]
-
-    def pose_and_poll(
-        self, phase: ChallengerPhase, prompts: Sequence[Prompt], sampling: Sampling, seed: int
-    ) -> tuple[list[Group], list[Vote | None]] | None:
-        """Returns the Challenger's groups and the votes on their questions, drawn while others are still being posed.
-
-        None where one engine cannot draw from both policies at once.
-        """
-        learning, frozen = self.learning, self.frozen
-        if not isinstance(learning, AskingEngine) or not learning.beside(frozen):
-            return None
-
-        def ask(response: str) -> Prompt | None:
-            question = phase.parse(response)
-            return self.prompts.solver(question.text) if question else None
-
-        answers = phase.polling.of_each(seed)
-        progress = self.stages.watch("drawing and voting, responses")
-        groups, texts = learning.generate_and_ask(
-            prompts, sampling, ask=ask, other=frozen, answers=answers, progress=progress
-        )
-        return groups, self._votes(phase.polling, texts)
-
-    def _votes(self, polling: Polling, texts: Sequence[list[str] | None]) -> list[Vote | None]:
-        """One vote for the answers to each question; None where there is no question."""
-        asked = [answers for answers in texts if answers is not None]
-        self.stages.watch("counting votes")
-        votes = iter(self.ranks.shared(polling.rule)(asked) if asked else ())
-        return [next(votes) if answers is not None else None for answers in texts]
 
     def close(self) -> None:
         """Closes what metrics are sent to."""

@@ -23,7 +23,7 @@ LAYERS = (
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
     {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "cells", "rewards"} | {"grpo"},
     {"modules", "engines", "embedding", "acceptance", "curriculum", "opinions", "prices", "roads", "signals", "runs"}
-    | {"tracking", "alarm", "collapse", "policy_check"},
+    | {"polls", "tracking", "alarm", "collapse", "policy_check"},
     {"selfplay"},
 )
 """What lies in rzero/, lowest first: an import goes to the same layer or to one before it."""

@@ -27,8 +27,9 @@ class NoveltySolverReward:
 
     On either side of a group: the lower end plus half the novelty, which is 1 minus mean_weight * mean cosine to the
     responses of the same side, minus (1 - mean_weight) * largest cosine to any other of the group, brought to [0, 1]
-    over the side. Where all are equally new, or one is alone, it is 1: nothing is taken off. In the paper the sides are
-    made by the vote of the rollouts themselves, here by the label. `parts` gains `novelty`, before it is stretched.
+    over the side. Where all are equally new, or one is alone, it is 1, so that nothing is taken off; the authors' code
+    gives most of these the middle of the side's range. In the paper the sides are made by the vote of the rollouts
+    themselves, here by the label. `parts` gains `novelty`, before it is stretched.
     """
 
     def __init__(self, grader: Grader, embedder: Embedder, *, mean_weight: float) -> None:

@@ -44,7 +44,7 @@ def posed(run: SelfPlay, *, temperature: float) -> list[Question | None]:
 
 def labelled(run: SelfPlay, questions: list[Question | None]) -> list[LabelledQuestion]:
     run.frozen.sync(run.weights.load("solver", 0))
-    votes = run.poll(run.curriculum.polling, questions, seed=5)
+    votes = run.polls.votes(run.curriculum.polling, questions, seed=5)
     return run.curriculum.rule.select(questions, votes, iteration=1)
 
 

@@ -16,6 +16,7 @@ from rzero.durable import remove_leftovers
 from rzero.grading.exact_grader import ExactGrader
 from rzero.interfaces import Responses
 from rzero.policy import Policy, load_policy
+from rzero.polls import Polling
 from rzero.runs.bank import JsonlBank
 from rzero.runs.directory import RunDirectory
 from rzero.runs.health import GraderHealth
@@ -23,7 +24,7 @@ from rzero.runs.ledger import Ledger
 from rzero.runs.progress import Silent
 from rzero.runs.stages import Stages
 from rzero.runs.weights import Weights
-from rzero.selfplay import ChallengerPhase, CurriculumPhase, Polling, SelfPlay, SolverPhase
+from rzero.selfplay import ChallengerPhase, CurriculumPhase, SelfPlay, SolverPhase
 from rzero.tracking import JsonlTracker
 from rzero.types import Prompt, Question, RewardBreakdown, Vote
 from tests.rzero.processes.two_processes import make_loss, make_trainer, pay_challenger, settings
