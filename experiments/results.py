@@ -50,6 +50,10 @@ from rzero.types import Json
 ARMS = {"micro": {treatment.name: arm_of(MICRO, treatment) for treatment in (RZERO, UNTRAINED, FORMAT, RANDOM)}}
 
 
+SEEDS = (0, 1, 2)
+"""What a study is told of where none are named."""
+
+
 def collect(name: str, seeds: Sequence[int], *, run: bool, jobs: int, console: Console) -> dict[str, list[KeptRun]]:
     """Return all kept runs of all arms. run: those that are missing are run first, `jobs` at a time.
 
@@ -123,8 +127,9 @@ def half_billion(options: argparse.Namespace, console: Console) -> int:
     """Show the language model's figures; runs that are missing are named, and what needs them is null."""
     from experiments.reproduce.half_billion import figures
 
-    runs = figures.kept(options.seeds)
-    found, lost = figures.figures(runs, options.seeds), figures.missing(options.seeds)
+    seeds = options.seeds or SEEDS
+    runs = figures.kept(seeds)
+    found, lost = figures.figures(runs, seeds), figures.missing(seeds)
     if options.readme:
         figures.write(runs, found)
     if options.json:
@@ -140,6 +145,8 @@ def past_collapse(options: argparse.Namespace, console: Console) -> int:
     """Show the figures of the study past the collapse, of all seeds that are kept."""
     from experiments.reproduce.past_collapse import findings
 
+    if options.seeds or options.readme:
+        raise ValueError("past_collapse tells of all seeds that are kept; `past_collapse figure` writes its page")
     return findings.tell(as_json=options.json)
 
 
@@ -153,7 +160,7 @@ STUDIES: Mapping[str, Callable[[argparse.Namespace, Console], int]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.results", __doc__)
     parser.add_argument("name", choices=sorted(ARMS.keys() | STUDIES.keys()))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", help="of micro and qwen2_5_coder_0_5b (0 1 2)")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     parser.add_argument("--run", action="store_true", help="run what is missing, and go on with what was stopped")
     parser.add_argument("--fresh", action="store_true", help="run everything again")
@@ -163,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (one core each)")
     options = parser.parse_args(arguments)
-    name, seeds, console = options.name, options.seeds, Console(stderr=options.json)
+    name, seeds, console = options.name, options.seeds or SEEDS, Console(stderr=options.json)
 
     def work() -> int:
         if name in STUDIES:

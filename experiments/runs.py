@@ -72,20 +72,34 @@ class KeptRun:
 
     @property
     def wall_minutes(self) -> float:
-        return sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in self.attempts) / 60
+        return wall_minutes(self.manifest)
 
     @property
     def peak_rss_gib(self) -> float:
-        """Of all processes; earlier versions wrote down that of the first alone."""
-        known: list[float] = [
-            attempt.get("peak_rss_all_gib") or attempt.get("peak_rss_gib") or 0.0 for attempt in self.attempts
-        ]
-        return max(known)
+        return peak_rss_gib(self.manifest)
 
     @property
     def attempts(self) -> list[Json]:
         """One for an uninterrupted run. Of an attempt that was killed, neither its end nor its memory is known."""
         return list(self.manifest["attempts"])
+
+
+def wall_minutes(manifest: Json) -> float:
+    """Return the wall clock of all attempts, as far as their ends are known."""
+    return sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in manifest["attempts"]) / 60
+
+
+def peak_rss_gib(manifest: Json) -> float:
+    """Return the most memory of an attempt, of all processes; earlier versions wrote down that of the first alone."""
+    known: list[float] = [
+        attempt.get("peak_rss_all_gib") or attempt.get("peak_rss_gib") or 0.0 for attempt in manifest["attempts"]
+    ]
+    return max(known)
+
+
+def to_six_digits(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the metrics that are there, rounded: a kept file need not hold the noise behind them."""
+    return {name: float(f"{value:.6g}") for name, value in metrics.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

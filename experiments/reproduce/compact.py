@@ -21,7 +21,7 @@ from experiments.recipe import agrees
 from experiments.reporting.data import Iteration, Row, read_run
 from experiments.reporting.iterations import chosen, cut
 from experiments.reporting.posed import Posed
-from experiments.runs import composed, digest
+from experiments.runs import composed, digest, peak_rss_gib, to_six_digits, wall_minutes
 from rzero.durable import write_atomically
 from rzero.roles import Role
 from rzero.runs.bank import to_row
@@ -86,12 +86,11 @@ class Kept:
 
     @property
     def wall_minutes(self) -> float:
-        """Wall clock of all attempts, as far as their ends are known."""
-        return sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in self.attempts) / 60
+        return wall_minutes(self.manifest)
 
     @property
     def peak_rss_gib(self) -> float:
-        return max(attempt.get("peak_rss_gib", 0.0) for attempt in self.attempts)
+        return peak_rss_gib(self.manifest)
 
     @property
     def label_accuracy(self) -> list[float]:
@@ -157,11 +156,11 @@ def keep_opinion(directory: Path, folder: Path) -> None:
 def record(directory: Path) -> Json:
     """Return everything worth keeping of a run as plain data."""
     run, found = read_run(directory), digest(directory)
-    rounds = [_rounded({**metrics, **_posed(it)}) for metrics, it in zip(found["rounds"], run.iterations, strict=True)]
+    pairs = zip(found["rounds"], run.iterations, strict=True)
     return {
         "scores": [_without_table(scores) for scores in found["scores"]],
         "truncated": [iteration.truncated for iteration in run.iterations],
-        "rounds": rounds,
+        "rounds": [to_six_digits({**metrics, **_posed(iteration)}) for metrics, iteration in pairs],
         "curves": {str(iteration.number): _curves(iteration) for iteration in run.trained},
         "questions": {
             str(iteration.number): [_example(q) for q in chosen(iteration.questions)] for iteration in run.trained
@@ -214,10 +213,6 @@ def _of_role(role: Role, rows: Sequence[Row]) -> dict[str, list[float | None]]:
 def _number(value: float | None) -> float | None:
     """To four digits: a curve need not hold the noise behind them."""
     return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None
-
-
-def _rounded(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: float(f"{value:.6g}") for name, value in metrics.items() if value is not None}
 
 
 def _example(question: LabelledQuestion) -> Json:

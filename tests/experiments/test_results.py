@@ -106,3 +106,9 @@ def test_a_fresh_run_is_executed_and_kept(tmp_path: Path) -> None:
     assert 0 < loaded.peak_rss_gib < 8
     assert "audit/level" in loaded.iterations[1]
     assert (PROJECT / "README.md").exists()
+
+
+def test_the_memory_of_a_run_is_that_of_all_its_processes_where_it_is_known() -> None:
+    attempts = [{"peak_rss_gib": 2.0, "peak_rss_all_gib": 2.5}, {"peak_rss_gib": 2.25}, {}]
+    assert runs.peak_rss_gib({"attempts": attempts}) == 2.5
+    assert runs.peak_rss_gib({"attempts": attempts[1:]}) == 2.25

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
+from sklearn.linear_model import Ridge
 
 from experiments import PROJECT
 from experiments.reproduce.past_collapse.watched import HALF, TWO, Watched
@@ -79,14 +80,15 @@ def _form(name: str, signals: Sequence[str], rounds: Sequence[Watched]) -> Form:
 
 def linear(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """Returns intercept and weights of the ridge regression of y (N) on centred signals x (N, E)."""
-    weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ (y - y.mean()))
-    return float(y.mean()), weights
+    fitted = Ridge(alpha=RIDGE).fit(x, y)
+    return float(fitted.intercept_), np.asarray(fitted.coef_)
 
 
 def logistic(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
     """Returns intercept and weights of the ridge logistic regression of shares y (N) in [0, 1] on signals x (N, E).
 
-    By Newton's method on the cross-entropy; the intercept is held back a little too, so that shares of 1 stay finite.
+    By Newton's method on the cross-entropy, since scikit-learn takes classes only; the intercept is held back a little
+    too, so that shares of 1 stay finite.
     """
     padded = np.column_stack([np.ones(len(x)), x])
     ridge = RIDGE * np.eye(padded.shape[1])

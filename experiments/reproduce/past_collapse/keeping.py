@@ -17,7 +17,7 @@ from statistics import fmean
 from evaluation.metrics import BenchmarkScore, Scores
 from experiments import PROJECT
 from experiments.reproduce.past_collapse.arms import Part
-from experiments.runs import Store, command, digest, finish, same_recipe
+from experiments.runs import Store, command, digest, finish, same_recipe, to_six_digits, wall_minutes
 from rzero.durable import write_atomically
 from rzero.runs.directory import RunDirectory
 from rzero.types import Json
@@ -53,9 +53,7 @@ class Kept:
 
     @property
     def minutes(self) -> float:
-        """Wall clock of all attempts, as far as their ends are known."""
-        attempts = self.manifest["attempts"]
-        return sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in attempts) / 60
+        return wall_minutes(self.manifest)
 
 
 def store_of(part: Part) -> Store:
@@ -141,7 +139,7 @@ def record(directory: Path) -> Json:
     hard = hard_scores(directory)
     chosen = _chosen(range(len(scores)), ITEMS_OF)
     return {
-        "rounds": [_rounded(entry) for entry in found["rounds"]],
+        "rounds": [to_six_digits(entry) for entry in found["rounds"]],
         "overall": [round(entry.overall, 4) for entry in scores],
         "families": [{b.name: _percent(b) for b in entry.benchmarks} for entry in scores],
         "levels": [by_level(entry) for entry in scores],
@@ -178,8 +176,3 @@ def by_level(scores: Scores) -> dict[str, dict[str, float]]:
 
 def _percent(benchmark: BenchmarkScore) -> float:
     return round(fmean(50 * (outcome.greedy + outcome.sampled) for outcome in benchmark.outcomes), 4)
-
-
-def _rounded(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics to six digits: a kept file need not hold the noise behind them."""
-    return {name: float(f"{value:.6g}") for name, value in metrics.items()}
