@@ -34,16 +34,16 @@ WORK: Json = {
     "prompts": 48, "samples": 8, "max_tokens": 160, "warm_up_tokens": 160, "learning_rate": 1e-6,
     "kl_coefficient": 0.01, "clip": 0.2,
     "max_tokens_per_microbatch": 2048, "share_prompts": True, "chunk_tokens": 2048, "matmul_precision": "highest",
-    "corrected": False,
+    "corrected": False, "checkpointing": False,
     "engine": {
         "max_rows": 512, "threads": 1, "compact_below": 0.85, "prefill_tokens": 16384, "first_capacity": 64,
         "verify_sync": True, "decoder": "auto",
     },
-    "trl_rows": 384, "trl_gib": None,
+    "trl_rows": 384, "trl_checkpointing": False, "trl_gib": None,
 }  # fmt: skip
-"""A step, for both sides; what follows `clip` are settings of ours, then of TRL's: rows of a micro-batch, and a limit
-to its memory. TRL takes the whole step as one batch, which is its fastest way at this size. The prompt is that of
-conf/prompts/micro.yaml."""
+"""A step, for both sides; what follows `clip` are settings of ours, then of TRL's: rows of a micro-batch, gradient
+checkpointing, and a limit to its memory. TRL takes the whole step as one batch, which is its fastest way at this size.
+The prompt is that of conf/prompts/micro.yaml."""
 
 
 def run(*, steps: int = 2) -> Json:

@@ -1,9 +1,9 @@
 """A whole GRPO step of a real language model (rollout, reward, update) against TRL's GRPOTrainer.
 
 Both sides have the experiment's Solver prompt, its KL term, adapters and learning rate, the same school problems, and
-two threads. TRL keeps float32 products and takes the micro-batch that is fastest for it among those that fit its limit
-of memory; ours is measured with float32 products and with those that the experiment has. CPU seconds; lengths are
-drawn, so times are divided by completion tokens.
+two threads. TRL keeps float32 products and takes the micro-batch that is fastest for it, with gradient checkpointing or
+without, among those that fit its limit of memory; ours is measured with float32 products and with those that the
+experiment has. CPU seconds; lengths are drawn, so times are divided by completion tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def run(model: str, *, small: bool = False) -> Json:
     """
     require_trl()
     work = settings(model, small=small)
-    rows, trials = _best_micro_batch(work)
-    taken = {"trl": _steps("trl", work | {"trl_rows": rows})}
+    best, trials = _best_for_trl(work)
+    taken = {"trl": _steps("trl", work | best)}
     for precision in dict.fromkeys((work["matmul_precision"], "highest")):
         taken[f"ours_{precision}"] = _steps("ours", work | {"matmul_precision": precision})
     ours = f"ours_{work['matmul_precision']}"
@@ -42,8 +42,9 @@ def run(model: str, *, small: bool = False) -> Json:
         "matmul_precision": work["matmul_precision"],
         **{f"{name}_{part}_ms_per_token": 1e3 * one[part] for name, one in taken.items() for part in PARTS},
         **{f"{name}_{key}": one[key] for name, one in taken.items() for key in ("peak_rss_mib", "tokens")},
-        "trl_micro_batch": rows,
-        "trl_update_ms_per_token_by_micro_batch": trials,
+        "trl_micro_batch": best["trl_rows"],
+        "trl_checkpointing": best["trl_checkpointing"],
+        "trl_update_ms_per_token": trials,
     }
 
 
@@ -67,29 +68,36 @@ def settings(model: str, *, small: bool) -> Json:
         "clip": solver["loss"]["clip_low"],
         "matmul_precision": plain["matmul_precision"],
         "corrected": True,
+        "checkpointing": plain["policy"]["gradient_checkpointing"],
         **{key: solver["settings"][key] for key in ("max_tokens_per_microbatch", "share_prompts", "chunk_tokens")},
         "engine": {key: value for key, value in engine.items() if key != "_target_"},
         "trl_rows": 2,
+        "trl_checkpointing": False,
         "trl_gib": TRL_GIB,
     }
 
 
-def _best_micro_batch(work: Json) -> tuple[int, dict[int, float | None]]:
-    """Returns the rows with TRL's fastest update, by a step of a few prompts, and the times; None did not fit."""
-    found: dict[int, float | None] = {}
-    for rows in MICRO_BATCHES:
-        prompts = -(-rows // work["samples"])
-        if prompts > work["prompts"]:
-            break
-        try:
-            found[rows] = 1e3 * _steps("trl", work | {"prompts": prompts, "trl_rows": rows}, warm=False)["update"]
-        except RuntimeError:
-            found[rows] = None
-            break  # more rows need more memory
-    fitting = {rows: time for rows, time in found.items() if time is not None}
+def _best_for_trl(work: Json) -> tuple[Json, list[Json]]:
+    """Returns the settings of TRL's fastest update, by a step of a few prompts, and all that were tried; those of no
+    time did not fit."""
+    tried: list[Json] = []
+    for checkpointing in (False, True):
+        for rows in MICRO_BATCHES:
+            prompts = -(-rows // work["samples"])
+            if prompts > work["prompts"]:
+                break
+            setting = {"trl_rows": rows, "trl_checkpointing": checkpointing}
+            try:
+                update = 1e3 * _steps("trl", work | setting | {"prompts": prompts}, warm=False)["update"]
+            except RuntimeError:
+                tried.append(setting | {"update": None})
+                break  # more rows need more memory
+            tried.append(setting | {"update": update})
+    fitting = [trial for trial in tried if trial["update"] is not None]
     if not fitting:
         raise RuntimeError(f"TRL takes no step within {work['trl_gib']} GiB, not even with {MICRO_BATCHES[0]} rows")
-    return min(fitting, key=fitting.__getitem__), found
+    best = min(fitting, key=lambda trial: float(trial["update"]))
+    return {name: best[name] for name in ("trl_rows", "trl_checkpointing")}, tried
 
 
 def _steps(side: str, work: Json, *, warm: bool = True) -> Json:

@@ -72,7 +72,10 @@ def take_steps(settings: Json) -> None:
     """Take a step whenever the parent asks for one. settings: `WORK` of `experiments.bench.grpo`."""
     torch.set_num_threads(settings["threads"])
     set_matmul_precision(settings["matmul_precision"])
-    policy = load_policy(settings["model"], dtype="float32", attn_implementation="sdpa", lora=settings["lora"])
+    policy = load_policy(
+        settings["model"], dtype="float32", attn_implementation="sdpa", lora=settings["lora"],
+        gradient_checkpointing=settings["checkpointing"],
+    )  # fmt: skip
     batch = [
         LabelledQuestion(iteration=1, index=i, question=text, challenger_answer=None, vote=_VOTE, drop_reason=None)
         for i, text in enumerate(questions(settings["prompts"], kind=settings["questions"]))

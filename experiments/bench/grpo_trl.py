@@ -53,8 +53,8 @@ def take_steps(settings: Json) -> None:
         num_generations=settings["samples"],
         num_iterations=1, max_completion_length=settings["max_tokens"], temperature=1.0, top_p=1.0, top_k=0,
         learning_rate=settings["learning_rate"], lr_scheduler_type="constant", max_grad_norm=1.0,
-        beta=settings["kl_coefficient"], epsilon=settings["clip"], loss_type="grpo", gradient_checkpointing=False,
-        shuffle_dataset=False,
+        beta=settings["kl_coefficient"], epsilon=settings["clip"], loss_type="grpo",
+        gradient_checkpointing=settings["trl_checkpointing"], shuffle_dataset=False,
     )  # fmt: skip
     callback = _OnCommand()
     trainer = GRPOTrainer(

@@ -69,33 +69,34 @@ def test_rollout_ratios_are_of_medians_and_what_was_not_measured_is_said(
     assert found["not_measured"] == {"vllm_w8a8": "a side of the benchmark ended"}
 
 
-def test_a_step_is_the_experiments_and_trl_takes_its_best_micro_batch(
-    model: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_step_is_the_experiments_and_trl_takes_its_best_settings(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     work = grpo_model.settings(model, small=False)
     cfg = subject.composed(model)
     assert (work["prompts"], work["samples"], work["max_tokens"]) == (8, 8, 192)
     assert work["system"] == cfg.prompts.solver_system
     assert work["kl_coefficient"] == cfg.solver.loss.kl_coefficient > 0
     assert (work["engine"]["dtype"], work["lora"]["rank"]) == ("int8", cfg.policy.lora.rank)
-    taken: list[tuple[str, str | int]] = []
+    assert work["checkpointing"]
+    taken: list[tuple[str, object]] = []
 
     class Step:
-        """Seconds a token: ours 1 (2 in float32), of TRL 8 with 2 rows and 4 with 4; 8 rows do not fit."""
+        """Seconds a token: ours 1 (2 in float32), of TRL 8 with 2 rows and 4 with 4, half as much again with gradient
+        checkpointing; 8 rows do not fit without."""
 
         def __init__(self, side: str, work: Json) -> None:
             self.ours, self.work = side == "ours", work
-            taken.append((side, work["matmul_precision" if self.ours else "trl_rows"]))
+            self.again = work["trl_checkpointing"]
+            taken.append((side, work["matmul_precision"] if self.ours else (work["trl_rows"], self.again)))
 
         def step(self, command: str) -> Json:
             if command == "rss":
                 return {"peak_rss_mib": 300 if self.ours else 500}
             if self.ours:
                 seconds = 2.0 if self.work["matmul_precision"] == "highest" else 1.0
-            elif self.work["trl_rows"] == 8:
+            elif self.work["trl_rows"] == (16 if self.again else 8):
                 raise RuntimeError("out of memory")
             else:
-                seconds = 16.0 / self.work["trl_rows"]
+                seconds = (24.0 if self.again else 16.0) / self.work["trl_rows"]
             return {"step": 10 * seconds, "update": 5 * seconds, "tokens": 10}
 
         def close(self) -> None:
@@ -105,11 +106,12 @@ def test_a_step_is_the_experiments_and_trl_takes_its_best_micro_batch(
     monkeypatch.setattr(grpo_model, "start", Step)
     monkeypatch.setattr(grpo_model, "settings", lambda model, small: {**work, "matmul_precision": "medium"})
     found = grpo_model.run(model)
-    assert taken == [("trl", 2), ("trl", 4), ("trl", 8), ("trl", 4), ("ours", "medium"), ("ours", "highest")]
-    assert found["step_speedup_vs_trl"] == found["update_speedup_vs_trl"] == found["rollout_speedup_vs_trl"] == 4
-    assert found["step_speedup_vs_trl_highest"] == 2
+    tried = [(2, False), (4, False), (8, False), (2, True), (4, True), (8, True), (16, True)]
+    assert taken == [*(("trl", it) for it in [*tried, (8, True)]), ("ours", "medium"), ("ours", "highest")]
+    assert found["step_speedup_vs_trl"] == found["update_speedup_vs_trl"] == found["rollout_speedup_vs_trl"] == 3
+    assert found["step_speedup_vs_trl_highest"] == 1.5
     assert found["peak_rss_ratio_vs_trl"] == 0.6
-    assert found["trl_micro_batch"] == 4
+    assert (found["trl_micro_batch"], found["trl_checkpointing"]) == (8, True)
 
 
 @pytest.mark.parametrize(

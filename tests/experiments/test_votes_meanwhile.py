@@ -87,7 +87,7 @@ def test_votes_meanwhile_are_the_votes_afterwards_in_less_time(servers, tmp_path
     urls, scripts = servers
     seen: list[list[Group]] = []
     together, quick = challenger_step(tmp_path / "together", urls, scripts, seen)
-    monkeypatch.setattr(SelfPlay, "pose_and_poll", lambda *_: None)
+    monkeypatch.setattr(VllmEngine, "beside", lambda *_: False)
     serially, slow = challenger_step(tmp_path / "serially", urls, scripts, seen)
     assert seen[0] == seen[1]
     assert together == serially

@@ -95,6 +95,14 @@ COMBINATIONS: Mapping[str, tuple[str, ...]] = {
         "confident",
         "replay",
     ),
+    "governed_kinds_anchored_confident_replay": (
+        "coverage_of_kinds",
+        "governor",
+        "balanced_kinds",
+        "anchored",
+        "confident",
+        "replay",
+    ),
     "coverage_anchored_confident_replay_from_solver": ("coverage", "anchored", "confident", "replay", "from_solver"),
 }
 """The parts of each combination, by its name."""

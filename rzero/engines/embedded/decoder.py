@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from rzero.policy import Policy
+
 
 class Session(Protocol):
     """The growing key/value cache of one wave of rows."""
@@ -20,21 +22,40 @@ class Session(Protocol):
         ...
 
 
-class Decoder(Protocol):
-    """A language model ready to decode.
+class Starter(Protocol):
+    """Whatever starts sessions.
 
-    decoder.load(weights)
     session, logits_BV = decoder.start(prompts, prompt_of_row=[0, 0, 1, 1], max_new=64)
     logits_BV = session.step(token_B)
     """
-
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Copies the weights, given under their Hugging Face names."""
-        ...
 
     def start(
         self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int], max_new: int
     ) -> tuple[Session, Tensor]:
         """Reads each prompt once. Returns a session with one row per entry of `prompt_of_row` (ascending) and the
         logits [B, V] behind the prompts; `max_new` bounds the number of tokens that will be drawn."""
+        ...
+
+
+class Decoder(Starter, Protocol):
+    """A language model ready to decode."""
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Copies the weights, given under their Hugging Face names."""
+        ...
+
+
+class Follower(Starter, Protocol):
+    """A decoder that takes a policy's weights its own way, and knows how to tell them from others."""
+
+    def take(self, policy: Policy) -> None:
+        """Decodes with a copy of the policy's weights from now on."""
+        ...
+
+    def compare(self, policy: Policy) -> None:
+        """Raises RuntimeError when what was taken just now is not `policy`."""
+        ...
+
+    def verify(self, policy: Policy) -> None:
+        """Raises RuntimeError when what is decoded with is not `policy`, whenever it was taken."""
         ...

@@ -23,7 +23,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rzero.engines.across import ShardedEngine
 from rzero.engines.embedded.choice import measured, settled
-from rzero.engines.embedded.decoder import Decoder
+from rzero.engines.embedded.decoder import Follower
+from rzero.engines.embedded.exact import Exact
 from rzero.engines.embedded.fused import FusedDecoder
 from rzero.engines.embedded.fused_weights import why_not_fused
 from rzero.engines.embedded.generic import GenericDecoder
@@ -31,9 +32,8 @@ from rzero.engines.embedded.rounded import RoundedDecoder, why_not_rounded
 from rzero.engines.rows import Row, encode_all, rows_of_share, to_completions, to_groups
 from rzero.engines.sampling import TokenSampler, row_keys
 from rzero.engines.threads import torch_threads
-from rzero.engines.verification import coarser, policy_logprobs, probe_prompts, require_agreement, rollout_dtype
+from rzero.engines.verification import rollout_dtype
 from rzero.engines.vocabulary import dropouts, droppable_tokens, dropped_tokens
-from rzero.gathering import merged_weights
 from rzero.interfaces import Progress
 from rzero.policy import Policy, unwrap_adapters
 from rzero.processes.ranks import Ranks
@@ -123,7 +123,7 @@ class EmbeddedEngine:
         self._undecided = Path(kept) if dtype == "auto" and kept else None
         self._dtype = None if dtype in ("int8", "auto") else rollout_dtype(dtype)
         self._device = None if device is None else torch.device(device)
-        self._decoder: Decoder | RoundedDecoder | None = None
+        self._decoder: Follower | None = None
         self._model_of_decoder: PreTrainedModel | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary = 0
@@ -145,34 +145,21 @@ class EmbeddedEngine:
             chosen = settled(self._undecided, lambda: measured(policy, rows=rows, threads=threads, device=device))
             self._int8, self._undecided = chosen == "int8", None
         if self._decoder is None or self._model_of_decoder is not policy.model:
-            self._decoder = self._make_decoder(model, self._dtype or model.dtype, device)
+            self._decoder = self._make_decoder(model, device)
             self._model_of_decoder = policy.model
-        if isinstance(self._decoder, RoundedDecoder):
-            self._decoder.take(policy)
-        else:
-            weights = merged_weights(policy.model, dtype=self._dtype)
-            self._decoder.load({name: tensor.to(device) for name, tensor in weights.items()})
+        self._decoder.take(policy)
         self._tokenizer = policy.tokenizer
         self._eos_ids = policy.eos_ids()
         self._context = policy.context()
         self._vocabulary = policy.vocabulary()
-        if self._verify_sync and isinstance(self._decoder, RoundedDecoder):
+        if self._verify_sync:
             self._decoder.compare(policy)
-        elif self._verify_sync:
-            self.verify(policy)
 
     @torch.no_grad()
     def verify(self, policy: Policy) -> None:
-        """Raises RuntimeError when the engine's log-probs on a short probe are not those of `policy`."""
-        if isinstance(self._decoder, RoundedDecoder):
-            self._decoder.verify(policy)
-            return
-        vocabulary = policy.vocabulary()
-        probes, continuation = probe_prompts(policy), [vocabulary // 2, vocabulary // 3]
-        dtype = coarser(policy.model.dtype, self._dtype or policy.model.dtype)
-        for probe, own in zip(probes, self._probe(probes, continuation=continuation), strict=True):
-            expected = policy_logprobs(policy, [*probe, *continuation])[len(probe) - 1 :]
-            require_agreement(own, expected, largest=float(expected.abs().max()), dtype=dtype)
+        """Raises RuntimeError when the engine decodes with other weights than those of `policy`."""
+        assert self._decoder is not None, "sync() comes before verify()"
+        self._decoder.verify(policy)
 
     def close(self) -> None:
         """Lets go of the weights; the engine can be synced again."""
@@ -182,31 +169,21 @@ class EmbeddedEngine:
         """Returns the engine of which each of several processes draws a share."""
         return ShardedEngine(self, ranks)
 
-    def _make_decoder(
-        self, model: PreTrainedModel, dtype: torch.dtype, device: torch.device
-    ) -> Decoder | RoundedDecoder:
+    def _make_decoder(self, model: PreTrainedModel, device: torch.device) -> Follower:
         if self._int8:
             if (reason := why_not_rounded(model, device)) is not None:
                 raise ValueError(f"engine.dtype=int8 cannot run this model: {reason}; use engine.dtype=null")
             return RoundedDecoder(self._fused(model))
+        dtype = self._dtype or model.dtype
         reason = why_not_fused(model, dtype)
         if self._decoder_name == "fused" and reason is not None:
             raise ValueError(f"engine.decoder=fused cannot run this model: {reason}; use auto or generic")
-        if self._decoder_name == "generic" or reason is not None:
-            return GenericDecoder(model, dtype=dtype, device=device)
-        return self._fused(model)
+        generic = self._decoder_name == "generic" or reason is not None
+        decoder = GenericDecoder(model, dtype=dtype, device=device) if generic else self._fused(model)
+        return Exact(decoder, dtype=self._dtype, device=device)
 
     def _fused(self, model: PreTrainedModel) -> FusedDecoder:
         return FusedDecoder(model, prefill_tokens=self._prefill_tokens, first_capacity=self._first_capacity)
-
-    def _probe(self, probes: list[list[int]], *, continuation: list[int]) -> list[Tensor]:
-        """Log-probs [1 + len(continuation), V] behind each probe and each token of the continuation."""
-        assert self._decoder is not None
-        session, logits_BV = self._decoder.start(probes, prompt_of_row=[0, 1], max_new=len(continuation) + 1)
-        steps = [logits_BV.log_softmax(-1)]
-        for token in continuation:
-            steps.append(session.step(torch.full_like(logits_BV[:, 0], token, dtype=torch.long)).log_softmax(-1))
-        return list(torch.stack(steps, 1))
 
     # ---- rollouts ------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ def why_not_rounded(model: PreTrainedModel, device: torch.device) -> str | None:
 
 
 class RoundedDecoder:
-    """A decoder (`rzero.engines.embedded.decoder`) that rounds a policy itself."""
+    """A `Follower` (`rzero.engines.embedded.decoder`) that rounds a policy."""
 
     def __init__(self, fused: FusedDecoder) -> None:
         self._fused = fused

@@ -69,12 +69,12 @@ def test_logprobs_are_those_of_the_model(make_policy, family, decoder, temperatu
 
 
 def test_the_decoder_is_chosen_by_architecture(make_policy):
-    assert isinstance(make_engine(make_policy("gemma3"))._decoder, FusedDecoder)
-    assert isinstance(make_engine(make_policy("gpt2"))._decoder, GenericDecoder)
+    assert isinstance(make_engine(make_policy("gemma3"))._decoder.decoder, FusedDecoder)
+    assert isinstance(make_engine(make_policy("gpt2"))._decoder.decoder, GenericDecoder)
     with pytest.raises(ValueError, match="decoder=fused cannot run this model: architecture gpt2"):
         make_engine(make_policy("gpt2"), decoder="fused")
     rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
-    assert isinstance(make_engine(make_policy("llama", rope_parameters=rope))._decoder, GenericDecoder)
+    assert isinstance(make_engine(make_policy("llama", rope_parameters=rope))._decoder.decoder, GenericDecoder)
 
 
 def test_scaled_rotary_embeddings(make_policy):
@@ -84,7 +84,7 @@ def test_scaled_rotary_embeddings(make_policy):
     }  # fmt: skip
     policy = make_policy("qwen3", rope_parameters=rope)
     engine = make_engine(policy)
-    assert isinstance(engine._decoder, FusedDecoder)
+    assert isinstance(engine._decoder.decoder, FusedDecoder)
     group = engine.generate(PROMPTS[:1], Sampling(max_tokens=20))[0]
     expected = reference_logprobs(policy, group, group.completions[0])
     assert torch.allclose(torch.tensor(group.completions[0].logprobs), expected, atol=1e-4)
@@ -192,13 +192,13 @@ def test_the_check_after_sync_grants_rounding_in_proportion_to_the_largest_log_p
     with torch.no_grad():
         policy.model.lm_head.weight.mul_(3.0)
     engine = make_engine(policy)
-    probe = engine._probe
+    probe = engine._decoder._probe
     for error, right in ((1e-5, True), (1e-4, False)):
 
         def probe_with_error(*asked, error=error, **more):
             return [logp + error * logp for logp in probe(*asked, **more)]
 
-        monkeypatch.setattr(engine, "_probe", probe_with_error)
+        monkeypatch.setattr(engine._decoder, "_probe", probe_with_error)
         if right:
             engine.verify(policy)
         else:
@@ -319,8 +319,8 @@ def test_rollouts_in_bfloat16_come_from_the_rounded_policy(make_policy, family):
     asked, own = make_engine(policy, dtype="bfloat16"), make_engine(expected_from)
     assert policy.model.dtype is torch.float32
     for engine in (asked, own):
-        assert isinstance(engine._decoder, GenericDecoder)
-        assert {weight.dtype for weight in engine._decoder._model.parameters()} == {torch.bfloat16}
+        assert isinstance(engine._decoder.decoder, GenericDecoder)
+        assert {weight.dtype for weight in engine._decoder.decoder._model.parameters()} == {torch.bfloat16}
     groups = asked.generate(PROMPTS, sampling)
     assert tokens(groups) == tokens(own.generate(PROMPTS, sampling))
     moved = 0.0
