@@ -77,10 +77,11 @@ def require_memory(cfg: DictConfig) -> None:
     phases = phases_of(resolved(cfg), model, setting, _unmeasured())
     needed = max(phase["memory"]["peak"] for phase in phases.values())
     if needed > free:
+        checkpointing = "" if setting.checkpointing else ", or policy.gradient_checkpointing=true"
         raise ValueError(
             f"{cfg.policy.path_or_id} needs an estimated {needed:,.0f} bytes ({needed / GIB:.1f} GiB) of memory and "
             f"{free:,.0f} ({free / GIB:.1f} GiB) are free: a smaller model, smaller max_tokens_per_microbatch, fewer "
-            "engine.max_rows, or policy.gradient_checkpointing=true"
+            f"engine.max_rows{checkpointing}"
         )
 
 

@@ -49,9 +49,13 @@ def test_a_model_too_large_for_the_free_memory_is_refused_in_one_line(
     free[0] = 1_500_000_000
     arguments = (*HALF_BILLION, f"policy.path_or_id={tmp_path}/model", f"directory={tmp_path}/run")
     line = refused(capsys, monkeypatch, *arguments)
+    assert "gradient_checkpointing" not in line  # it is on
     found = re.search(r"needs an estimated ([\d,]+) bytes \([\d.]+ GiB\) of memory and 1,500,000,000 \(1.4 GiB\)", line)
     assert found, line
-    assert 9 < int(found[1].replace(",", "")) / 2**30 < 14
+    needed = int(found[1].replace(",", "")) / 2**30
+    assert 5 < needed < 9
+    line = refused(capsys, monkeypatch, *arguments, "policy.gradient_checkpointing=false")
+    assert "policy.gradient_checkpointing=true" in line
     assert not (tmp_path / "run").exists()
 
 

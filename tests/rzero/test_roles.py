@@ -8,6 +8,7 @@ from rzero.roles import TWO_MODELS, Roles
 
 SHARED = Roles(challenger_from="solver", solver_from="challenger")
 ANEW = Roles(challenger_from="solver", solver_from="solver")
+FRESH = Roles(challenger_from="base", solver_from="solver")
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,7 @@ ANEW = Roles(challenger_from="solver", solver_from="solver")
         (TWO_MODELS, ("challenger", 2), ("solver", 2)),
         (SHARED, ("solver", 2), ("challenger", 3)),
         (ANEW, ("solver", 2), ("solver", 2)),
+        (FRESH, ("challenger", 0), ("solver", 2)),
     ],
 )
 def test_predecessors_in_round_three(roles: Roles, challenger: tuple[str, int], solver: tuple[str, int]) -> None:

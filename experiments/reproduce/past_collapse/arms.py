@@ -62,6 +62,7 @@ INGREDIENTS: Mapping[str, Ingredient] = {
     "own_answer": Ingredient(rule="own_answer"),
     "confident": Ingredient(rule="confident", reward="confident"),
     "from_solver": Ingredient(others=("roles=challenger_from_solver",)),
+    "from_base": Ingredient(others=("roles=challenger_from_base",)),
     "ema": Ingredient(others=("anchors@curriculum=ema",), rule="anchored"),
     "acceptance": Ingredient(others=("acceptance@solver=not_worse",)),
     "vocabulary": Ingredient(others=("vocabulary=dropout",)),
@@ -104,6 +105,7 @@ COMBINATIONS: Mapping[str, tuple[str, ...]] = {
         "replay",
     ),
     "coverage_anchored_confident_replay_from_solver": ("coverage", "anchored", "confident", "replay", "from_solver"),
+    "coverage_anchored_confident_replay_from_base": ("coverage", "anchored", "confident", "replay", "from_base"),
 }
 """The parts of each combination, by its name."""
 
