@@ -104,7 +104,8 @@ COMBINATIONS: Mapping[str, tuple[str, ...]] = {
         "confident",
         "replay",
     ),
-    "coverage_anchored_confident_replay_from_solver": ("coverage", "anchored", "confident", "replay", "from_solver"),
+    "coverage_anchored_confident_replay_from_solver": ("from_solver", "coverage", "anchored", "confident", "replay"),
+    "coverage_anchored_replay_from_solver": ("from_solver", "coverage", "anchored", "replay"),
     "coverage_anchored_confident_replay_from_base": ("coverage", "anchored", "confident", "replay", "from_base"),
 }
 """The parts of each combination, by its name."""
