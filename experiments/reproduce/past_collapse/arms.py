@@ -105,7 +105,7 @@ COMBINATIONS: Mapping[str, tuple[str, ...]] = {
         "replay",
     ),
     "coverage_anchored_confident_replay_from_solver": ("from_solver", "coverage", "anchored", "confident", "replay"),
-    "coverage_anchored_replay_from_solver": ("from_solver", "coverage", "anchored", "replay"),
+    "coverage_anchored_replay_from_base": ("from_base", "coverage", "anchored", "replay"),
     "coverage_anchored_confident_replay_from_base": ("coverage", "anchored", "confident", "replay", "from_base"),
 }
 """The parts of each combination, by its name."""
