@@ -106,11 +106,11 @@ COMBINATIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "coverage_anchored_confident_replay_from_solver": ("from_solver", "coverage", "anchored", "confident", "replay"),
     "coverage_anchored_replay_from_base": ("from_base", "coverage", "anchored", "replay"),
-    "coverage_anchored_confident_replay_from_base": ("coverage", "anchored", "confident", "replay", "from_base"),
+    "coverage_anchored_confident_replay_from_base": ("from_base", "coverage", "anchored", "confident", "replay"),
 }
 """The parts of each combination, by its name."""
 
-WINNER = "coverage_anchored_confident_replay"
+WINNER = "coverage_anchored_confident_replay_from_base"
 """What is confirmed: chosen by screening, as experiments/LOG.md says. One of COMBINATIONS or of INGREDIENTS."""
 
 MORE_VOTES = "rzero_more_votes"
