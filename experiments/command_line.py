@@ -75,7 +75,7 @@ def exit_code(work: Callable[[], int], *, stopped: str = STOPPED_TEXT) -> int:
     except KeyboardInterrupt:
         complain(stopped)
         return STOPPED
-    except Exception as error:
+    except Exception as error:  # the edge of the program: whatever it is, the user gets one line
         complain(error)
         return WRONG
 

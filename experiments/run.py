@@ -245,7 +245,7 @@ def execute(cfg: DictConfig) -> Ending:
         return ended("stopped by SIGTERM", TERMINATED)
     except KeyboardInterrupt:
         return ended("stopped by the user", STOPPED)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the user gets one line
         return ended(error, WRONG)
     return Ending(directory=directory)
 

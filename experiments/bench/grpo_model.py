@@ -8,6 +8,7 @@ experiment has. CPU seconds; lengths are drawn, so times are divided by completi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -80,24 +81,28 @@ def settings(model: str, *, small: bool) -> Json:
 def _best_for_trl(work: Json) -> tuple[Json, list[Json]]:
     """Returns the settings of TRL's fastest update, by a step of a few prompts, and all that were tried; those of no
     time did not fit."""
-    tried: list[Json] = []
-    for checkpointing in (False, True):
-        for rows in MICRO_BATCHES:
-            prompts = -(-rows // work["samples"])
-            if prompts > work["prompts"]:
-                break
-            setting = {"trl_rows": rows, "trl_checkpointing": checkpointing}
-            try:
-                update = 1e3 * _steps("trl", work | setting | {"prompts": prompts}, warm=False)["update"]
-            except RuntimeError:
-                tried.append(setting | {"update": None})
-                break  # more rows need more memory
-            tried.append(setting | {"update": update})
+    tried = [trial for checkpointing in (False, True) for trial in _trials(work, checkpointing=checkpointing)]
     fitting = [trial for trial in tried if trial["update"] is not None]
     if not fitting:
         raise RuntimeError(f"TRL takes no step within {work['trl_gib']} GiB, not even with {MICRO_BATCHES[0]} rows")
     best = min(fitting, key=lambda trial: float(trial["update"]))
     return {name: best[name] for name in ("trl_rows", "trl_checkpointing")}, tried
+
+
+def _trials(work: Json, *, checkpointing: bool) -> Iterator[Json]:
+    """Yields settings of TRL and the milliseconds a token of its update, up to the first that does not fit (None)."""
+    for rows in MICRO_BATCHES:
+        prompts = -(-rows // work["samples"])
+        if prompts > work["prompts"]:
+            return
+        setting = {"trl_rows": rows, "trl_checkpointing": checkpointing}
+        try:
+            update = 1e3 * _steps("trl", work | setting | {"prompts": prompts}, warm=False)["update"]
+        except RuntimeError:
+            update = None
+        yield setting | {"update": update}
+        if update is None:
+            return  # more rows need more memory
 
 
 def _steps(side: str, work: Json, *, warm: bool = True) -> Json:

@@ -48,14 +48,13 @@ def test_a_model_too_large_for_the_free_memory_is_refused_in_one_line(
         (tmp_path / "model" / name).touch()
     free[0] = 1_500_000_000
     arguments = (*HALF_BILLION, f"policy.path_or_id={tmp_path}/model", f"directory={tmp_path}/run")
-    line = refused(capsys, monkeypatch, *arguments)
-    assert "gradient_checkpointing" not in line  # it is on
-    found = re.search(r"needs an estimated ([\d,]+) bytes \([\d.]+ GiB\) of memory and 1,500,000,000 \(1.4 GiB\)", line)
-    assert found, line
-    needed = int(found[1].replace(",", "")) / 2**30
-    assert 5 < needed < 9
-    line = refused(capsys, monkeypatch, *arguments, "policy.gradient_checkpointing=false")
-    assert "policy.gradient_checkpointing=true" in line
+    needed = r"needs an estimated ([\d,]+) bytes \([\d.]+ GiB\) of memory and 1,500,000,000 \(1.4 GiB\)"
+    for on, least, most in (("true", 5, 9), ("false", 9, 14)):
+        line = refused(capsys, monkeypatch, *arguments, f"policy.gradient_checkpointing={on}")
+        assert ("policy.gradient_checkpointing=true" in line) == (on == "false"), "advised where it is off"
+        found = re.search(needed, line)
+        assert found, line
+        assert least < int(found[1].replace(",", "")) / 2**30 < most
     assert not (tmp_path / "run").exists()
 
 
