@@ -75,6 +75,13 @@ def _weights_travelled_as_files(data: Json) -> None:
         host.setdefault("transfer", {"_target_": "rzero.engines.vllm.transfer.ThroughFiles"})
 
 
+def _rows_waited(data: Json) -> None:
+    """Until a batch had ended, before others could join it."""
+    engine = _node(data, "engine")
+    if engine.get("_target_") == "rzero.engines.embedded.EmbeddedEngine":
+        engine.setdefault("refill", False)
+
+
 SHAPES: tuple[Callable[[Json], None], ...] = (
     _groups_are_seen,
     _patience_is_timeouts,
@@ -82,6 +89,7 @@ SHAPES: tuple[Callable[[Json], None], ...] = (
     _engine_is_in_the_key,
     _precision_is_named,
     _weights_travelled_as_files,
+    _rows_waited,
 )
 """Each brings one node of an old configuration, names already today's, into today's shape, in place."""
 

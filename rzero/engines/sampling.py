@@ -21,6 +21,8 @@ _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _WIDE = 16384  # tokens from which a vocabulary is summed up in blocks: below it everything stays in the cache anyway
 _BLOCK = 128
+Steps = int | NDArray[np.int64]
+"""Tokens drawn before: by all rows alike, or by each."""
 _ATTEMPTS = 64  # counter stride per step; more redraws than that reach into later steps, harmlessly
 
 
@@ -31,10 +33,10 @@ def row_keys(seed: int, *, prompt_index: NDArray[np.int64], sample_index: NDArra
     return _mix(key ^ sample_index.astype(np.uint64))
 
 
-def uniforms(keys: NDArray[np.uint64], *, step: int, attempt: int) -> NDArray[np.float32]:
+def uniforms(keys: NDArray[np.uint64], *, step: Steps, attempt: int) -> NDArray[np.float32]:
     """One number in [0, 1) per key, a multiple of 2**-24, for the given step and redraw."""
-    offset = np.uint64((step * _ATTEMPTS + attempt) * int(_GOLDEN) % 2**64)
-    return (_mix(keys + offset) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    counter = np.atleast_1d(step).astype(np.uint64) * np.uint64(_ATTEMPTS) + np.uint64(attempt)
+    return (_mix(keys + counter * _GOLDEN) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -45,7 +47,7 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 class TokenSampler:
-    """Draws tokens for the rows of one wave. `keep` drops rows as they finish.
+    """Draws tokens for rows that are decoded side by side. `keep` drops rows as they finish, `join` appends others.
 
     Order as everywhere: temperature, then top-k, then top-p over what top-k left. The log-prob (nats) of a drawn token
     is that of the temperature-scaled distribution *before* truncation, which is what the training model can recompute.
@@ -63,7 +65,13 @@ class TokenSampler:
         if self._dropped_BV is not None:
             self._dropped_BV = self._dropped_BV[torch.from_numpy(kept).to(self._dropped_BV.device)]
 
-    def draw(self, logits_BV: Tensor, *, step: int) -> tuple[Tensor, Tensor]:
+    def join(self, others: TokenSampler) -> None:
+        """Draws for the rows of another sampler too, behind its own."""
+        self._keys = np.concatenate([self._keys, others._keys])
+        if self._dropped_BV is not None and others._dropped_BV is not None:
+            self._dropped_BV = torch.cat([self._dropped_BV, others._dropped_BV.to(self._dropped_BV.device)])
+
+    def draw(self, logits_BV: Tensor, *, step: Steps) -> tuple[Tensor, Tensor]:
         """Token ids and log-probs, both [B]. Overwrites `logits_BV`."""
         sampling = self._sampling
         if self._dropped_BV is not None:
@@ -87,7 +95,7 @@ class TokenSampler:
         return token_B, weight_B.log() - mass_B.log()
 
     def _draw_sorted(
-        self, weights_BV: Tensor, *, step: int, attempt: int, rows: Tensor | None
+        self, weights_BV: Tensor, *, step: Steps, attempt: int, rows: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Top-k, then top-p over what it left, by sorting the k largest weights."""
         k = min(self._sampling.top_k, weights_BV.shape[-1])
@@ -101,7 +109,7 @@ class TokenSampler:
         return ids_BI.gather(1, choice_B1).squeeze(1), weights_BI.gather(1, choice_B1).squeeze(1)
 
     def _draw_and_redraw(
-        self, weights_BV: Tensor, mass_B: Tensor, sums_BN: Tensor | None, *, step: int
+        self, weights_BV: Tensor, mass_B: Tensor, sums_BN: Tensor | None, *, step: Steps
     ) -> tuple[Tensor, Tensor]:
         """Top-k or top-p with as little sorting as possible: draw, and draw again where the token is cut off.
 
@@ -136,8 +144,10 @@ class TokenSampler:
             weight_B[rows] = candidates_YV.gather(1, token_B[rows][:, None]).squeeze(1)
         return token_B, weight_B
 
-    def _uniforms(self, *, step: int, attempt: int, rows: Tensor | None) -> Tensor:
-        keys = self._keys if rows is None else self._keys[rows.cpu().numpy()]
+    def _uniforms(self, *, step: Steps, attempt: int, rows: Tensor | None) -> Tensor:
+        keys, chosen = self._keys, None if rows is None else rows.cpu().numpy()
+        if chosen is not None:
+            keys, step = keys[chosen], step if isinstance(step, int) else step[chosen]
         return torch.from_numpy(uniforms(keys, step=step, attempt=attempt))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from rzero.policy import Policy
 
 
 class Session(Protocol):
-    """The growing key/value cache of one wave of rows."""
+    """The growing key/value cache of rows side by side."""
 
     def step(self, token_B: Tensor) -> Tensor:
         """Feeds one token to every row and returns the logits [B, V] behind it; the caller may overwrite them."""
@@ -19,6 +19,16 @@ class Session(Protocol):
 
     def keep(self, kept_Y: Tensor) -> None:
         """Goes on with these rows only (ascending indices into the current rows)."""
+        ...
+
+
+@runtime_checkable
+class Joinable(Session, Protocol):
+    """A session that takes in rows while others are under way."""
+
+    def join(self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int]) -> Tensor:
+        """Reads more prompts and appends a row per entry of `prompt_of_row` (ascending). Returns the logits [B, V]
+        behind the prompts of these rows; those of the last step may be overwritten."""
         ...
 
 
@@ -33,7 +43,7 @@ class Starter(Protocol):
         self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int], max_new: int
     ) -> tuple[Session, Tensor]:
         """Reads each prompt once. Returns a session with one row per entry of `prompt_of_row` (ascending) and the
-        logits [B, V] behind the prompts; `max_new` bounds the number of tokens that will be drawn."""
+        logits [B, V] behind the prompts; `max_new` bounds the number of tokens that will be drawn for a row."""
         ...
 
 

@@ -3,16 +3,16 @@
     engine.sync(policy)
     groups = engine.generate(prompts, Sampling(n=8, max_tokens=64, seed=3))
 
-Rows (one per completion) are sorted by prompt length and decoded in waves of at most `max_rows`. Finished rows are
-taken out of the wave whenever the share still alive falls below `compact_below`.
+Rows (one per completion) are sorted by prompt length and decoded at most `max_rows` side by side
+(`rzero.engines.embedded.drawing`).
 
-Shapes: B rows still in the wave, Y of them that end, C tokens of a response, V vocabulary.
+Shapes: B rows side by side, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rzero.engines.across import ShardedEngine
 from rzero.engines.embedded.choice import measured, settled
 from rzero.engines.embedded.decoder import Follower
+from rzero.engines.embedded.drawing import Asked, Drawing, Drawn, Tally
 from rzero.engines.embedded.exact import Exact
 from rzero.engines.embedded.fused import FusedDecoder
 from rzero.engines.embedded.fused_weights import why_not_fused
@@ -42,32 +43,6 @@ from rzero.types import Completion, Dropout, Group, Prompt, Sampling
 DecoderName = Literal["auto", "fused", "generic"]
 
 
-@dataclass(slots=True, kw_only=True)
-class _Drawn:
-    """Tokens and log-probs of a wave, [rows, C], of which `lengths` count. `stopped`: ended by an eos token."""
-
-    tokens: np.ndarray
-    logprobs: np.ndarray
-    lengths: np.ndarray
-    stopped: np.ndarray
-
-
-@dataclass(slots=True, kw_only=True)
-class _Tally:
-    """Counts the completions of a call, and its tokens, for a `Progress`."""
-
-    progress: Progress | None
-    total: int
-    ended: int = 0
-    tokens: int = 0
-
-    def count(self, *, ended: int, tokens: int) -> None:
-        self.ended += ended
-        self.tokens += tokens
-        if self.progress is not None:
-            self.progress(self.ended, self.total, self.tokens)
-
-
 class EmbeddedEngine:
     """A `RolloutEngine` in this process.
 
@@ -75,14 +50,15 @@ class EmbeddedEngine:
     not on what else is in the batch (up to floating-point rounding: another batch size may round differently).
 
     max_rows: completions decoded side by side. threads: torch threads while decoding. compact_below: share of rows
-    alive below which finished rows are taken out. prefill_tokens: padded prompt tokens read at once. first_capacity:
-    response tokens that room is made for at first. verify_sync: compare with the policy's own forward pass after each
-    sync. decoder: `auto` takes the fused decoder where it computes the architecture exactly, else the generic one.
-    dtype: what weights are rounded to for rollouts, such as bfloat16, or int8 on CPUs (fused decoder; adapters stay as
-    they are beside the rounded base), or auto: int8 where that is faster here, else None; None: the policy's. kept: the
-    file that a choice of auto is written to and, where it is there, read from. device: where rollouts are
-    computed, such as cuda; None: where the policy is. A frozen Solver lies in host memory and is still drawn from on
-    the GPU.
+    alive below which finished rows are taken out. refill: others then take their place where the decoder can do that
+    (the fused one); else, and with false, `max_rows` begin when all before them have ended. prefill_tokens: padded
+    prompt tokens read at once. first_capacity: response tokens that room is made for at first. verify_sync: compare
+    with the policy's own forward pass after each sync. decoder: `auto` takes the fused decoder where it computes the
+    architecture exactly, else the generic one. dtype: what weights are rounded to for rollouts, such as bfloat16, or
+    int8 on CPUs (fused decoder; adapters stay as they are beside the rounded base), or auto: int8 where that is faster
+    here, else None; None: the policy's. kept: the file that a choice of auto is written to and, where it is there, read
+    from. device: where rollouts are computed, such as cuda; None: where the policy is. A frozen Solver lies in host
+    memory and is still drawn from on the GPU.
     """
 
     drops_vocabulary: ClassVar[bool] = True
@@ -101,6 +77,7 @@ class EmbeddedEngine:
         dtype: str | None = None,
         device: str | None = None,
         kept: str | None = None,
+        refill: bool = False,
     ) -> None:
         if max_rows < 1 or threads < 1 or prefill_tokens < 1 or first_capacity < 1:
             raise ValueError("engine.max_rows, threads, prefill_tokens and first_capacity must be at least 1")
@@ -111,6 +88,7 @@ class EmbeddedEngine:
         self._max_rows = max_rows
         self._threads = threads
         self._compact_below = compact_below
+        self._refill = refill
         self._prefill_tokens = prefill_tokens
         self._first_capacity = first_capacity
         self._verify_sync = verify_sync
@@ -209,36 +187,51 @@ class EmbeddedEngine:
         prompt_ids = encode_all(self._tokenizer, prompts, context=self._context)
         mine = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
         rows = sorted(mine, key=lambda row: len(prompt_ids[row.prompt]))
+        tally = Tally(progress=progress, total=len(rows))
+        at_once = max(1, len(rows)) if self._refill else self._max_rows
         drawn: list[tuple[Row, Completion]] = []
-        tally = _Tally(progress=progress, total=len(rows))
         with torch_threads(self._threads):
-            for first in range(0, len(rows), self._max_rows):
-                wave = rows[first : first + self._max_rows]
-                drawn += zip(wave, self._run_wave(wave, prompt_ids, sampling, tally), strict=True)
+            for first in range(0, len(rows), at_once):
+                some = rows[first : first + at_once]
+                drawn += zip(some, self._draw(some, prompt_ids, sampling, tally), strict=True)
         return to_groups(prompts, prompt_ids, drawn)
 
-    def _run_wave(
-        self, wave: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling, tally: _Tally
+    def _draw(
+        self, rows: Sequence[Row], prompt_ids: Sequence[Sequence[int]], sampling: Sampling, tally: Tally
     ) -> list[Completion]:
+        assert self._decoder is not None
         assert self._tokenizer is not None
-        distinct: dict[tuple[int, ...], int] = {}
-        slot_of_row = [distinct.setdefault(tuple(prompt_ids[row.prompt]), len(distinct)) for row in wave]
-        # The decoder wants the rows of a prompt together; equal prompts may come from different places of the call.
-        order = np.argsort(slot_of_row, kind="stable")
-        ordered = [wave[i] for i in order]
         keys = row_keys(
             sampling.seed,
-            prompt_index=np.array([row.prompt for row in ordered]),
-            sample_index=np.array([row.sample for row in ordered]),
+            prompt_index=np.array([row.prompt for row in rows]),
+            sample_index=np.array([row.sample for row in rows]),
         )
         without = dropouts(keys, share=sampling.vocabulary_dropout)
-        sampler = TokenSampler(sampling, keys=keys, dropped_BV=self._dropped(without))
-        drawn = self._decode(list(distinct), sorted(slot_of_row), ordered, sampler, tally)
-        completions = [
+
+        def sampler(some: Sequence[int]) -> TokenSampler:
+            dropped = self._dropped([without[row] for row in some])
+            return TokenSampler(sampling, keys=keys[some], dropped_BV=dropped)
+
+        drawn = Drawing(
+            self._asked(rows, prompt_ids), self._decoder, sampler=sampler, limits=[row.limit for row in rows],
+            eos_ids=self._eos_ids, room=self._max_rows, compact_below=self._compact_below, refill=self._refill,
+            tally=tally,
+        ).run()  # fmt: skip
+        return [
             replace(completion, dropout=dropout)
             for completion, dropout in zip(_to_completions(drawn, self._tokenizer), without, strict=True)
         ]
-        return [completions[place] for place in np.argsort(order)]  # back in the order of the wave
+
+    def _asked(self, rows: Sequence[Row], prompt_ids: Sequence[Sequence[int]]) -> list[Asked]:
+        """Rows by their prompt, at most `max_rows` together; equal prompts may come from several places of the call."""
+        by_prompt: dict[tuple[int, ...], list[int]] = {}
+        for place, row in enumerate(rows):
+            by_prompt.setdefault(tuple(prompt_ids[row.prompt]), []).append(place)
+        return [
+            Asked(ids=ids, rows=places[first : first + self._max_rows])
+            for ids, places in by_prompt.items()
+            for first in range(0, len(places), self._max_rows)
+        ]
 
     def _dropped(self, without: Sequence[Dropout | None]) -> Tensor | None:
         """The tokens that each row does without [B, V]; None where that is none for any."""
@@ -248,71 +241,8 @@ class EmbeddedEngine:
         droppable_V = droppable_tokens(self._tokenizer, vocabulary=self._vocabulary, eos_ids=self._eos_ids)
         return torch.from_numpy(dropped_tokens(droppable_V, without))
 
-    def _decode(
-        self,
-        prompts: list[tuple[int, ...]],
-        slot_of_row: list[int],
-        rows: Sequence[Row],
-        sampler: TokenSampler,
-        tally: _Tally,
-    ) -> _Drawn:
-        assert self._decoder is not None
-        longest = max(row.limit for row in rows)
-        session, logits_BV = self._decoder.start(prompts, prompt_of_row=slot_of_row, max_new=longest)
-        device = logits_BV.device
-        record = _Record(rows=len(rows), steps=longest, device=device)
-        limits = torch.tensor([row.limit for row in rows], device=device)
-        eos = torch.tensor(self._eos_ids, device=device)
-        place_B = torch.arange(len(rows), device=device)  # which row of the wave each row of the batch is
-        alive_B = torch.ones(len(rows), dtype=torch.bool, device=device)
-        alive = len(rows)
-        for step in range(longest):
-            token_B, logprob_B = sampler.draw(logits_BV, step=step)
-            stopped_B = torch.isin(token_B, eos)
-            record.write(place_B, token_B, logprob_B, step=step)
-            ended_B = alive_B & (stopped_B | (limits[place_B] <= step + 1))
-            record.end(place_B[ended_B], stopped_B[ended_B], length=step + 1)
-            alive_B &= ~ended_B
-            before, alive = alive, int(alive_B.sum())
-            tally.count(ended=before - alive, tokens=before)
-            if alive == 0:
-                break
-            if alive < self._compact_below * len(alive_B):
-                kept = alive_B.nonzero().squeeze(1)
-                session.keep(kept)
-                sampler.keep(kept.cpu().numpy())
-                place_B, token_B, alive_B = place_B[kept], token_B[kept], alive_B[kept]
-            logits_BV = session.step(token_B)
-        return record.drawn()
 
-
-class _Record:
-    """Collects tokens step by step without leaving torch; rows x steps."""
-
-    def __init__(self, *, rows: int, steps: int, device: torch.device) -> None:
-        self._tokens = torch.zeros(rows, steps, dtype=torch.long, device=device)
-        self._logprobs = torch.zeros(rows, steps, device=device)
-        self._lengths = torch.zeros(rows, dtype=torch.long, device=device)
-        self._stopped = torch.zeros(rows, dtype=torch.bool, device=device)
-
-    def write(self, place_B: Tensor, token_B: Tensor, logprob_B: Tensor, *, step: int) -> None:
-        self._tokens[place_B, step] = token_B
-        self._logprobs[place_B, step] = logprob_B
-
-    def end(self, place_Y: Tensor, stopped_Y: Tensor, *, length: int) -> None:
-        self._lengths[place_Y] = length
-        self._stopped[place_Y] = stopped_Y
-
-    def drawn(self) -> _Drawn:
-        return _Drawn(
-            tokens=self._tokens.cpu().numpy(),
-            logprobs=self._logprobs.cpu().numpy(),
-            lengths=self._lengths.cpu().numpy(),
-            stopped=self._stopped.cpu().numpy(),
-        )
-
-
-def _to_completions(drawn: _Drawn, tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
+def _to_completions(drawn: Drawn, tokenizer: PreTrainedTokenizerBase) -> list[Completion]:
     return to_completions(
         [tokens[:length].tolist() for tokens, length in zip(drawn.tokens, drawn.lengths, strict=True)],
         [values[:length].tolist() for values, length in zip(drawn.logprobs, drawn.lengths, strict=True)],

@@ -23,6 +23,9 @@ from transformers import PreTrainedModel
 
 from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange
 
+SPARE_COLUMNS = 0.25
+"""Room for own tokens above what a row can need, as a share of that, where rows join: columns that nobody needs any
+more are then cut off now and then, not at every step."""
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
@@ -53,10 +56,9 @@ class FusedDecoder:
         assert self.weights is not None, "load() comes before start()"
         session = FusedSession(
             self.weights, prompt_lengths=[len(p) for p in prompts], prompt_of_row=prompt_of_row, max_new=max_new,
-            first_capacity=self._first_capacity,
+            first_capacity=self._first_capacity, prefill_tokens=self._prefill_tokens,
         )  # fmt: skip
-        logits_PV = session.read(prompts, prefill_tokens=self._prefill_tokens)
-        return session, logits_PV[torch.as_tensor(prompt_of_row)]
+        return session, session.read(prompts)
 
 
 @dataclass(slots=True)
@@ -69,42 +71,59 @@ class _LayerCache:
     own_v_RCD: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What new tokens attend to: columns of the own caches, and what is added to scores (None: nothing)."""
+
+    own: slice
+    own_bias_R1C: Tensor | None
+    prefix_bias_O1L: Tensor
+
+
 class FusedSession:
-    """One wave of rows. Rows of the same prompt stay next to each other."""
+    """Rows side by side. Rows of the same prompt stay next to each other.
+
+    Each of the `own` caches has a column per step, and may have rows and columns to spare. A row that joined at a later
+    step has nothing in the columns before; those that no row has anything in are cut off when room is needed.
+    """
 
     def __init__(
         self, weights: ModelWeights, *, prompt_lengths: Sequence[int], prompt_of_row: Sequence[int], max_new: int,
-        first_capacity: int,
+        first_capacity: int, prefill_tokens: int,
     ) -> None:  # fmt: skip
         self._w = weights
         self._device = weights.embedding_VE.device
         self._max_new = max_new
+        self._prefill_tokens = prefill_tokens
         self._time = 0
-        self._capacity = min(max_new, first_capacity)
         self._length_P = torch.tensor(prompt_lengths, device=self._device)
+        self._start_P = torch.zeros_like(self._length_P)  # the step at which the rows of a prompt joined
+        self._oldest = 0  # the smallest of them
         self._prompt_B = torch.as_tensor(prompt_of_row, device=self._device)
         self._turns = _turns(weights, length=max(prompt_lengths) + max_new)
         self._act = _ACTIVATIONS[weights.activation]
-        padded_PL = torch.arange(max(prompt_lengths), device=self._device) >= self._length_P[:, None]
-        self._pad_bias_PL = torch.zeros(padded_PL.shape, device=self._device).masked_fill(padded_PL, -torch.inf)
-        self._caches: list[_LayerCache] = [self._empty_cache() for _ in weights.layers]
+        self._pad()
+        self._caches = [self._empty_cache(capacity=min(max_new, first_capacity)) for _ in weights.layers]
         self._index_rows()
 
     # ---- prompts -------------------------------------------------------------------------------------------------
 
-    def read(self, prompts: Sequence[Sequence[int]], *, prefill_tokens: int) -> Tensor:
-        """Fills the prefix caches and returns the logits [P, V] behind the last token of each prompt."""
+    def read(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """Fills the prefix caches and returns the logits [B, V] behind the last token of each row's prompt."""
         longest = int(self._length_P.max())
-        at_once = max(1, prefill_tokens // longest)
-        logits = []
+        at_once = max(1, self._prefill_tokens // longest)
+        parts = []
         for first in range(0, len(prompts), at_once):
             chunk = prompts[first : first + at_once]
             width = max(len(prompt) for prompt in chunk)
             ids_PL = torch.tensor([[*p, *([0] * (width - len(p)))] for p in chunk], device=self._device)
             hidden_PLE = self._read_chunk(ids_PL, first=first)
             last_P = self._length_P[first : first + len(chunk)] - 1
-            logits.append(self.head(hidden_PLE[torch.arange(len(chunk)), last_P]))
-        return torch.cat(logits)
+            logits_PV = self.head(hidden_PLE[torch.arange(len(chunk)), last_P])
+            rows_B = (first <= self._prompt_B) & (self._prompt_B < first + len(chunk))
+            # a copy, since the head may write the next chunk's logits over these
+            parts.append(logits_PV[self._prompt_B[rows_B] - first])
+        return torch.cat(parts)
 
     def _read_chunk(self, ids_PL: Tensor, *, first: int) -> Tensor:
         x_PLE = self.embed(ids_PL)
@@ -136,72 +155,127 @@ class FusedSession:
     # ---- own tokens ----------------------------------------------------------------------------------------------
 
     def step(self, token_B: Tensor) -> Tensor:
-        if self._time == self._capacity:
-            self._grow()
-        w = self._w
+        if self._time == self._columns:
+            self._make_room(rows=len(token_B))
+        w, rows = self._w, len(token_B) * self._w.key_heads
         x = self.embed(token_B)
-        position_B = self._length_P[self._prompt_B] + self._time
+        position_B = (self._length_P + self._time - self._start_P)[self._prompt_B]
         turns = {name: turn[position_B] for name, turn in self._turns.items()}
+        seen = {window: self._seen(window) for window in {layer.window for layer in w.layers}}
         for layer, cache in zip(w.layers, self._caches, strict=True):
             q_BHD, k_BJD, v_BJD = self._project(x, layer, turns[layer.rope])
-            cache.own_k_RDC[:, :, self._time] = k_BJD.reshape(-1, w.head_width)
-            cache.own_v_RCD[:, self._time] = v_BJD.reshape(-1, w.head_width)
-            x = self._finish_layer(x, self._attend(q_BHD, cache, layer.window), layer)
+            cache.own_k_RDC[:rows, :, self._time] = k_BJD.reshape(-1, w.head_width)
+            cache.own_v_RCD[:rows, self._time] = v_BJD.reshape(-1, w.head_width)
+            x = self._finish_layer(x, self._attend(q_BHD, cache, seen[layer.window]), layer)
         self._time += 1
         return self.head(x)
 
-    def _attend(self, q_BHD: Tensor, cache: _LayerCache, window: int | None) -> Tensor:
+    def _attend(self, q_BHD: Tensor, cache: _LayerCache, seen: _Seen) -> Tensor:
         """Attention of one new token per row over prefix and own tokens; returns [B, H * D]."""
         w = self._w
         rows, groups = q_BHD.shape[0] * w.key_heads, w.query_heads // w.key_heads
         prompts, prefix = self._pad_bias_PL.shape
-        first = 0 if window is None else max(0, self._time + 1 - window)
-        own = slice(first, self._time + 1)
         q_RAD = q_BHD.reshape(rows, groups, w.head_width)
         q_grid = q_RAD.index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, w.head_width)
-        prefix_scores = torch.baddbmm(self._prefix_bias(window), q_grid, cache.prefix_k_ODL)
+        prefix_scores = torch.baddbmm(seen.prefix_bias_O1L, q_grid, cache.prefix_k_ODL)
         prefix_scores = prefix_scores.view(-1, groups, prefix).index_select(0, self._grid_of_row)
-        own_scores = torch.bmm(q_RAD, cache.own_k_RDC[:, :, own])
+        own_scores = torch.bmm(q_RAD, cache.own_k_RDC[:rows, :, seen.own])
+        if seen.own_bias_R1C is not None:
+            own_scores += seen.own_bias_R1C
         shares = torch.cat([prefix_scores, own_scores], -1).softmax(-1)
-        mixed_RAD = torch.bmm(shares[..., prefix:], cache.own_v_RCD[:, own])
+        mixed_RAD = torch.bmm(shares[..., prefix:], cache.own_v_RCD[:rows, seen.own])
         grid = shares[..., :prefix].index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, prefix)
         prefix_mixed = torch.bmm(grid, cache.prefix_v_OLD).view(-1, groups, w.head_width)
         mixed_RAD += prefix_mixed.index_select(0, self._grid_of_row)
         return mixed_RAD.view(q_BHD.shape[0], -1)
 
+    def _seen(self, window: int | None) -> _Seen:
+        """What the next token of each row attends to in a layer with this window."""
+        first = self._oldest if window is None else max(self._oldest, self._time + 1 - window)
+        own_bias = None
+        if int(self._start_P.max()) > first:
+            column_C = torch.arange(first, self._time + 1, device=self._device)
+            before_RC = column_C < self._start_P[self._prompt_B].repeat_interleave(self._w.key_heads)[:, None]
+            own_bias = torch.zeros(before_RC.shape, device=self._device).masked_fill_(before_RC, -torch.inf)[:, None]
+        return _Seen(own=slice(first, self._time + 1), own_bias_R1C=own_bias, prefix_bias_O1L=self._prefix_bias(window))
+
     def _prefix_bias(self, window: int | None) -> Tensor:
         """[O, 1, L]: minus infinity at padding and at prompt tokens that have left the window."""
         bias_PL = self._pad_bias_PL
         prefix = bias_PL.shape[1]
-        if window is not None and int(self._length_P.max()) + self._time >= window:
-            oldest_P = self._length_P + self._time - window
-            left_PL = torch.arange(prefix, device=self._device) <= oldest_P[:, None]
+        position_P = self._length_P + self._time - self._start_P
+        if window is not None and int(position_P.max()) >= window:
+            left_PL = torch.arange(prefix, device=self._device) <= (position_P - window)[:, None]
             bias_PL = bias_PL.masked_fill(left_PL, -torch.inf)
         return bias_PL[:, None].expand(-1, self._w.key_heads, -1).reshape(-1, 1, prefix)
 
+    # ---- rows that leave and rows that join ----------------------------------------------------------------------
+
     def keep(self, kept_Y: Tensor) -> None:
-        w = self._w
         self._prompt_B = self._prompt_B[kept_Y]
-        kept_R = (kept_Y[:, None] * w.key_heads + torch.arange(w.key_heads, device=self._device)).reshape(-1)
+        kept_R = self._by_head(kept_Y)
+        written = slice(self._oldest, self._time)
         for cache in self._caches:
-            cache.own_k_RDC[: len(kept_R), :, : self._time] = cache.own_k_RDC[kept_R, :, : self._time]
-            cache.own_v_RCD[: len(kept_R), : self._time] = cache.own_v_RCD[kept_R, : self._time]
-            cache.own_k_RDC = cache.own_k_RDC[: len(kept_R)]
-            cache.own_v_RCD = cache.own_v_RCD[: len(kept_R)]
+            cache.own_k_RDC[: len(kept_R), :, written] = cache.own_k_RDC[kept_R, :, written]
+            cache.own_v_RCD[: len(kept_R), written] = cache.own_v_RCD[kept_R, written]
+        self._oldest = int(self._start_P[self._prompt_B].min())
         self._index_rows()
 
-    def _grow(self) -> None:
-        capacity = min(self._max_new, 2 * self._capacity)
+    def join(self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int]) -> Tensor:
+        fresh = FusedSession(
+            self._w, prompt_lengths=[len(p) for p in prompts], prompt_of_row=prompt_of_row, max_new=self._max_new,
+            first_capacity=1, prefill_tokens=self._prefill_tokens,
+        )  # fmt: skip
+        logits_BV = fresh.read(prompts)
+        before, rows = len(self._prompt_B), len(self._prompt_B) + len(fresh._prompt_B)
+        if rows * self._w.key_heads > len(self._caches[0].own_k_RDC):
+            self._make_room(rows=rows)
+        present_P, self._prompt_B = self._prompt_B.unique(return_inverse=True)
+        self._prompt_B = torch.cat([self._prompt_B, fresh._prompt_B + len(present_P)])
+        self._length_P = torch.cat([self._length_P[present_P], fresh._length_P])
+        self._start_P = torch.cat([self._start_P[present_P], torch.full_like(fresh._length_P, self._time)])
+        self._turns = max(self._turns, fresh._turns, key=lambda turns: len(next(iter(turns.values()))))
+        self._pad()
+        prefix, kept_O, others = self._pad_bias_PL.shape[1], self._by_head(present_P), self._w.key_heads * before
+        for cache, other in zip(self._caches, fresh._caches, strict=True):
+            cache.prefix_k_ODL = _stacked(cache.prefix_k_ODL[kept_O], other.prefix_k_ODL, inner=(-1, prefix))
+            cache.prefix_v_OLD = _stacked(cache.prefix_v_OLD[kept_O], other.prefix_v_OLD, inner=(prefix, -1))
+            # no weight falls on what is in these columns, but it must be finite
+            cache.own_k_RDC[others:, :, : self._time] = 0.0
+            cache.own_v_RCD[others:, : self._time] = 0.0
+        self._index_rows()
+        return logits_BV
+
+    @property
+    def _columns(self) -> int:
+        return self._caches[0].own_k_RDC.shape[2]
+
+    def _make_room(self, *, rows: int) -> None:
+        """Makes room for so many rows and for another step: columns that nobody needs are cut off, and others come."""
+        span = self._time - self._oldest
+        most = self._max_new if self._oldest == 0 else int(self._max_new * (1.0 + SPARE_COLUMNS))
+        columns = max(self._columns, min(2 * span, most))
+        used, needed = (self._w.key_heads * count for count in (len(self._prompt_B), rows))
         for cache in self._caches:
-            rows, width, _ = cache.own_k_RDC.shape
-            k_RDC, v_RCD = (
-                cache.own_k_RDC.new_empty(rows, width, capacity),
-                cache.own_v_RCD.new_empty(rows, capacity, width),
-            )
-            k_RDC[:, :, : self._time] = cache.own_k_RDC[:, :, : self._time]
-            v_RCD[:, : self._time] = cache.own_v_RCD[:, : self._time]
-            cache.own_k_RDC, cache.own_v_RCD = k_RDC, v_RCD
-        self._capacity = capacity
+            k_RDC = cache.own_k_RDC[:used, :, self._oldest : self._time].clone()
+            v_RCD = cache.own_v_RCD[:used, self._oldest : self._time].clone()
+            if needed > len(cache.own_k_RDC) or columns > cache.own_k_RDC.shape[2]:
+                cache.own_k_RDC = k_RDC.new_empty(needed, k_RDC.shape[1], columns)
+                cache.own_v_RCD = v_RCD.new_empty(needed, columns, v_RCD.shape[2])
+            cache.own_k_RDC[:used, :, :span] = k_RDC
+            cache.own_v_RCD[:used, :span] = v_RCD
+        self._start_P -= self._oldest
+        self._time, self._oldest = span, 0
+
+    def _by_head(self, index: Tensor) -> Tensor:
+        """Where the key heads of some rows, or prompts, are, among those of all."""
+        heads = self._w.key_heads
+        return (index[:, None] * heads + torch.arange(heads, device=self._device)).reshape(-1)
+
+    def _pad(self) -> None:
+        """Minus infinity behind the last token of each prompt."""
+        padded_PL = torch.arange(int(self._length_P.max()), device=self._device) >= self._length_P[:, None]
+        self._pad_bias_PL = torch.zeros(padded_PL.shape, device=self._device).masked_fill(padded_PL, -torch.inf)
 
     def _index_rows(self) -> None:
         """Maps rows to a grid of prompts x key heads x samples, the shape of the shared product, and back."""
@@ -248,7 +322,7 @@ class FusedSession:
         cap = self._w.logit_cap
         return logits_BV if cap is None else torch.tanh(logits_BV / cap) * cap
 
-    def _empty_cache(self) -> _LayerCache:
+    def _empty_cache(self, *, capacity: int) -> _LayerCache:
         w, (prompts, prefix) = self._w, self._pad_bias_PL.shape
         rows, slots, width = len(self._prompt_B) * w.key_heads, prompts * w.key_heads, w.head_width
         like = w.embedding_VE.new_empty(0, dtype=w.dtype)
@@ -256,8 +330,8 @@ class FusedSession:
         return _LayerCache(
             prefix_k_ODL=like.new_zeros(slots, width, prefix),
             prefix_v_OLD=like.new_zeros(slots, prefix, width),
-            own_k_RDC=like.new_empty(rows, width, self._capacity),
-            own_v_RCD=like.new_empty(rows, self._capacity, width),
+            own_k_RDC=like.new_empty(rows, width, capacity),
+            own_v_RCD=like.new_empty(rows, capacity, width),
         )
 
 
@@ -275,6 +349,15 @@ def _turns(weights: ModelWeights, *, length: int) -> dict[str, Tensor]:
         angle = torch.outer(torch.arange(length, device=frequency.device, dtype=torch.float), frequency)
         turns[name] = torch.polar(torch.full_like(angle, scale), angle)
     return turns
+
+
+def _stacked(one: Tensor, other: Tensor, *, inner: tuple[int, int]) -> Tensor:
+    """Both, one behind the other, cut off or filled with zeros to the inner shape; -1: as it is."""
+    rows, width = (own if size < 0 else size for own, size in zip(one.shape[1:], inner, strict=True))
+    out = one.new_zeros(len(one) + len(other), rows, width)
+    for part, place in ((one, out[: len(one)]), (other, out[len(one) :])):
+        place[:, : part.shape[1], : part.shape[2]] = part[:, :rows, :width]
+    return out
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:

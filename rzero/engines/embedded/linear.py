@@ -58,7 +58,7 @@ class Rounded:
         if not bool(scale_O.isfinite().all()):
             raise ValueError("weights that are infinite or no numbers cannot be rounded to int8")
         self._bias_O = bias_O
-        self._out = weight_IO.new_empty(0)
+        self._out = torch.empty(0)
         self._parts = [
             _Packed(
                 columns=columns,
@@ -85,7 +85,8 @@ class Rounded:
         """Memory [rows, O] for a product."""
         width = self._parts[-1].columns.stop
         if self._out.numel() < rows * width:
-            self._out = self._out.new_empty(rows * width)
+            with torch.inference_mode(mode=False):  # made while drawing, it could not be written to while verifying
+                self._out = torch.empty(rows * width)
         return self._out[: rows * width].view(rows, width)
 
 

@@ -142,7 +142,10 @@ def errors(weights: ModelWeights, policy: Policy) -> Iterator[tuple[str, float]]
     probe_1T = torch.tensor([max(probe_prompts(policy), key=len)])
     with _hidden_states(unwrap_adapters(policy.model)) as states_1TE:
         logits_TV = policy.model(input_ids=probe_1T, use_cache=False).logits[0]
-    session = FusedSession(weights, prompt_lengths=[probe_1T.shape[1]], prompt_of_row=[0], max_new=1, first_capacity=1)
+    session = FusedSession(
+        weights, prompt_lengths=[probe_1T.shape[1]], prompt_of_row=[0], max_new=1, first_capacity=1,
+        prefill_tokens=probe_1T.shape[1],
+    )  # fmt: skip
     yield "the embedding", _relative(session.embed(probe_1T), states_1TE[0])
     for number in range(len(weights.layers)):
         given_1TE, expected_1TE = states_1TE[number : number + 2]

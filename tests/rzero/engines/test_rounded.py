@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rzero.adapters import LoraSpec, add_adapters
-from rzero.engines.embedded import EmbeddedEngine
+from rzero.engines.embedded import EmbeddedEngine, linear
 from rzero.engines.embedded.linear import Adapted, Dense, Rounded, exact_products
 from rzero.engines.embedded.rounded import LAYER_TOLERANCE, LOGITS_TOLERANCE, RoundedDecoder, errors
 from rzero.policy import Policy
@@ -267,3 +267,22 @@ def test_a_rounded_product_by_hand():
 def test_sums_are_exact_where_a_narrow_accumulator_would_overflow():
     weight_IO, x_WI = torch.ones(4096, 8), torch.ones(3, 4096)
     assert torch.allclose(Rounded(weight_IO, None)(x_WI), Dense(weight_IO, None)(x_WI))
+
+
+@pytest.mark.parametrize("refill", [False, True])
+def test_a_wide_vocabulary_whose_product_writes_over_the_one_before(make_policy, monkeypatch, refill):
+    """Prompts are read in parts, rows join others, weights are synced and drawn from again."""
+    policy = with_lora(make_policy("qwen2"))
+    prompts = [Prompt(user=f"{number} + {number * number} =") for number in range(12)]
+    sampling = Sampling(n=2, temperature=0, max_tokens=12)
+    expected = engine_of(policy, prefill_tokens=4096).generate(prompts, sampling)
+    monkeypatch.setattr(linear, "_WIDE", 64)
+    monkeypatch.setattr(linear, "_COLUMNS", 32)
+    engine = engine_of(policy, max_rows=9 if refill else 64, prefill_tokens=64, refill=refill)
+    for _ in range(2):
+        for one, other in zip(expected, engine.generate(prompts, sampling), strict=True):
+            for wanted, drawn in zip(one.completions, other.completions, strict=True):
+                assert drawn.token_ids == wanted.token_ids
+                assert drawn.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
+        engine.sync(policy)  # what was made while drawing is written to here, outside of inference mode
+        engine.verify(policy)
