@@ -21,7 +21,7 @@ PAGES = {
     "micro": RESULTS,
     "claims": RESULTS,
     "small_language_models": PROJECT / "docs" / "small_language_models.md",
-    **{f"past_collapse_{part}": PAST_COLLAPSE for part in ("screen", "confirm", "medium", "micro", "twenty")},
+    **{f"past_collapse_{part}": PAST_COLLAPSE for part in ("goals", "screen", "confirm", "medium", "micro", "twenty")},
 }
 """Which page holds which block, between `<!-- results:NAME (COMMAND) -->` and `<!-- end of results:NAME -->`."""
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from experiments import readme, results
 from experiments.reporting.figures import png
 from experiments.reproduce.past_collapse import __main__ as command
-from experiments.reproduce.past_collapse import calibration, findings, picture
+from experiments.reproduce.past_collapse import calibration, findings, goals, picture
 from experiments.reproduce.past_collapse.arms import CONFIRM, PARTS, SCREEN, TWENTY, WINNER
 from experiments.reproduce.past_collapse.judging import area, judge
 from experiments.reproduce.past_collapse.keeping import Kept
@@ -185,8 +185,21 @@ def test_the_picture_and_its_tables_say_of_how_many_seeds_they_are() -> None:
 
 
 def test_the_page_holds_the_tables_of_the_kept_runs() -> None:
+    runs = {part.name: kept(part) for part in PARTS.values()}
     for part in (CONFIRM, TWENTY):
-        assert picture.table(part, kept(part)) == readme.current(f"past_collapse_{part.name}")
+        assert picture.table(part, runs[part.name]) == readme.current(f"past_collapse_{part.name}")
+    assert goals.table(findings.findings(runs)) == readme.current("past_collapse_goals")
+
+
+def test_goals_have_a_direction_and_what_is_not_measured_is_not_reached() -> None:
+    found = findings.findings({**NOTHING, CONFIRM.name: CONFIRMED})
+    text = goals.table(found)
+    assert "| winner minus R-Zero, round 10 | 5 |  | 10.50 | yes |" in text
+    assert "| labelled training minus the winner, round 10 |  | 1.5 | 1.00 | yes |" in text
+    assert "| round 20 minus round 10 | -0.5 |  | - | not measured |" in text
+    worse = {**found, "paired_gain": 4.9, "below_ceiling": 1.6}
+    assert "| winner minus R-Zero, round 10 | 5 |  | 4.90 | no |" in goals.table(worse)
+    assert "| labelled training minus the winner, round 10 |  | 1.5 | 1.60 | no |" in goals.table(worse)
 
 
 def test_calibration_without_runs_says_what_is_missing_and_writes_nothing(

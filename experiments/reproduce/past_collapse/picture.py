@@ -15,7 +15,9 @@ from evaluation.seeds import over_seeds
 from experiments import readme
 from experiments.reporting.figures import BLUE, GREEN, ORANGE, Line, Point, lines_by_iteration, save
 from experiments.reporting.markdown import markdown_table
+from experiments.reproduce.past_collapse import goals
 from experiments.reproduce.past_collapse.arms import CONFIRM, PARTS, WINNER, Part
+from experiments.reproduce.past_collapse.findings import findings
 from experiments.reproduce.past_collapse.keeping import ROOT, Kept
 from experiments.reproduce.past_collapse.watched import FAMILIES, LABELS, Runs, kept
 from experiments.reproduce.study import mean_text
@@ -98,6 +100,7 @@ def write() -> list[Path]:
     found: Mapping[str, Runs] = {part.name: kept(part) for part in PARTS.values()}
     for part in PARTS.values():
         readme.update(f"past_collapse_{part.name}", table(part, found[part.name]))
+    readme.update("past_collapse_goals", goals.table(findings(found)))
     confirmed, drawn = found[CONFIRM.name], ROOT / "figure.png"
     if not confirmed.keys() & TOLD.keys():
         return [readme.PAST_COLLAPSE]
