@@ -6,11 +6,13 @@ stage that the ledger names is skipped. Between two commits a phase may be pause
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -189,7 +191,11 @@ def _free_memory() -> None:
     """Lets go of what a stage leaves behind: module, trainer and hooks hold one another in cycles.
 
     Python would find them some day; until then a phase's weights and optimiser stay on the GPU beside the next one's.
+    glibc, where it is there, gives the system what is free on its heap: of a model of half a billion parameters it kept
+    2 GiB from one phase to the next.
     """
     gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()

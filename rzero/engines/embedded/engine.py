@@ -11,6 +11,7 @@ Shapes: B rows side by side, V vocabulary.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -102,7 +103,7 @@ class EmbeddedEngine:
         self._dtype = None if dtype in ("int8", "auto") else rollout_dtype(dtype)
         self._device = None if device is None else torch.device(device)
         self._decoder: Follower | None = None
-        self._model_of_decoder: PreTrainedModel | None = None
+        self._made_for: weakref.ref[PreTrainedModel] | None = None  # a frozen policy must not stay in memory for us
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._vocabulary = 0
         self._eos_ids: tuple[int, ...] = ()
@@ -122,9 +123,9 @@ class EmbeddedEngine:
             rows, threads = self._max_rows, self._threads
             chosen = settled(self._undecided, lambda: measured(policy, rows=rows, threads=threads, device=device))
             self._int8, self._undecided = chosen == "int8", None
-        if self._decoder is None or self._model_of_decoder is not policy.model:
+        if self._decoder is None or self._made_for is None or self._made_for() is not policy.model:
             self._decoder = self._make_decoder(model, device)
-            self._model_of_decoder = policy.model
+            self._made_for = weakref.ref(policy.model)
         self._decoder.take(policy)
         self._tokenizer = policy.tokenizer
         self._eos_ids = policy.eos_ids()
@@ -141,7 +142,7 @@ class EmbeddedEngine:
 
     def close(self) -> None:
         """Lets go of the weights; the engine can be synced again."""
-        self._decoder = self._model_of_decoder = self._tokenizer = None
+        self._decoder = self._made_for = self._tokenizer = None
 
     def across(self, ranks: Ranks) -> ShardedEngine:
         """Returns the engine of which each of several processes draws a share."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange
+from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange, shape_of
 
 SPARE_COLUMNS = 0.25
 """Room for own tokens above what a row can need, as a share of that, where rows join: columns that nobody needs any
@@ -38,13 +38,13 @@ class FusedDecoder:
     number of own tokens room is made for at first (it doubles when used up). weights: what is decoded with."""
 
     def __init__(self, model: PreTrainedModel, *, prefill_tokens: int, first_capacity: int) -> None:
-        self._model = model
+        self._shape = shape_of(model)
         self._prefill_tokens = prefill_tokens
         self._first_capacity = first_capacity
         self.weights: ModelWeights | None = None
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        self.use(arrange(self._model, weights))
+        self.use(arrange(self._shape, weights))
 
     def use(self, weights: ModelWeights) -> None:
         """Decodes with weights that are arranged already."""

@@ -79,7 +79,7 @@ def why_not_fused(model: PreTrainedModel, dtype: torch.dtype) -> str | None:
         return "attention scores are soft-capped"
     if getattr(config, "use_bidirectional_attention", False):
         return "attention is bidirectional"
-    frequencies = _frequencies(model, torch.device("cpu"))
+    frequencies = _frequencies(model)
     if any(2 * f.numel() != _head_width(config) for f, _ in frequencies.values()):
         return "the rotary embedding turns only a part of each head"
     return None
@@ -93,26 +93,47 @@ class Delta:
     up_OR: Tensor
 
 
-def arrange(
-    model: PreTrainedModel, weights: Mapping[str, Tensor], *, linear: Callable[[Tensor, Tensor | None], Linear] = Dense
-) -> ModelWeights:
-    """Copies `weights` (Hugging Face names) into the fused layout; `model` gives the configuration and frequencies.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What of a model is not among its weights. Whoever keeps this keeps no weights of it in memory."""
 
-    linear: makes a layer of weights [in, out] and a bias, such as a rounded one.
+    config: Any
+    embedding_scale: float
+    frequencies: Mapping[str, tuple[Tensor, float]]
+
+
+def shape_of(model: Any) -> Shape:
+    gemma = model.config.model_type == "gemma3_text"
+    return Shape(
+        config=model.config,
+        embedding_scale=float(model.model.embed_tokens.embed_scale) if gemma else 1.0,
+        frequencies=_frequencies(model),
+    )
+
+
+def arrange(
+    shape: Shape,
+    weights: Mapping[str, Tensor],
+    *,
+    linear: Callable[[Tensor, Tensor | None], Linear] = Dense,
+    embedding_dtype: torch.dtype | None = None,
+) -> ModelWeights:
+    """Copies `weights` (Hugging Face names) into the fused layout.
+
+    linear: makes a layer of weights [in, out] and a bias, such as a rounded one. embedding_dtype: None: as it is.
     """
-    config = model.config
-    gemma = config.model_type == "gemma3_text"
+    config = shape.config
     embedding_VE = weights["model.embed_tokens.weight"]
     return ModelWeights(
-        embedding_VE=embedding_VE * (float(model.model.embed_tokens.embed_scale) if gemma else 1.0),
+        embedding_VE=(embedding_VE * shape.embedding_scale).to(embedding_dtype or embedding_VE.dtype),
         head=arranged_head(config, weights, linear),
         layers=tuple(arranged_layer(config, weights, index, linear) for index in range(config.num_hidden_layers)),
-        frequencies=_frequencies(model, embedding_VE.device),
+        frequencies={kind: (f.to(embedding_VE.device), scale) for kind, (f, scale) in shape.frequencies.items()},
         query_heads=config.num_attention_heads,
         key_heads=config.num_key_value_heads,
         head_width=_head_width(config),
         norm_eps=config.rms_norm_eps,
-        activation=config.hidden_activation if gemma else config.hidden_act,
+        activation=config.hidden_activation if config.model_type == "gemma3_text" else config.hidden_act,
         logit_cap=getattr(config, "final_logit_softcapping", None),
     )
 
@@ -254,16 +275,16 @@ def _interleaved(heads: int, width: int) -> Tensor:
     return (torch.arange(heads)[:, None] * width + within).reshape(-1)
 
 
-def _frequencies(model: Any, device: torch.device) -> dict[str, tuple[Tensor, float]]:
+def _frequencies(model: Any) -> dict[str, tuple[Tensor, float]]:
+    """Returns copies on the CPU."""
     rotary = model.model.rotary_emb
-    if hasattr(rotary, "inv_freq"):
-        return {"default": (rotary.inv_freq.detach().to(device).float(), float(rotary.attention_scaling))}
+    kinds = {"default": ""} if hasattr(rotary, "inv_freq") else {kind: f"{kind}_" for kind in rotary.layer_types}
     return {
         kind: (
-            getattr(rotary, f"{kind}_inv_freq").detach().to(device).float(),
-            float(getattr(rotary, f"{kind}_attention_scaling")),
+            getattr(rotary, f"{prefix}inv_freq").detach().cpu().float().clone(),
+            float(getattr(rotary, f"{prefix}attention_scaling")),
         )
-        for kind in rotary.layer_types
+        for kind, prefix in kinds.items()
     }
 
 

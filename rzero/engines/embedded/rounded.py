@@ -13,7 +13,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from transformers import PreTrainedModel
 
 from rzero.adapters import unwrap_adapters
 from rzero.engines.embedded.fused import FusedDecoder, FusedSession
-from rzero.engines.embedded.fused_weights import Delta, ModelWeights, arrange, why_not_fused, with_deltas
+from rzero.engines.embedded.fused_weights import Delta, ModelWeights, arrange, shape_of, why_not_fused, with_deltas
 from rzero.engines.embedded.linear import Adapted, Rounded, exact_products
 from rzero.engines.verification import probe_prompts
 from rzero.gathering import model_parts, sha256_of
@@ -116,9 +115,8 @@ def deltas(model: PreTrainedModel) -> dict[str, Delta]:
 
 
 def _rounded(model: PreTrainedModel, base: Mapping[str, Tensor]) -> ModelWeights:
-    arranged = arrange(model, base, linear=Rounded)
     # bfloat16 holds an embedding, which no product rounds again, finer than int8 would
-    return replace(arranged, embedding_VE=arranged.embedding_VE.to(torch.bfloat16))
+    return arrange(shape_of(model), base, linear=Rounded, embedding_dtype=torch.bfloat16)
 
 
 def _linears(weights: ModelWeights) -> Iterator[object]:

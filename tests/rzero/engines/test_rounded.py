@@ -1,6 +1,8 @@
 """Rollouts in int8: near the policy's own log-probs, adapters untouched by the rounding, wrong weights refused."""
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -286,3 +288,15 @@ def test_a_wide_vocabulary_whose_product_writes_over_the_one_before(make_policy,
                 assert drawn.logprobs == pytest.approx(wanted.logprobs, abs=1e-4)
         engine.sync(policy)  # what was made while drawing is written to here, outside of inference mode
         engine.verify(policy)
+
+
+@pytest.mark.parametrize("dtype", [None, "int8"])
+def test_an_engine_keeps_no_policy_in_memory(make_policy, dtype):
+    policy = with_lora(make_policy("qwen2"))
+    engine = engine_of(policy, dtype=dtype)
+    before = engine.generate(PROMPTS, Sampling(max_tokens=4))
+    weight = weakref.ref(policy.model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight)
+    del policy
+    gc.collect()
+    assert weight() is None
+    assert engine.generate(PROMPTS, Sampling(max_tokens=4)) == before
