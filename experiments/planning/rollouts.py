@@ -20,9 +20,9 @@ class Rollouts:
     engines: how many decode. devices_each: over which each splits weights and cache (tensor parallelism). copies: of
     the weights on each training device, before that; the embedded engine has one for each role, one vLLM serves both,
     and servers on devices of their own need none here (what they need there is not planned). rows: at most so many side
-    by side in an engine. cache_bytes: of a number in its cache; None: weight_bytes. vllm_share, vllm_cache_gib: what
-    vLLM takes of a device's memory for weights and cache together, or for the cache; it keeps them while the policy
-    trains. eager: no CUDA graphs.
+    by side in an engine. cache_bytes: of a number in its cache; None: weight_bytes. refill: rows that wait join a
+    batch. vllm_share, vllm_cache_gib: what vLLM takes of a device's memory for weights and cache together, or for the
+    cache; it keeps them while the policy trains. eager: no CUDA graphs.
     """
 
     engines: int
@@ -31,6 +31,7 @@ class Rollouts:
     rows: int
     response_tokens: int
     cache_bytes: int | None = None
+    refill: bool = False
     devices_each: int = 1
     vllm_share: float | None = None
     vllm_cache_gib: float | None = None
@@ -43,6 +44,7 @@ class Rollouts:
         common: Json = {
             "weight_bytes": policy_bytes if engine["dtype"] in (None, "auto") else BYTES[engine["dtype"]],
             "rows": engine["max_rows"],
+            "refill": engine.get("refill", True),  # vLLM, which has no choice, does
             "response_tokens": cfg["response_tokens"],
         }
         host = engine.get("host")

@@ -29,8 +29,9 @@ class Work:
 def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, completions: int) -> Work:
     """One call of all engines: each token step of an engine reads all weights once and each row's cache.
 
-    A call ends with its longest response, so its tail is decoded with few rows. vLLM fills places as they become free;
-    the embedded engine draws in waves. A token step takes its least time however few rows are left.
+    A call ends with its longest response, so its tail is decoded with few rows. Where rows join a batch they fill
+    places as they become free; else they are drawn in waves. A token step takes its least time however few rows are
+    left.
     """
     rollouts = setting.rollouts
     limit, mean = rollouts.response_tokens, rollouts.response_tokens * hardware.response_fraction
@@ -41,7 +42,7 @@ def decoding(model: Architecture, setting: Setting, hardware: Hardware, *, compl
     side_by_side = max(1, rollouts.side_by_side(model, hardware))
     # in every wave some response runs to the limit, while finished rows are taken out
     waves = math.ceil(rows / side_by_side) * limit
-    steps = max(limit, rows * mean / side_by_side + limit - mean) if rollouts.stays else waves
+    steps = max(limit, rows * mean / side_by_side + limit - mean) if rollouts.refill else waves
     cache = rows * mean * context * model.cache_bytes_per_token * rollouts.weight_bytes / 2
     traffic = steps * model.parameters * rollouts.weight_bytes + cache
     busy = max(

@@ -136,6 +136,17 @@ def test_work_scales_as_it_should() -> None:
     assert decoding(TINY, rounded, device, completions=32).hours == pytest.approx(drawn.hours / 2)
 
 
+def test_rows_that_join_a_batch_save_steps() -> None:
+    """Eight rows an engine, four side by side: twice 50 steps in waves; joining, 8 x 25 / 4 steps and a tail of 25."""
+    device = replace(DEVICE, eager_token_step_ms=6.0)
+    waves, joining = (
+        decoding(TINY, replace(SETTING, rollouts=replace(EMBEDDED, rows=4, refill=refill)), device, completions=32)
+        for refill in (False, True)
+    )
+    assert waves.hours == pytest.approx(100 * 0.006 / 3600)
+    assert joining.hours == pytest.approx(75 * 0.006 / 3600)
+
+
 def test_what_vllm_takes_of_a_device() -> None:
     """1 GiB x 0.25 less 2,800 weights of 2 bytes; a row of average length: 10 + 25 tokens x 20 numbers x 2 bytes."""
     vllm = replace(EMBEDDED, copies=1, weight_bytes=2, rows=10**9, vllm_share=0.25)
