@@ -194,12 +194,12 @@ def test_the_page_holds_the_tables_of_the_kept_runs() -> None:
 def test_goals_have_a_direction_and_what_is_not_measured_is_not_reached() -> None:
     found = findings.findings({**NOTHING, CONFIRM.name: CONFIRMED})
     text = goals.table(found)
-    assert "| winner minus R-Zero, round 10 | 5 |  | 10.50 | yes |" in text
-    assert "| labelled training minus the winner, round 10 |  | 1.5 | 1.00 | yes |" in text
-    assert "| round 20 minus round 10 | -0.5 |  | - | not measured |" in text
+    assert "| winner minus R-Zero, round 10 | 5 |  | 10.50 | 2 | yes |" in text
+    assert "| labelled training minus the winner, round 10 |  | 1.5 | 1.00 | 1 | yes |" in text
+    assert "| round 20 minus round 10 | -0.5 |  | - | 0 | not measured |" in text
     worse = {**found, "paired_gain": 4.9, "below_ceiling": 1.6}
-    assert "| winner minus R-Zero, round 10 | 5 |  | 4.90 | no |" in goals.table(worse)
-    assert "| labelled training minus the winner, round 10 |  | 1.5 | 1.60 | no |" in goals.table(worse)
+    assert "| winner minus R-Zero, round 10 | 5 |  | 4.90 | 2 | no |" in goals.table(worse)
+    assert "| labelled training minus the winner, round 10 |  | 1.5 | 1.60 | 1 | no |" in goals.table(worse)
 
 
 def test_calibration_without_runs_says_what_is_missing_and_writes_nothing(

@@ -56,6 +56,7 @@ def findings(runs: Mapping[str, Runs]) -> Json:
     gain, ceiling = (_lead(winner, confirmed.get(other, {}), round_=CONFIRM.rounds) for other in ("rzero", "labelled"))
     alarm = verdict({name: part for name, part in runs.items() if name != SCREEN.name})
     twenty = [run.overall[20] - run.overall[10] for run in runs[TWENTY.name].get(WINNER, {}).values()]
+    sizes = {part.name: _size_lead(runs, part) for part in (MEDIUM, MICRO)}
     return {
         "winner": WINNER,
         "seeds": sorted(winner),
@@ -69,11 +70,14 @@ def findings(runs: Mapping[str, Runs]) -> Json:
         "twenty_rounds": fmean(twenty) if twenty else None,
         "late_gain": _mean(_over([run.overall[10] - run.overall[3] for run in winner.values()])),
         "hard_gain": _mean(_over([run.hard[10] - run.hard[3] for run in winner.values()])),
-        "sizes": {part.name: _mean(_size_lead(runs, part)) for part in (MEDIUM, MICRO)},
+        "sizes": {name: _mean(lead) for name, lead in sizes.items()},
         "counts": {
-            "paired": 0 if gain is None else gain.seeds,
-            "ceiling": 0 if ceiling is None else ceiling.seeds,
+            "winner": len(winner),
             "twenty": len(twenty),
+            **{
+                name: 0 if estimate is None else estimate.seeds
+                for name, estimate in {"paired": gain, "ceiling": ceiling, **sizes}.items()
+            },
         },
         "alarm": asdict(alarm),
         "arms": {
