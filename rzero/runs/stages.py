@@ -191,8 +191,8 @@ def _free_memory() -> None:
     """Lets go of what a stage leaves behind: module, trainer and hooks hold one another in cycles.
 
     Python would find them some day; until then a phase's weights and optimiser stay on the GPU beside the next one's.
-    glibc, where it is there, gives the system what is free on its heap: of a model of half a billion parameters it kept
-    2 GiB from one phase to the next.
+    glibc, where it is there, is told to give the system what is free on its heap, which it would keep from one phase to
+    the next.
     """
     gc.collect()
     with suppress(OSError, AttributeError):

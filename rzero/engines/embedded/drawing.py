@@ -7,12 +7,13 @@ machine that is nearly idle. Otherwise the rest waits until all rows have ended.
 Shapes: B rows side by side, Y of them that end, C tokens of a response, V vocabulary.
 """
 
+# ruff: noqa: N815 (fields carry their shape as a suffix, like every other tensor name)
+
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -58,11 +59,26 @@ class Tally:
             self.progress(self.ended, self.total, self.tokens)
 
 
-class _Begun(TypedDict):
-    """What a session is told of rows that begin."""
+@dataclass(slots=True)
+class _Rows:
+    """Rows side by side: their places among all rows, how many tokens each has drawn, and which go on."""
 
-    prompts: list[Sequence[int]]
-    prompt_of_row: list[int]
+    place_B: NDArray[np.int64]
+    step_B: NDArray[np.int64]
+    alive_B: NDArray[np.bool_]
+
+    @classmethod
+    def at(cls, place_B: NDArray[np.int64]) -> _Rows:
+        """Rows that begin."""
+        return cls(place_B, np.zeros_like(place_B), np.ones(len(place_B), dtype=bool))
+
+    def keep(self, kept_Y: NDArray[np.int64]) -> None:
+        self.place_B, self.step_B, self.alive_B = self.place_B[kept_Y], self.step_B[kept_Y], self.alive_B[kept_Y]
+
+    def join(self, others: _Rows) -> None:
+        self.place_B = np.concatenate([self.place_B, others.place_B])
+        self.step_B = np.concatenate([self.step_B, others.step_B])
+        self.alive_B = np.concatenate([self.alive_B, others.alive_B])
 
 
 class Drawing:
@@ -99,57 +115,53 @@ class Drawing:
     def _run_batch(self) -> None:
         """Draws rows that begin together, and all that join them."""
         longest = int(self._limits.max())
-        place_B, begun = self._begin(self._room)
-        session, logits_BV = self._starter.start(**begun, max_new=longest)
-        sampler = self._sampler(place_B.tolist())
+        prompts, slots, rows = self._begin(self._room)
+        session, logits_BV = self._starter.start(prompts, prompt_of_row=slots, max_new=longest)
+        sampler = self._sampler(rows.place_B.tolist())
         eos = torch.tensor(self._eos_ids, device=logits_BV.device)
-        step_B, alive_B = np.zeros_like(place_B), np.ones(len(place_B), dtype=bool)
         while True:
-            token_B, logprob_B = sampler.draw(logits_BV, step=step_B)
-            alive_B = self._write(token_B, logprob_B, torch.isin(token_B, eos), place_B, step_B, alive_B)
-            step_B, alive = step_B + 1, int(alive_B.sum())
+            token_B, logprob_B = sampler.draw(logits_BV, step=rows.step_B)
+            self._write(rows, token_B, logprob_B, torch.isin(token_B, eos))
+            alive = int(rows.alive_B.sum())
             if alive == 0:
                 return
             # rows that have ended are fed all the same, but never beyond what there is room for
-            compact = alive < self._compact_below * len(alive_B) or bool((step_B == longest).any())
+            compact = alive < self._compact_below * len(rows.alive_B) or bool((rows.step_B == longest).any())
             if compact:
-                kept_Y = alive_B.nonzero()[0]
-                place_B, step_B, alive_B = place_B[kept_Y], step_B[kept_Y], alive_B[kept_Y]
+                kept_Y = rows.alive_B.nonzero()[0]
+                rows.keep(kept_Y)
                 sampler.keep(kept_Y)
                 kept = torch.from_numpy(kept_Y).to(token_B.device)
                 session.keep(kept)
                 token_B = token_B[kept]
             logits_BV = session.step(token_B)
-            if compact and self._refill and isinstance(session, Joinable):
-                joining_B, begun = self._begin(self._room - alive)
-                if len(joining_B):
-                    logits_BV = logits_BV.clone()  # joining may write over it
-                    logits_BV = torch.cat([logits_BV, session.join(**begun)])
-                    sampler.join(self._sampler(joining_B.tolist()))
-                    place_B = np.concatenate([place_B, joining_B])
-                    step_B = np.concatenate([step_B, np.zeros_like(joining_B)])
-                    alive_B = np.concatenate([alive_B, np.ones(len(joining_B), dtype=bool)])
+            if not (compact and self._refill and isinstance(session, Joinable)):
+                continue
+            prompts, slots, others = self._begin(self._room - alive)
+            if prompts:
+                logits_BV = logits_BV.clone()  # joining may write over it
+                logits_BV = torch.cat([logits_BV, session.join(prompts, prompt_of_row=slots)])
+                sampler.join(self._sampler(others.place_B.tolist()))
+                rows.join(others)
 
-    def _begin(self, room: int) -> tuple[NDArray[np.int64], _Begun]:
-        """Takes from what waits, in order, the prompts whose rows there is room for; returns their rows' places."""
+    def _begin(self, room: int) -> tuple[list[Sequence[int]], list[int], _Rows]:
+        """Takes from what waits, in order, what there is room for: prompts, the prompt of each row, and the rows."""
         taken: list[Asked] = []
         while self._waiting and len(self._waiting[0].rows) <= room:
             taken.append(self._waiting.popleft())
             room -= len(taken[-1].rows)
         slots = [slot for slot, asked in enumerate(taken) for _ in asked.rows]
         places = np.array([row for asked in taken for row in asked.rows], dtype=np.int64)
-        return places, {"prompts": [asked.ids for asked in taken], "prompt_of_row": slots}
+        return [asked.ids for asked in taken], slots, _Rows.at(places)
 
-    def _write(
-        self, token_B: Tensor, logprob_B: Tensor, stopped: Tensor, place_B: NDArray[np.int64],
-        step_B: NDArray[np.int64], alive_B: NDArray[np.bool_],
-    ) -> NDArray[np.bool_]:  # fmt: skip
-        """Keeps what was drawn, and returns which rows go on."""
-        drawn, stopped_B = self._drawn, stopped.cpu().numpy()
-        drawn.tokens[place_B, step_B] = token_B.cpu().numpy()
-        drawn.logprobs[place_B, step_B] = logprob_B.cpu().numpy()
-        ended_B = alive_B & (stopped_B | (self._limits[place_B] <= step_B + 1))
-        drawn.lengths[place_B[ended_B]] = step_B[ended_B] + 1
+    def _write(self, rows: _Rows, token_B: Tensor, logprob_B: Tensor, stopped: Tensor) -> None:
+        """Keeps what was drawn, and notes which rows go on."""
+        drawn, stopped_B, place_B = self._drawn, stopped.cpu().numpy(), rows.place_B
+        drawn.tokens[place_B, rows.step_B] = token_B.cpu().numpy()
+        drawn.logprobs[place_B, rows.step_B] = logprob_B.cpu().numpy()
+        rows.step_B = rows.step_B + 1
+        ended_B = rows.alive_B & (stopped_B | (self._limits[place_B] <= rows.step_B))
+        drawn.lengths[place_B[ended_B]] = rows.step_B[ended_B]
         drawn.stopped[place_B[ended_B]] = stopped_B[ended_B]
-        self._tally.count(ended=int(ended_B.sum()), tokens=int(alive_B.sum()))
-        return alive_B & ~ended_B
+        self._tally.count(ended=int(ended_B.sum()), tokens=int(rows.alive_B.sum()))
+        rows.alive_B = rows.alive_B & ~ended_B

@@ -4,7 +4,7 @@ The prompt of a group is read once and its keys and values are kept once: attent
 prompt against the shared prefix in one matrix product, and each row's own tokens in a batched one; one softmax runs
 over both.
 
-Shapes: B rows of the wave, P its prompts, L longest prompt, C room for own tokens, E model
+Shapes: B rows side by side, P their prompts, L longest prompt, C room for own tokens, E model
 width, H query heads, J key heads, A = H / J, D head width, V vocabulary, R = B * J, O = P * J, Y rows that are kept, W
 tokens of several rows side by side.
 """
@@ -241,8 +241,8 @@ class FusedSession:
             cache.prefix_k_ODL = _stacked(cache.prefix_k_ODL[kept_O], other.prefix_k_ODL, inner=(-1, prefix))
             cache.prefix_v_OLD = _stacked(cache.prefix_v_OLD[kept_O], other.prefix_v_OLD, inner=(prefix, -1))
             # no weight falls on what is in these columns, but it must be finite
-            cache.own_k_RDC[others:, :, : self._time] = 0.0
-            cache.own_v_RCD[others:, : self._time] = 0.0
+            cache.own_k_RDC[others:, :, self._oldest : self._time] = 0.0
+            cache.own_v_RCD[others:, self._oldest : self._time] = 0.0
         self._index_rows()
         return logits_BV
 
