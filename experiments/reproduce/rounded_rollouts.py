@@ -30,7 +30,7 @@ from rzero.types import Json
 
 NAME = "rounded_rollouts"
 FLOAT32 = "float32"
-INT8 = ("experiment=micro", "engine=embedded_int8", "engine.max_rows=512", "engine.threads=1")
+INT8 = ("experiment=micro", "engine=embedded_int8", "engine.max_rows=512", "engine.threads=1", "engine.refill=false")
 
 
 def asked_in_float32(directory: Path, config: DictConfig) -> list[Json]:
