@@ -28,6 +28,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rzero.modules.attention import attention
 from rzero.policy import unwrap_adapters
 
 ATTENTION = "shared_prompts"
@@ -135,17 +136,14 @@ class SharedPrompts:
         query_WX, key_WX, value_WX = (
             x_1HWD[0].transpose(0, 1).flatten(1) for x_1HWD in (query_1HWD, key_1HWD, value_1HWD)
         )
-        repeat = heads // key_1HWD.shape[1]
         attended = []
         for block in self._blocks:
-            visible_R1QK = block.visible(window)
-            out_RHQD = F.scaled_dot_product_attention(
+            out_RHQD = attention(
                 _take(query_WX, block.own_RQ, size=size),
-                _take(key_WX, block.keys_RK, size=size).repeat_interleave(repeat, dim=1),
-                _take(value_WX, block.keys_RK, size=value_1HWD.shape[3]).repeat_interleave(repeat, dim=1),
-                attn_mask=visible_R1QK,
-                is_causal=visible_R1QK is None,
-                dropout_p=dropout,
+                _take(key_WX, block.keys_RK, size=size),
+                _take(value_WX, block.keys_RK, size=value_1HWD.shape[3]),
+                visible_R1QK=block.visible(window),
+                dropout=dropout,
                 scale=scale,
             )
             attended.append(out_RHQD.transpose(1, 2).flatten(2).flatten(0, 1))
