@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -60,6 +62,23 @@ def set_matmul_precision(precision: str) -> None:
     if precision not in ("highest", "high", "medium"):
         raise ValueError(f"matmul_precision must be highest, high or medium, got {precision!r}")
     torch.set_float32_matmul_precision(precision)
+
+
+@contextmanager
+def float32_factors(device: torch.device) -> Iterator[None]:
+    """Products on a CPU take float32 factors as they are while the context lasts, whatever `set_matmul_precision` said.
+
+    For small products of ever other shapes: oneDNN, which rounds, makes a kernel for each shape and keeps it.
+    """
+    precision = torch.get_float32_matmul_precision()
+    if device.type != "cpu" or precision == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def describe_cpu() -> str:

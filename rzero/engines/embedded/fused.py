@@ -22,7 +22,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange, shape_of
+from rzero.processes.cpu import float32_factors
 
+SAME_COHORT = 0.125
+"""Rows are attended to together unless one misses more than this share of the columns that another has."""
 SPARE_COLUMNS = 0.25
 """Room for own tokens above what a row can need, as a share of that, where rows join: columns that nobody needs any
 more are then cut off now and then, not at every step."""
@@ -72,11 +75,28 @@ class _LayerCache:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What new tokens attend to: columns of the own caches, and what is added to scores (None: nothing)."""
+class _Cohort:
+    """Rows that stand next to each other and joined at about the same step."""
 
-    own: slice
-    own_bias_R1C: Tensor | None
+    rows_R: slice
+    oldest: int
+    youngest: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What the new tokens of some rows attend to in their own caches: columns, and what is added (None: nothing)."""
+
+    rows_R: slice
+    columns: slice
+    bias_R1C: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What new tokens attend to: own tokens, rows from the first to the last, and what is added to prefix scores."""
+
+    own: Sequence[_Own]
     prefix_bias_O1L: Tensor
 
 
@@ -148,7 +168,8 @@ class FusedSession:
         mask = _band(length, layer.window, self._device) if layer.window and length > layer.window else None
         groups = w.query_heads // w.key_heads
         k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
+        with float32_factors(self._device):  # the fused kernel gets slower by rounding
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=1.0)
         x = self._finish_layer(x, mixed.transpose(1, 2).reshape(n * length, -1), layer)
         return x.view(n, length, -1)
 
@@ -166,7 +187,9 @@ class FusedSession:
             q_BHD, k_BJD, v_BJD = self._project(x, layer, turns[layer.rope])
             cache.own_k_RDC[:rows, :, self._time] = k_BJD.reshape(-1, w.head_width)
             cache.own_v_RCD[:rows, self._time] = v_BJD.reshape(-1, w.head_width)
-            x = self._finish_layer(x, self._attend(q_BHD, cache, seen[layer.window]), layer)
+            with float32_factors(self._device):  # there is a column more at each step
+                mixed = self._attend(q_BHD, cache, seen[layer.window])
+            x = self._finish_layer(x, mixed, layer)
         self._time += 1
         return self.head(x)
 
@@ -179,25 +202,32 @@ class FusedSession:
         q_grid = q_RAD.index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, w.head_width)
         prefix_scores = torch.baddbmm(seen.prefix_bias_O1L, q_grid, cache.prefix_k_ODL)
         prefix_scores = prefix_scores.view(-1, groups, prefix).index_select(0, self._grid_of_row)
-        own_scores = torch.bmm(q_RAD, cache.own_k_RDC[:rows, :, seen.own])
-        if seen.own_bias_R1C is not None:
-            own_scores += seen.own_bias_R1C
-        shares = torch.cat([prefix_scores, own_scores], -1).softmax(-1)
-        mixed_RAD = torch.bmm(shares[..., prefix:], cache.own_v_RCD[:rows, seen.own])
-        grid = shares[..., :prefix].index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, prefix)
+        prefix_shares, mixed = [], []
+        for own in seen.own:
+            own_scores = torch.bmm(q_RAD[own.rows_R], cache.own_k_RDC[own.rows_R, :, own.columns])
+            if own.bias_R1C is not None:
+                own_scores += own.bias_R1C
+            shares = torch.cat([prefix_scores[own.rows_R], own_scores], -1).softmax(-1)
+            mixed.append(torch.bmm(shares[..., prefix:], cache.own_v_RCD[own.rows_R, own.columns]))
+            prefix_shares.append(shares[..., :prefix])
+        mixed_RAD, prefix_shares_RAL = _joined(mixed), _joined(prefix_shares)
+        grid = prefix_shares_RAL.index_select(0, self._grid_rows).view(prompts * w.key_heads, -1, prefix)
         prefix_mixed = torch.bmm(grid, cache.prefix_v_OLD).view(-1, groups, w.head_width)
         mixed_RAD += prefix_mixed.index_select(0, self._grid_of_row)
         return mixed_RAD.view(q_BHD.shape[0], -1)
 
     def _seen(self, window: int | None) -> _Seen:
         """What the next token of each row attends to in a layer with this window."""
-        first = self._oldest if window is None else max(self._oldest, self._time + 1 - window)
-        own_bias = None
-        if int(self._start_P.max()) > first:
-            column_C = torch.arange(first, self._time + 1, device=self._device)
-            before_RC = column_C < self._start_P[self._prompt_B].repeat_interleave(self._w.key_heads)[:, None]
-            own_bias = torch.zeros(before_RC.shape, device=self._device).masked_fill_(before_RC, -torch.inf)[:, None]
-        return _Seen(own=slice(first, self._time + 1), own_bias_R1C=own_bias, prefix_bias_O1L=self._prefix_bias(window))
+        end = self._time + 1
+        own = []
+        for cohort in self._cohorts:
+            first, bias = cohort.oldest if window is None else max(cohort.oldest, end - window), None
+            if cohort.youngest > first:
+                column_C = torch.arange(first, end, device=self._device)
+                before_RC = column_C < self._start_R[cohort.rows_R, None]
+                bias = torch.zeros(before_RC.shape, device=self._device).masked_fill_(before_RC, -torch.inf)[:, None]
+            own.append(_Own(cohort.rows_R, slice(first, end), bias))
+        return _Seen(own=own, prefix_bias_O1L=self._prefix_bias(window))
 
     def _prefix_bias(self, window: int | None) -> Tensor:
         """[O, 1, L]: minus infinity at padding and at prompt tokens that have left the window."""
@@ -266,6 +296,7 @@ class FusedSession:
             cache.own_v_RCD[:used, :span] = v_RCD
         self._start_P -= self._oldest
         self._time, self._oldest = span, 0
+        self._find_cohorts()
 
     def _by_head(self, index: Tensor) -> Tensor:
         """Where the key heads of some rows, or prompts, are, among those of all."""
@@ -288,6 +319,19 @@ class FusedSession:
         self._grid_of_row = ((self._prompt_B[:, None] * heads + head_J) * most + place_B[:, None]).reshape(-1)
         self._grid_rows = torch.zeros(len(count_P) * heads * most, dtype=torch.long, device=self._device)
         self._grid_rows[self._grid_of_row] = torch.arange(len(self._grid_of_row), device=self._device)
+        self._find_cohorts()
+
+    def _find_cohorts(self) -> None:
+        """Rows from the oldest to the youngest, cut where columns that a row has nothing in get too many."""
+        start_B = self._start_P[self._prompt_B]
+        self._start_R = start_B.repeat_interleave(self._w.key_heads)
+        starts, heads = start_B.tolist(), self._w.key_heads
+        first, self._cohorts = 0, list[_Cohort]()
+        for row, start in enumerate([*starts[1:], None], start=1):
+            if start is None or start - starts[first] > SAME_COHORT * (self._time - starts[first]):
+                rows_R = slice(first * heads, row * heads)
+                self._cohorts.append(_Cohort(rows_R, oldest=starts[first], youngest=starts[row - 1]))
+                first = row
 
     # ---- shared by both ------------------------------------------------------------------------------------------
 
@@ -340,6 +384,10 @@ def _normalise(x: Tensor, eps: float) -> Tensor:
     width = x.shape[-1]
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * (norm.square_().mul_(1.0 / width).add_(eps).rsqrt_())
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _turns(weights: ModelWeights, *, length: int) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rzero.engines.embedded.fused import FusedSession
+from rzero.engines.embedded.fused import SAME_COHORT, FusedSession
 from rzero.types import Prompt, Sampling
 from tests.rzero.engines.embedded_engine import FAMILIES, flat, make_engine, tokens
 
@@ -68,6 +68,24 @@ def test_a_batch_that_never_empties_needs_no_more_room_than_a_row(make_policy, m
     assert len(joining) > 2 * 60
     assert max(widest) <= 60 + 60 // 4
     assert max(len(completion.token_ids) for completion in drawn) == 60
+
+
+def test_a_row_attends_to_few_columns_that_it_has_nothing_in(make_policy, monkeypatch):
+    policy = make_policy("qwen3")
+    policy.model.generation_config.eos_token_id = ENDS[:10]
+    read, needed = [], []
+    seen = FusedSession._seen
+
+    def spy(self, window):
+        result = seen(self, window)
+        read.append(sum(len(self._start_R[own.rows_R]) * (own.columns.stop - own.columns.start) for own in result.own))
+        needed.append(int((self._time + 1 - self._start_R).sum()))
+        return result
+
+    monkeypatch.setattr(FusedSession, "_seen", spy)
+    steps_of(policy, monkeypatch, max_rows=8, refill=True)
+    assert all(few <= many < few / (1 - SAME_COHORT) + 1 for many, few in zip(read, needed, strict=True))
+    assert read != needed
 
 
 def test_a_prompt_with_more_rows_than_a_batch(make_policy):

@@ -144,6 +144,19 @@ def test_factors_of_float32_products_are_rounded_as_asked(precision: str) -> Non
         cpu.set_matmul_precision(before)
 
 
+@pytest.mark.parametrize(("device", "inside"), [("cpu", "highest"), ("meta", "medium")])
+def test_factors_stay_as_they_are_for_a_while(device: str, inside: str) -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        cpu.set_matmul_precision("medium")
+        with pytest.raises(KeyError), cpu.float32_factors(torch.device(device)):
+            assert torch.get_float32_matmul_precision() == inside
+            raise KeyError
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        cpu.set_matmul_precision(before)
+
+
 def test_another_matmul_precision_is_refused() -> None:
     before = torch.get_float32_matmul_precision()
     with pytest.raises(ValueError, match=r"highest, high or medium, got 'tf32'"):
