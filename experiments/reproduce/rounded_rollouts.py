@@ -30,7 +30,8 @@ from rzero.types import Json
 
 NAME = "rounded_rollouts"
 FLOAT32 = "float32"
-INT8 = ("experiment=micro", "engine=embedded_int8", "engine.max_rows=512", "engine.threads=1", "engine.refill=false")
+AS_EXACT = ("engine.max_rows=512", "engine.threads=1", "engine.refill=false", "engine.prefill_tokens=16384")
+INT8 = ("experiment=micro", "engine=embedded_int8", *AS_EXACT)
 
 
 def asked_in_float32(directory: Path, config: DictConfig) -> list[Json]:

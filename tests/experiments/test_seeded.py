@@ -130,7 +130,6 @@ def test_the_rounded_arms_differ_from_float32_in_the_engine_and_the_correction()
     assert [cfg.solver.loss.mismatch is not None for cfg in rounded] == [True, False]
     assert [cfg.challenger.loss.mismatch is not None for cfg in rounded] == [True, False]
     for cfg in rounded:
-        assert (cfg.engine.max_rows, cfg.engine.threads) == (exact.engine.max_rows, exact.engine.threads)
         cfg.engine.dtype, cfg.solver.loss.mismatch, cfg.challenger.loss.mismatch = None, None, None
         assert cfg == exact
 
