@@ -386,7 +386,7 @@ def _normalise(x: Tensor, eps: float) -> Tensor:
     return x * (norm.square_().mul_(1.0 / width).add_(eps).rsqrt_())
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
+def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
