@@ -21,11 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from rzero.engines.embedded.cohorts import Own, cohorts
 from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange, shape_of
 from rzero.processes.cpu import float32_factors
 
-SAME_COHORT = 0.125
-"""Rows are attended to together unless one misses more than this share of the columns that another has."""
 SPARE_COLUMNS = 0.25
 """Room for own tokens above what a row can need, as a share of that, where rows join: columns that nobody needs any
 more are then cut off now and then, not at every step."""
@@ -75,28 +74,10 @@ class _LayerCache:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cohort:
-    """Rows that stand next to each other and joined at about the same step."""
-
-    rows_R: slice
-    oldest: int
-    youngest: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """What the new tokens of some rows attend to in their own caches: columns, and what is added (None: nothing)."""
-
-    rows_R: slice
-    columns: slice
-    bias_R1C: Tensor | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Seen:
     """What new tokens attend to: own tokens, rows from the first to the last, and what is added to prefix scores."""
 
-    own: Sequence[_Own]
+    own: Sequence[Own]
     prefix_bias_O1L: Tensor
 
 
@@ -118,7 +99,6 @@ class FusedSession:
         self._time = 0
         self._length_P = torch.tensor(prompt_lengths, device=self._device)
         self._start_P = torch.zeros_like(self._length_P)  # the step at which the rows of a prompt joined
-        self._oldest = 0  # the smallest of them
         self._prompt_B = torch.as_tensor(prompt_of_row, device=self._device)
         self._turns = _turns(weights, length=max(prompt_lengths) + max_new)
         self._act = _ACTIVATIONS[weights.activation]
@@ -218,15 +198,7 @@ class FusedSession:
 
     def _seen(self, window: int | None) -> _Seen:
         """What the next token of each row attends to in a layer with this window."""
-        end = self._time + 1
-        own = []
-        for cohort in self._cohorts:
-            first, bias = cohort.oldest if window is None else max(cohort.oldest, end - window), None
-            if cohort.youngest > first:
-                column_C = torch.arange(first, end, device=self._device)
-                before_RC = column_C < self._start_R[cohort.rows_R, None]
-                bias = torch.zeros(before_RC.shape, device=self._device).masked_fill_(before_RC, -torch.inf)[:, None]
-            own.append(_Own(cohort.rows_R, slice(first, end), bias))
+        own = [cohort.own(self._start_R, end=self._time + 1, window=window) for cohort in self._cohorts]
         return _Seen(own=own, prefix_bias_O1L=self._prefix_bias(window))
 
     def _prefix_bias(self, window: int | None) -> Tensor:
@@ -248,7 +220,6 @@ class FusedSession:
         for cache in self._caches:
             cache.own_k_RDC[: len(kept_R), :, written] = cache.own_k_RDC[kept_R, :, written]
             cache.own_v_RCD[: len(kept_R), written] = cache.own_v_RCD[kept_R, written]
-        self._oldest = int(self._start_P[self._prompt_B].min())
         self._index_rows()
 
     def join(self, prompts: Sequence[Sequence[int]], *, prompt_of_row: Sequence[int]) -> Tensor:
@@ -277,6 +248,11 @@ class FusedSession:
         return logits_BV
 
     @property
+    def _oldest(self) -> int:
+        """The step at which the first of the rows joined."""
+        return self._cohorts[0].oldest
+
+    @property
     def _columns(self) -> int:
         return self._caches[0].own_k_RDC.shape[2]
 
@@ -295,7 +271,7 @@ class FusedSession:
             cache.own_k_RDC[:used, :, :span] = k_RDC
             cache.own_v_RCD[:used, :span] = v_RCD
         self._start_P -= self._oldest
-        self._time, self._oldest = span, 0
+        self._time = span
         self._find_cohorts()
 
     def _by_head(self, index: Tensor) -> Tensor:
@@ -322,16 +298,9 @@ class FusedSession:
         self._find_cohorts()
 
     def _find_cohorts(self) -> None:
-        """Rows from the oldest to the youngest, cut where columns that a row has nothing in get too many."""
         start_B = self._start_P[self._prompt_B]
         self._start_R = start_B.repeat_interleave(self._w.key_heads)
-        starts, heads = start_B.tolist(), self._w.key_heads
-        first, self._cohorts = 0, list[_Cohort]()
-        for row, start in enumerate([*starts[1:], None], start=1):
-            if start is None or start - starts[first] > SAME_COHORT * (self._time - starts[first]):
-                rows_R = slice(first * heads, row * heads)
-                self._cohorts.append(_Cohort(rows_R, oldest=starts[first], youngest=starts[row - 1]))
-                first = row
+        self._cohorts = cohorts(start_B.tolist(), now=self._time, heads=self._w.key_heads)
 
     # ---- shared by both ------------------------------------------------------------------------------------------
 

@@ -1,8 +1,10 @@
 """Rows that join a batch under way: the same completions, and a batch that stays full in the room it has."""
 
 import pytest
+import torch
 
-from rzero.engines.embedded.fused import SAME_COHORT, FusedSession
+from rzero.engines.embedded.cohorts import SAME_COHORT, Cohort, cohorts
+from rzero.engines.embedded.fused import FusedSession
 from rzero.types import Prompt, Sampling
 from tests.rzero.engines.embedded_engine import FAMILIES, flat, make_engine, tokens
 
@@ -86,6 +88,30 @@ def test_a_row_attends_to_few_columns_that_it_has_nothing_in(make_policy, monkey
     steps_of(policy, monkeypatch, max_rows=8, refill=True)
     assert all(few <= many < few / (1 - SAME_COHORT) + 1 for many, few in zip(read, needed, strict=True))
     assert read != needed
+
+
+def test_rows_are_cut_where_too_many_columns_would_be_empty():
+    """Of 80 columns a row may miss ten; the next cohort begins at 20, and of its 60 a row may miss seven."""
+    found = cohorts([0, 0, 10, 20, 27, 28], now=80, heads=2)
+    assert found == [Cohort(slice(0, 6), 0, 10), Cohort(slice(6, 10), 20, 27), Cohort(slice(10, 12), 28, 28)]
+    assert cohorts([0, 0], now=0, heads=1) == [Cohort(slice(0, 2), 0, 0)]
+
+
+def test_attention_while_drawing_takes_its_factors_as_they_are(make_policy, monkeypatch):
+    seen, attend = [], FusedSession._attend
+    monkeypatch.setattr(
+        FusedSession,
+        "_attend",
+        lambda *given: (seen.append(torch.get_float32_matmul_precision()), attend(*given))[1],
+    )
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        make_engine(make_policy("qwen3"), verify_sync=False).generate(MANY, Sampling(max_tokens=3))
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"highest"}
 
 
 def test_a_prompt_with_more_rows_than_a_batch(make_policy):

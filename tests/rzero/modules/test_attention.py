@@ -72,3 +72,9 @@ def test_without_leave_to_round_or_with_too_many_scores_the_fused_kernel_is_aske
     query, key, value = tensors(sequences=2, queries=queries)
     attention(query, key, value, visible_R1QK=None, dropout=0.0, scale=0.5)
     assert asked == [{"attn_mask": None, "is_causal": True, "dropout_p": 0.0, "scale": 0.5}]
+
+
+@pytest.mark.usefixtures("rounding")
+def test_with_leave_to_round_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("rzero.modules.attention.F.scaled_dot_product_attention")
+    attention(*tensors(), visible_R1QK=torch.ones(3, 1, 5, 9, dtype=torch.bool), dropout=0.0, scale=None)
