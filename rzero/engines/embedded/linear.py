@@ -5,6 +5,9 @@ to [-127, 127]; sums are exact integers (oneDNN's int8 product, `torch.ops.onedn
 beside them in float32: added to weights that are rounded again they would drown, since a delta is smaller than a step
 of the grid.
 
+AMX multiplies signed activations, AVX-512 VNNI unsigned ones: without AMX oneDNN has only a reference kernel for signed
+ones, thousands of times slower. They are shifted by 128 there, a zero point, which changes no bit of a sum.
+
 Shapes: W rows, I width in, O width out, K ranks of the adapters side by side.
 """
 
@@ -12,8 +15,10 @@ Shapes: W rows, I width in, O width out, K ranks of the adapters side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from time import perf_counter
 from typing import Protocol
 
 import torch
@@ -22,6 +27,8 @@ from torch import Tensor
 _LARGEST = 127.0
 _WIDE = 16384  # outputs from which a product is made some columns at a time
 _COLUMNS = 8192  # then
+_ZERO_POINT = 128  # flips the highest bit: int8 read as uint8
+_REFERENCE = 10  # times as slow as another kernel and more: a reference kernel, whatever else the machine does
 _ROUNDED_AT_ONCE = 2**16  # elements of activations, 256 KB
 
 
@@ -60,19 +67,14 @@ class Rounded:
         self._bias_O = bias_O
         self._out = torch.empty(0)
         self._parts = [
-            _Packed(
-                columns=columns,
-                weight=torch.ops.onednn.qlinear_prepack(
-                    (weight_IO[:, columns] / scale_O[columns]).round_().to(torch.int8).t().contiguous(), None
-                ),
-                scale_U=scale_O[columns].clone(),
-                zero_U=torch.zeros(columns.stop - columns.start, dtype=torch.long),
-            )
+            _Packed.of((weight_IO[:, columns] / scale_O[columns]).round_(), scale_O[columns].clone(), columns=columns)
             for columns in _slices(len(scale_O), size=_COLUMNS if len(scale_O) > _WIDE else len(scale_O))
         ]
 
     def __call__(self, x_WI: Tensor) -> Tensor:
         rounded_WI, scale_W1 = _rounded(x_WI)
+        if _unsigned_is_faster():
+            rounded_WI = _shifted(rounded_WI)
         if len(self._parts) == 1:
             product_WO = self._parts[0](rounded_WI).mul_(scale_W1)
         else:
@@ -99,9 +101,21 @@ class _Packed:
     scale_U: Tensor
     zero_U: Tensor
 
+    @classmethod
+    def of(cls, weight_IU: Tensor, scale_U: Tensor, *, columns: slice) -> _Packed:
+        """Packs whole numbers in [-127, 127] that stand for `scale_U` each."""
+        return cls(
+            columns=columns,
+            weight=torch.ops.onednn.qlinear_prepack(weight_IU.to(torch.int8).t().contiguous(), None),
+            scale_U=scale_U,
+            zero_U=torch.zeros(len(scale_U), dtype=torch.long),
+        )
+
     def __call__(self, rounded_WI: Tensor) -> Tensor:
+        """Returns the product with activations in int8, or in uint8 when they are shifted by `_ZERO_POINT`."""
+        zero = _ZERO_POINT if rounded_WI.dtype == torch.uint8 else 0
         sums_WU: Tensor = torch.ops.onednn.qlinear_pointwise(
-            rounded_WI, 1.0, 0, self.weight, self.scale_U, self.zero_U, None, 1.0, 0, torch.float32, "none", [], ""
+            rounded_WI, 1.0, zero, self.weight, self.scale_U, self.zero_U, None, 1.0, 0, torch.float32, "none", [], ""
         )
         return sums_WU
 
@@ -117,6 +131,30 @@ def _rounded(x_WI: Tensor) -> tuple[Tensor, Tensor]:
         rounded_WI[part] = (x_UI / step_U1).round_()
         scale_W1[part] = step_U1
     return rounded_WI, scale_W1
+
+
+def _shifted(rounded_WI: Tensor) -> Tensor:
+    """Returns the same memory as uint8, every number larger by `_ZERO_POINT`."""
+    return rounded_WI.view(torch.uint8).bitwise_xor_(_ZERO_POINT)
+
+
+@cache
+def _unsigned_is_faster() -> bool:
+    """Returns whether this machine's kernel for signed activations is not worth its name: measured, once a process."""
+    packed = _Packed.of(torch.ones(256, 256), torch.ones(256), columns=slice(256))
+    signed_WI = torch.ones(16, 256, dtype=torch.int8)
+    unsigned_WI = _shifted(signed_WI.clone())
+    return _seconds(lambda: packed(signed_WI)) > _REFERENCE * _seconds(lambda: packed(unsigned_WI))
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """Returns what `work` takes at its fastest of three times."""
+    found = []
+    for _ in range(3):
+        start = perf_counter()
+        work()
+        found.append(perf_counter() - start)
+    return min(found)
 
 
 def _slices(total: int, *, size: int) -> list[slice]:

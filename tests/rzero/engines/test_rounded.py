@@ -271,6 +271,28 @@ def test_sums_are_exact_where_a_narrow_accumulator_would_overflow():
     assert torch.allclose(Rounded(weight_IO, None)(x_WI), Dense(weight_IO, None)(x_WI))
 
 
+@pytest.mark.parametrize("shape", [(1, 64, 33), (3, 4864, 40), (64, 896, 17000)])
+def test_unsigned_activations_make_the_same_sums_to_the_bit(monkeypatch, shape):
+    rows, width, out = shape
+    layer, x_WI = Rounded(torch.randn(width, out), torch.randn(out)), torch.randn(rows, width)
+    answers = []
+    for unsigned in (False, True):
+        monkeypatch.setattr(linear, "_unsigned_is_faster", lambda unsigned=unsigned: unsigned)
+        answers.append(
+            layer(x_WI[:2]).clone()
+        )  # few rows: a machine may have only a reference kernel for one of the two
+    assert torch.equal(*answers)
+    assert answers[0].abs().sum() > 0
+
+
+def test_the_kernel_in_use_is_no_reference_kernel():
+    """A product with rounded weights takes less than ten times as long as one with float32 weights, on any machine."""
+    weight_IO, x_WI = torch.randn(512, 1024), torch.randn(16, 512)
+    rounded, dense = Rounded(weight_IO, None), Dense(weight_IO, None)
+    rounded(x_WI)
+    assert linear._seconds(lambda: rounded(x_WI)) < 10 * linear._seconds(lambda: dense(x_WI))
+
+
 @pytest.mark.parametrize("refill", [False, True])
 def test_a_wide_vocabulary_whose_product_writes_over_the_one_before(make_policy, monkeypatch, refill):
     """Prompts are read in parts, rows join others, weights are synced and drawn from again."""
