@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from rzero.frozen import FrozenLinear
 from rzero.types import Json
 
 if TYPE_CHECKING:
@@ -79,7 +80,11 @@ def add_adapters(model: PreTrainedModel, spec: LoraSpec) -> Any:
     with torch.random.fork_rng(devices=[]), model.device:
         # all ranks, and a resumed run, must draw the same adapters; they start as a sum with nothing
         torch.manual_seed(0)
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    for layer in adapted.modules():
+        if hasattr(layer, "lora_A") and type(layer.base_layer) is nn.Linear:
+            layer.base_layer = FrozenLinear(layer.base_layer)
+    return adapted
 
 
 def _check_targets(model: PreTrainedModel, targets: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -55,7 +56,7 @@ def set_matmul_precision(precision: str) -> None:
     """Set how this process rounds the factors of float32 matrix products; their sums stay float32.
 
     `highest`: not at all. `high`: to TF32 on GPUs. `medium`: the same there, and to bfloat16 on CPUs that have such
-    products (AVX512-BF16, AMX), which are two to four times as fast.
+    products, which are two to four times as fast: all of them with AMX, with AVX512-BF16 alone those of `rzero.frozen`.
 
     Raises ValueError for another word.
     """
@@ -79,6 +80,16 @@ def float32_factors(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(precision)
+
+
+@cache
+def only_bfloat16_matrices_are_fast() -> bool:
+    """Returns whether this CPU has AVX512-BF16 without AMX.
+
+    oneDNN has products of bfloat16 matrices for it, and none that round float32 ones whatever may be rounded.
+    """
+    flags = set(_facts().get("flags", "").split())
+    return "avx512_bf16" in flags and "amx_bf16" not in flags and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def describe_cpu() -> str:
