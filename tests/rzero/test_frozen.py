@@ -9,7 +9,7 @@ from rzero.adapters import LoraSpec, add_adapters
 from rzero.frozen import FrozenLinear
 from rzero.processes.cpu import only_bfloat16_matrices_are_fast, set_matmul_precision
 
-SPEC = LoraSpec(rank=4, alpha=8, dropout=0.0, target_modules=("q_proj", "down_proj"))
+ADAPTERS = LoraSpec(rank=4, alpha=8, dropout=0.0, target_modules=("q_proj", "down_proj"))
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_weights_that_are_trained_are_not_rounded():
 
 
 def test_layers_below_adapters_are_frozen_ones_and_others_stay(make_policy):
-    model = add_adapters(make_policy("qwen3").copy().model, SPEC)
+    model = add_adapters(make_policy("qwen3").copy().model, ADAPTERS)
     kinds = {name.rpartition(".")[0]: type(part) for name, part in model.named_modules() if name.endswith("base_layer")}
     assert kinds
     assert set(kinds.values()) == {FrozenLinear}
