@@ -1,9 +1,9 @@
 """A whole GRPO step of a real language model (rollout, reward, update) against TRL's GRPOTrainer.
 
-Both sides have the experiment's Solver prompt, its KL term, adapters and learning rate, the same school problems, and
-two threads. TRL keeps float32 products and takes the micro-batch that is fastest for it, with gradient checkpointing or
-without, among those that fit its limit of memory; ours is measured with float32 products and with those that the
-experiment has. CPU seconds; lengths are drawn, so times are divided by completion tokens.
+Both sides have the experiment's Solver prompt, adapters and learning rate, the paper's KL term, the same school
+problems, and two threads. TRL keeps float32 products and takes the micro-batch that is fastest for it, with gradient
+checkpointing or without, among those that fit its limit of memory; ours is measured with float32 products and with
+those that the experiment has. CPU seconds; lengths are drawn, so times are divided by completion tokens.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments.bench import subject
-from experiments.bench.grpo import require_trl, start
+from experiments.bench.grpo import WORK, require_trl, start
 from rzero.types import Json
 
 MICRO_BATCHES = (2, 4, 8, 16)
@@ -65,7 +65,7 @@ def settings(model: str, *, small: bool) -> Json:
         "max_tokens": 8 if small else 192,
         "warm_up_tokens": 4 if small else 16,
         "learning_rate": solver["optimizer"]["lr"],
-        "kl_coefficient": solver["loss"]["kl_coefficient"],
+        "kl_coefficient": WORK["kl_coefficient"],  # the paper's, also where the experiment goes without
         "clip": solver["loss"]["clip_low"],
         "matmul_precision": plain["matmul_precision"],
         "corrected": True,
