@@ -142,10 +142,15 @@ def _shifted(rounded_WI: Tensor) -> Tensor:
 
 @cache
 def _unsigned_is_faster() -> bool:
-    """Returns whether this machine's kernel for signed activations is not worth its name: measured, once a process."""
-    packed = _Packed.of(torch.ones(256, 256), torch.ones(256), columns=slice(256))
-    signed_WI = torch.ones(16, 256, dtype=torch.int8)
+    """Returns whether this machine's kernel for signed activations is not worth its name: measured, once a process.
+
+    Never where unsigned ones make other sums: in kernels for old CPUs two products together overflow 16 bits.
+    """
+    packed = _Packed.of(torch.full((256, 256), _LARGEST), torch.ones(256), columns=slice(256))
+    signed_WI = torch.full((16, 256), int(_LARGEST), dtype=torch.int8)
     unsigned_WI = _shifted(signed_WI.clone())
+    if not torch.equal(packed(signed_WI), packed(unsigned_WI)):
+        return False
     with torch_threads(1):  # several wait for each other on a busy machine, as long as a reference kernel takes
         return _seconds(lambda: packed(signed_WI)) > _REFERENCE * _seconds(lambda: packed(unsigned_WI))
 
