@@ -1,8 +1,8 @@
 """Linear layers whose weights adapters leave as they are, in bfloat16 where the rounding that a user allows pays by it.
 
 `matmul_precision=medium` lets products of float32 matrices take bfloat16 factors. oneDNN does so with AMX alone: a CPU
-that has AVX512-BF16 and no AMX (AMD's Zen 4 and later, Intel's Cooper Lake) goes on in float32, at half the speed that
-it has for matrices in bfloat16. There factors and product are rounded here, which costs a thirtieth of the product.
+that has AVX512-BF16 and no AMX, such as AMD's Zen 4, goes on in float32, at half the speed that it has for matrices in
+bfloat16. There factors and product are rounded here, which costs a thirtieth of the product.
 
 Shapes: T tokens, I width in, O width out.
 """

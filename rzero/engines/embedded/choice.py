@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -23,10 +22,9 @@ from rzero.durable import write_atomically
 from rzero.engines.embedded.fused_weights import arranged_head, arranged_layer, input_widths
 from rzero.engines.embedded.linear import Dense, Linear, Rounded
 from rzero.engines.embedded.rounded import base_weights, why_not_rounded
+from rzero.engines.embedded.timing import best_seconds
 from rzero.engines.threads import torch_threads
 from rzero.policy import Policy
-
-_REPEATS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,14 +84,3 @@ def _seconds(model: PreTrainedModel, linear: Callable[[Tensor, Tensor | None], L
     x_WE = torch.randn(rows, config.hidden_size, generator=generator)
     in_layer = best_seconds(lambda: [product(x_WI) for product, x_WI in products])
     return float(config.num_hidden_layers * in_layer + best_seconds(lambda: head(x_WE)))
-
-
-def best_seconds(work: Callable[[], object]) -> float:
-    """Returns the shortest of some runs, after one that warms up."""
-    work()
-    taken = []
-    for _ in range(_REPEATS):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)

@@ -15,15 +15,14 @@ Shapes: W rows, I width in, O width out, K ranks of the adapters side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from time import perf_counter
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from rzero.engines.embedded.timing import best_seconds
 from rzero.engines.threads import torch_threads
 
 _LARGEST = 127.0
@@ -152,17 +151,7 @@ def _unsigned_is_faster() -> bool:
     if not torch.equal(packed(signed_WI), packed(unsigned_WI)):
         return False
     with torch_threads(1):  # several wait for each other on a busy machine, as long as a reference kernel takes
-        return _seconds(lambda: packed(signed_WI)) > _REFERENCE * _seconds(lambda: packed(unsigned_WI))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Returns what `work` takes at its fastest of three times."""
-    found = []
-    for _ in range(3):
-        start = perf_counter()
-        work()
-        found.append(perf_counter() - start)
-    return min(found)
+        return best_seconds(lambda: packed(signed_WI)) > _REFERENCE * best_seconds(lambda: packed(unsigned_WI))
 
 
 def _slices(total: int, *, size: int) -> list[slice]:
