@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import torch
 from experiments.bench.rollout_worker import Draw
 from experiments.bench.subject import problems
 from rzero.engines.embedded import EmbeddedEngine
+from rzero.engines.embedded.linear import int8_product
+from rzero.engines.embedded.timing import best_seconds
 from rzero.policy import Policy, load_policy
 from rzero.types import Group, Json, Prompt, Sampling
 
@@ -93,19 +94,9 @@ def _generate(policy: Policy, prompt_ids: Sequence[Sequence[int]], settings: Jso
     return drawn_BT[:, longest:].numel()
 
 
-def _int8_peak(*, rows: int = 1024, width: int = 4096, repeats: int = 8) -> float:
+def _int8_peak(*, rows: int = 1024, width: int = 4096) -> float:
     """Returns the best int8 matrix-product rate of this process' threads, in operations per second."""
-    packed = torch.ops.onednn.qlinear_prepack(torch.ones(width, width, dtype=torch.int8), None)
-    scale, zero = torch.ones(width), torch.zeros(width, dtype=torch.long)
-    x = torch.ones(rows, width, dtype=torch.int8)
-    best = float("inf")
-    for _ in range(repeats):
-        start = time.perf_counter()
-        torch.ops.onednn.qlinear_pointwise(
-            x, 1.0, 0, packed, scale, zero, None, 1.0, 0, torch.float32, "none", [], ""
-        )  # fmt: skip
-        best = min(best, time.perf_counter() - start)
-    return 2 * rows * width**2 / best
+    return 2 * rows * width**2 / best_seconds(int8_product(rows, width))
 
 
 def _vllm_side(settings: Json, *, kind: str) -> Draw:

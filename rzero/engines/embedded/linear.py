@@ -15,6 +15,7 @@ Shapes: W rows, I width in, O width out, K ranks of the adapters side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Protocol
@@ -152,6 +153,15 @@ def _unsigned_is_faster() -> bool:
         return False
     with torch_threads(1):  # several wait for each other on a busy machine, as long as a reference kernel takes
         return best_seconds(lambda: packed(signed_WI)) > _REFERENCE * best_seconds(lambda: packed(unsigned_WI))
+
+
+def int8_product(rows: int, width: int) -> Callable[[], Tensor]:
+    """Returns a product [rows, width] x [width, width] by the kernel that rounded layers take here, to be timed."""
+    packed = _Packed.of(torch.ones(width, width), torch.ones(width), columns=slice(width))
+    x_WI = torch.ones(rows, width, dtype=torch.int8)
+    if _unsigned_is_faster():
+        x_WI = _shifted(x_WI)
+    return lambda: packed(x_WI)
 
 
 def _slices(total: int, *, size: int) -> list[slice]:
