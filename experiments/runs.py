@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -262,7 +263,8 @@ def finish(arm: Arm, seed: int, store: Store) -> bool:
             shutil.rmtree(directory)
     if not finished(directory):
         new = [*store.overrides(arm, seed), f"directory={directory}"]
-        command("experiments.run", *_own(store), *([f"resume={directory}"] if saved.exists() else new))
+        arguments = [f"resume={directory}"] if saved.exists() else new
+        command("experiments.run", *_own(store), *arguments, log=log_of(directory))
     return finished(directory)
 
 
@@ -270,12 +272,29 @@ def _own(store: Store) -> list[str]:
     return [f"--config-dir={store.config_dir.resolve()}"] if store.config_dir else []
 
 
-def command(module: str, *arguments: str) -> None:
-    """Carry out a command in a process of its own; RuntimeError with the end of its error output when it fails."""
+def log_of(directory: Path) -> Path:
+    """Return where the output of a run in a process of its own goes, its progress included: beside its directory."""
+    return directory.parent / f"{directory.name}.log"
+
+
+def command(module: str, *arguments: str, log: Path | None = None) -> None:
+    """Carry out a command in a process of its own; RuntimeError with the end of its output when it fails.
+
+    log: a file that its output is added to as it comes; without one the end of its error output is all that is seen.
+    """
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with code {done.returncode}:\n{done.stderr[-2000:]}")
+    if log is None:
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        code, output = done.returncode, done.stderr
+    else:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a+", encoding="utf-8", errors="replace") as file:
+            start = file.seek(0, os.SEEK_END)
+            code = subprocess.run(command, cwd=PROJECT, stdout=file, stderr=file, check=False).returncode
+            file.seek(start)
+            output = file.read() if code else ""
+    if code:
+        raise RuntimeError(f"{' '.join(command)} ended with code {code}:\n{output[-2000:]}")
 
 
 class MissingRuns(RuntimeError):
@@ -305,7 +324,9 @@ def complete(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store, jobs: i
     todo = [(arm, seed) for arm, seed, _ in missing(arms, seeds, store=store)]
     if todo:
         console.print(
-            f"{len(todo)} runs are missing or of another recipe; running them, {jobs} at a time", style="bold"
+            f"{len(todo)} runs are missing or of another recipe; running them, {jobs} at a time; what each says is in "
+            f"{store.work}, ARM/seedN.log",
+            style="bold",
         )
     with progress("runs", total=len(todo), console=console) as meter:
         for later in (False, True):  # an arm that starts from another one's Solver comes after it

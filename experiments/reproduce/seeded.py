@@ -21,7 +21,7 @@ from experiments import PROJECT
 from experiments.command_line import DONE, UNMET, WRONG, complain, exit_code, say
 from experiments.reproduce import compact
 from experiments.reproduce.compact import Kept
-from experiments.runs import STORE, Arm, Store, command, finish
+from experiments.runs import STORE, Arm, Store, command, finish, log_of
 from experiments.terminal import print_table
 from rzero.runs.directory import RunDirectory
 from rzero.types import Json
@@ -86,7 +86,7 @@ class SeededStudy:
         arm, recipe = self.arms[name], self.config(name, seed)
         directory = self.store().directory(arm, seed)
         store = self.store(places=begun_with(directory, recipe) or self.places)
-        say(f"{name}, seed {seed}: running in {directory}")
+        say(f"{name}, seed {seed}: running in {directory}; its progress: tail -f {log_of(directory)}")
         if not finish(arm, seed, store):
             raise RuntimeError(f"{directory} is not finished; see its metrics.jsonl and start again")
         found = self.after(directory, store.config(arm, seed))

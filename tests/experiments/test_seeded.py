@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from evaluation.metrics import BenchmarkScore, Outcome, Scores, gain, mean_gain
-from experiments import PROJECT, readme, results
+from experiments import PROJECT, readme, results, runs
 from experiments.reproduce import compact, rounded_rollouts, seeded
 from experiments.reproduce.half_billion import __main__ as command
 from experiments.reproduce.half_billion import figures, study
@@ -282,6 +282,20 @@ def test_runs_go_on_with_the_places_they_were_begun_with_and_a_failure_keeps_no_
     assert command.main(["--seeds", "9"]) == 2
     (tmp_path / "file").touch()
     assert command.main(["--data-dir", str(tmp_path / "file")]) == 2
+
+
+def test_the_output_of_a_run_is_in_a_file_while_it_is_running(tmp_path: Path) -> None:
+    log = runs.log_of(tmp_path / "work" / "seed1")
+    assert log == tmp_path / "work" / "seed1.log"
+    for attempt in (1, 2):
+        with pytest.raises(RuntimeError, match=r"json\.tool .* ended with code \d") as failure:
+            runs.command("json.tool", f"nowhere_{attempt}", log=log)
+        assert f"nowhere_{attempt}'" in str(failure.value)
+        assert f"nowhere_{attempt - 1}'" not in str(failure.value), "what an earlier attempt said is no reason"
+    assert "nowhere_1'" in log.read_text()
+    (tmp_path / "some.json").write_text("[1]")
+    runs.command("json.tool", "--compact", str(tmp_path / "some.json"), log=log)
+    assert log.read_text().endswith("\n[1]\n")
 
 
 def test_a_mean_gain_is_over_runs_and_its_interval_over_items() -> None:
