@@ -21,6 +21,7 @@ from experiments import PROJECT
 from experiments.command_line import DONE, UNMET, WRONG, complain, exit_code, say
 from experiments.reproduce import compact
 from experiments.reproduce.compact import Kept
+from experiments.rundir import locked
 from experiments.runs import STORE, Arm, Store, command, finish, log_of
 from experiments.terminal import print_table
 from rzero.runs.directory import RunDirectory
@@ -104,10 +105,12 @@ def ends(directory: Path, config: DictConfig, place: Path, *overrides: str) -> l
     """Evaluate the base and the last Solver of a finished run; return scores and truncated shares of both.
 
     overrides: of `experiments.evaluate`. What was asked into `place` before is not asked again, so that the base is
-    asked once for all runs.
+    asked once for all runs; runs that end at the same time take turns.
     """
     policies = [str(config.policy.path_or_id), str(last_solver(directory, config))]
-    command("experiments.evaluate", *overrides, f"policy={','.join(policies)}", f"directory={place}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with locked(place.parent, wait=True):
+        command("experiments.evaluate", *overrides, f"policy={','.join(policies)}", f"directory={place}")
     written = sorted((place / "scores").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in written]
     scores = {entry["policy"]: entry["scores"] for entry in entries}  # the newest, where the protocol has changed

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -296,6 +298,30 @@ def test_the_output_of_a_run_is_in_a_file_while_it_is_running(tmp_path: Path) ->
     (tmp_path / "some.json").write_text("[1]")
     runs.command("json.tool", "--compact", str(tmp_path / "some.json"), log=log)
     assert log.read_text().endswith("\n[1]\n")
+
+
+def test_runs_that_end_at_the_same_time_are_measured_one_after_the_other(
+    kept: SeededStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, under_way, most = tmp_path / "study" / "evaluated", [0], [0]
+
+    def pretend(module: str, *arguments: str) -> None:
+        under_way[0] += 1
+        most[0] = max(most[0], under_way[0])
+        time.sleep(0.1)  # long enough for another to come along
+        (place / "scores").mkdir(parents=True, exist_ok=True)
+        for number, policy in enumerate(arguments[0].removeprefix("policy=").split(",")):
+            entry = {"policy": policy, "scores": {"overall": number, "table": {}}}
+            (place / "scores" / f"{number}.json").write_text(json.dumps(entry))
+        under_way[0] -= 1
+
+    monkeypatch.setattr(seeded, "command", pretend)
+    directory = kept.store().directory(kept.arms["rzero"], 0)
+    with ThreadPoolExecutor(3) as pool:
+        config = kept.config("rzero", 0)
+        found = list(pool.map(lambda _: seeded.ends(directory, config, place), range(3)))
+    assert found[0] == found[1] == found[2]
+    assert most == [1]
 
 
 def test_a_mean_gain_is_over_runs_and_its_interval_over_items() -> None:
