@@ -75,6 +75,6 @@ def run(model: str, *, rows: int = 64, repeats: int = 3, threads: int = 2, small
 
 
 def _start(side: str, settings: Json, among: ExitStack) -> Side:
-    started = Side(WORKER, side, json.dumps(settings), threads=settings["threads"])
+    started = Side(WORKER, side, json.dumps(settings), threads=settings["threads"], by_cpu=False)
     among.callback(started.close)
     return started

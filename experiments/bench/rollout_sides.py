@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from experiments.bench.rollout_worker import Draw
+from experiments.bench.rollout_worker import Draw, Facts
 from experiments.bench.subject import problems
 from rzero.engines.embedded import EmbeddedEngine
 from rzero.engines.embedded.linear import int8_product
@@ -33,15 +33,15 @@ W8A8: Json = {
 """Weights rounded per channel, activations per row, as vLLM names it; the output layer stays as it is."""
 
 
-def sides_of(side: str, settings: Json) -> tuple[dict[str, Draw], Json]:
-    """Returns what a worker draws with, by name, and facts about it."""
+def sides_of(side: str, settings: Json) -> tuple[dict[str, Draw], Facts]:
+    """Returns what a worker draws with, by name, and what says facts about it."""
     torch.set_num_threads(settings["threads"])
     if side == "torch":
         return torch_sides(settings)
-    return {side: _vllm_side(settings, kind=side.removeprefix("vllm_"))}, {}
+    return {side: _vllm_side(settings, kind=side.removeprefix("vllm_"))}, dict
 
 
-def torch_sides(settings: Json) -> tuple[dict[str, Draw], Json]:
+def torch_sides(settings: Json) -> tuple[dict[str, Draw], Facts]:
     policy = load_policy(settings["model"], dtype="float32", attn_implementation="sdpa")
     policy.tokenizer.eos_token = None  # every completion has the same length
     if policy.model.generation_config is not None:
@@ -64,7 +64,8 @@ def torch_sides(settings: Json) -> tuple[dict[str, Draw], Json]:
     weights = sum(p.numel() for p in policy.model.parameters())
     if not policy.model.config.tie_word_embeddings:  # the table of inputs is looked up, not multiplied with
         weights -= sum(p.numel() for p in policy.model.get_input_embeddings().parameters())
-    return sides, {"operations_per_token": 2 * weights, "int8_peak": _int8_peak()}
+    # the peak is measured when it is asked for: other sides are still loading now
+    return sides, lambda: {"operations_per_token": 2 * weights, "int8_peak": _int8_peak()}
 
 
 def _engine(settings: Json, *, dtype: str | None) -> EmbeddedEngine:

@@ -19,6 +19,9 @@ from rzero.types import Json
 Draw = Callable[[int], int]
 """Draws completions of so many tokens and returns how many tokens that is in all."""
 
+Facts = Callable[[], Json]
+"""Measures or counts what rates are compared with."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_parser("experiments.bench.rollout_worker", __doc__)
@@ -36,12 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(work)
 
 
-def _serve(sides: dict[str, Draw], facts: Json, *, warm: int = 4) -> None:
+def _serve(sides: dict[str, Draw], facts: Facts, *, warm: int = 4) -> None:
     """Answers commands until the parent closes: a side's name, `warm up` before it, or `facts`."""
     for line in sys.stdin:
         command = line.strip()
         if command == "facts":
-            answer(facts)
+            answer(facts())
             continue
         draw, start = sides[command.removeprefix("warm up ")], time.perf_counter()
         tokens = draw(warm if command.startswith("warm up ") else 0)

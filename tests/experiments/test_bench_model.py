@@ -25,8 +25,9 @@ def test_each_side_of_a_rollout_draws_as_many_tokens(model: str) -> None:
     settings: Json = {"model": model, "system": "Think.", "prompts": 2, "samples": 3, "tokens": 5, "threads": 1}
     sides, facts = rollout_sides.torch_sides(settings)
     assert {name: (draw(0), draw(2)) for name, draw in sides.items()} == dict.fromkeys(rollout_model.TORCH, (30, 12))
-    assert facts["operations_per_token"] > 0
-    assert facts["int8_peak"] > 0
+    found = facts()
+    assert found["operations_per_token"] > 0
+    assert found["int8_peak"] > 0
 
 
 class StubSide:
@@ -35,8 +36,8 @@ class StubSide:
     said: ClassVar[list[str]] = []
     seconds: ClassVar = {"int8": 1.0, "float32": 2.0, "generate": 6.0, "vllm_float32": 3.0, "vllm_bfloat16": 4.0}
 
-    def __init__(self, worker: str, *arguments: str, threads: int) -> None:
-        assert threads == 2
+    def __init__(self, worker: str, *arguments: str, threads: int, by_cpu: bool) -> None:
+        assert (threads, by_cpu) == (2, False)
 
     def step(self, command: str) -> Json:
         self.said.append(command)
