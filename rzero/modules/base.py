@@ -28,6 +28,7 @@ from rzero.modules.settings import GRPOSettings
 from rzero.modules.shared_prompts import make_ready
 from rzero.modules.update import Update
 from rzero.policy import Policy
+from rzero.processes.memory import give_back
 from rzero.processes.ranks import Ranks
 from rzero.roles import Role
 from rzero.seeding import derive
@@ -148,12 +149,12 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
             # Lightning runs all of this under the autocast of the trainer's precision, which is meant for the update:
             # tokens would be drawn from probabilities added up in bf16. Engines have a dtype of their own.
             with torch.autocast(self.device.type, enabled=False):
-                if self.device.type == "cuda":
-                    torch.cuda.empty_cache()  # an engine that wakes, or one that is replaced, needs that memory
+                give_back()  # an engine that wakes, or one that is replaced, needs that memory
                 groups, rewards = self._rollout(batch, metrics)
             metrics.update(rollout_metrics(groups, rewards))
             if isinstance(self.engine, RestingEngine):
                 self.engine.rest()
+            give_back()
             with timed(metrics, "update"):
                 metrics.update(self.learn(groups, rewards))
         metrics.update(speed(metrics, parameters=sum(p.numel() for p in self.model.parameters())))

@@ -6,24 +6,20 @@ stage that the ledger names is skipped. Between two commits a phase may be pause
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
-
-import torch
 
 from rzero.collapse import CollapseMonitor
 from rzero.durable import fingerprints, write_atomically
 from rzero.interfaces import EvaluationScores, Progress, Tracker
 from rzero.prices import Prices
-from rzero.processes.memory import peak_resident_gib
+from rzero.processes.memory import give_back, peak_resident_gib
 from rzero.processes.ranks import Ranks
 from rzero.roles import Role
 from rzero.runs.directory import RunDirectory
@@ -190,12 +186,7 @@ class Stages:
 def _free_memory() -> None:
     """Lets go of what a stage leaves behind: module, trainer and hooks hold one another in cycles.
 
-    Python would find them some day; until then a phase's weights and optimiser stay on the GPU beside the next one's.
-    glibc, where it is there, is told to give the system what is free on its heap, which it would keep from one phase to
-    the next.
+    Python would find them some day; until then a phase's weights and optimiser stay beside the next one's.
     """
     gc.collect()
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    give_back()

@@ -171,7 +171,7 @@ def test_memory_is_there_for_an_engine_that_wakes_and_for_the_policy_that_learns
     policy = loaded(base, tuning="full")
     with pretend_cuda():
         on_cuda(policy.model)
-        monkeypatch.setattr("torch.cuda.empty_cache", lambda: calls.append("empty the cache"))
+        monkeypatch.setattr("rzero.modules.base.give_back", lambda: calls.append("give back"))
         monkeypatch.setattr(GRPOModule, "learn", lambda *_: calls.append("learn") or {"timing_s/update": 1.0})
         metrics_of_a_step(policy, role="solver", monkeypatch=monkeypatch, engine=engine)
-    assert calls == ["empty the cache", "sync", "rest", "learn"]
+    assert calls == ["give back", "sync", "rest", "give back", "learn"]
