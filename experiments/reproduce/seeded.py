@@ -1,7 +1,8 @@
 """A study whose arms have seeds of their own, run one by one and kept at once (`experiments.reproduce.compact`).
 
 Its command shows what is kept; with --run it runs what is missing, or goes on with what was stopped. Where data and
-weights lie on a machine is no part of a recipe: a run that was begun goes on with the places it was begun with.
+weights lie on a machine, and how many threads it has to spare, is no part of a recipe: a run that was begun goes on
+with what it was begun with.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from experiments.command_line import DONE, UNMET, WRONG, complain, exit_code, sa
 from experiments.reproduce import compact
 from experiments.reproduce.compact import Kept
 from experiments.rundir import locked
-from experiments.runs import STORE, Arm, Store, command, finish, log_of
+from experiments.runs import STORE, Arm, Store, command, finish, log_of, same_recipe
 from experiments.terminal import print_table
 from rzero.runs.directory import RunDirectory
 from rzero.types import Json
 
-PLACES = ("benchmarks.source.data_dir", "policy.path_or_id")
-"""Keys that say where data and weights lie."""
+MACHINE = ("benchmarks.source.data_dir", "policy.path_or_id", "threads", "engine.threads")
+"""Keys that say where data and weights lie, and how many threads a run has."""
 
 
 def nothing_more(directory: Path, config: DictConfig) -> Sequence[Json]:
@@ -41,7 +42,7 @@ class SeededStudy:
     """Arms by name, and the seeds of each. `name` is its folder in the store, and of its runs' directories.
 
     score: the figure that counts, in percent. after: what is measured of a finished run before it is kept
-    (`Kept.transfer`), given its directory and configuration. places: overrides with keys of `PLACES`.
+    (`Kept.transfer`), given its directory and configuration. machine: overrides with keys of `MACHINE`.
     """
 
     name: str
@@ -49,7 +50,7 @@ class SeededStudy:
     seeds: Mapping[str, tuple[int, ...]]
     score: Callable[[Scores], float]
     after: Callable[[Path, DictConfig], Sequence[Json]] = nothing_more
-    places: tuple[str, ...] = ()
+    machine: tuple[str, ...] = ()
     root: Path = STORE
     work: Path = PROJECT / "outputs"
 
@@ -60,8 +61,8 @@ class SeededStudy:
         for seed in seeds if seeds else every:
             yield from ((name, seed) for name in chosen if seed in self.seeds[name])
 
-    def store(self, *, places: tuple[str, ...] = ()) -> Store:
-        return Store(root=self.root / self.name, work=self.work / self.name, extra=places)
+    def store(self, *, machine: tuple[str, ...] = ()) -> Store:
+        return Store(root=self.root / self.name, work=self.work / self.name, extra=machine)
 
     def folder(self, name: str, seed: int) -> Path:
         return self.store().folder(self.arms[name], seed)
@@ -86,13 +87,22 @@ class SeededStudy:
         """
         arm, recipe = self.arms[name], self.config(name, seed)
         directory = self.store().directory(arm, seed)
-        store = self.store(places=begun_with(directory, recipe) or self.places)
+        store = self.store(machine=self._machine_of(directory, arm, seed))
         say(f"{name}, seed {seed}: running in {directory}; its progress: tail -f {log_of(directory)}")
         if not finish(arm, seed, store):
             raise RuntimeError(f"{directory} is not finished; see its metrics.jsonl and start again")
         found = self.after(directory, store.config(arm, seed))
         compact.keep(directory, self.folder(name, seed), config=recipe, transfer=found)
         return self.folder(name, seed)
+
+    def _machine_of(self, directory: Path, arm: Arm, seed: int) -> tuple[str, ...]:
+        """What a run was begun with where it goes on, what this machine was said to have where it begins."""
+        saved = RunDirectory(directory).config
+        if saved.exists():
+            begun = begun_with(saved, self.store().config(arm, seed))
+            if same_recipe(saved, self.store(machine=begun).config(arm, seed)):
+                return begun
+        return self.machine
 
     def keep_opinions(self) -> None:
         """Copy second opinions on runs that are kept already."""
@@ -124,14 +134,11 @@ def last_solver(directory: Path, config: DictConfig) -> Path:
     return there.weights("solver", max(trained)) if trained else Path(str(config.policy.path_or_id))
 
 
-def begun_with(directory: Path, recipe: DictConfig) -> tuple[str, ...]:
-    """Return the overrides that say where a run that was begun has its data and weights; none where it was not."""
-    saved = RunDirectory(directory).config
-    if not saved.exists():
-        return ()
+def begun_with(saved: Path, recipe: DictConfig) -> tuple[str, ...]:
+    """Return the overrides with keys of `MACHINE` that tell a saved configuration from its recipe."""
     then, now = OmegaConf.load(saved), OmegaConf.to_container(recipe, resolve=False)
     plain = OmegaConf.to_container(then, resolve=False)
-    found = ((key, _at(plain, key)) for key in PLACES)
+    found = ((key, _at(plain, key)) for key in MACHINE)
     return tuple(f"{key}={value}" for key, value in found if value is not None and value != _at(now, key))
 
 
@@ -195,10 +202,16 @@ def carry_out(study: SeededStudy, options: argparse.Namespace) -> int:
     return exit_code(work, stopped="stopped by the user; the same command goes on")
 
 
-def at_places(study: SeededStudy, *, data_dir: Path | None, weights: str | None) -> SeededStudy:
-    """Return the study on a machine where data and weights lie elsewhere. Raises NotADirectoryError for a file."""
+def on_machine(study: SeededStudy, *, data_dir: Path | None, weights: str | None, threads: int | None) -> SeededStudy:
+    """Return the study on a machine where data and weights lie elsewhere, or a run has other threads than its recipe.
+
+    Raises NotADirectoryError where `data_dir` is a file, ValueError for less than one thread.
+    """
     if data_dir and not data_dir.is_dir():
         raise NotADirectoryError(f"--data-dir {data_dir} is no folder; give the one with the benchmarks' .jsonl files")
-    places = [f"benchmarks.source.data_dir={data_dir.resolve()}"] if data_dir else []
-    places += [f"policy.path_or_id={weights}"] if weights else []
-    return replace(study, places=tuple(places))
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {threads}")
+    said = [f"benchmarks.source.data_dir={data_dir.resolve()}"] if data_dir else []
+    said += [f"policy.path_or_id={weights}"] if weights else []
+    said += [f"threads={threads}", f"engine.threads={threads}"] if threads else []
+    return replace(study, machine=tuple(said))

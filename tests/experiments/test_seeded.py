@@ -247,7 +247,7 @@ def test_a_second_opinion_is_added_to_a_run_that_is_kept(kept: SeededStudy) -> N
         written_now.unlink()
 
 
-def test_runs_go_on_with_the_places_they_were_begun_with_and_a_failure_keeps_no_other_back(
+def test_runs_go_on_with_what_they_were_begun_with_and_a_failure_keeps_no_other_back(
     kept: SeededStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     elsewhere = replace(kept, root=tmp_path / "store", work=tmp_path / "work")
@@ -268,9 +268,9 @@ def test_runs_go_on_with_the_places_they_were_begun_with_and_a_failure_keeps_no_
     saved = elsewhere.config("random_reward", 0)
     saved.benchmarks.source.data_dir = "/first"
     OmegaConf.save(saved, begun / "config.yaml")
-    chosen: Sequence[str] = ["--run", "--seeds", "0", "--data-dir", str(tmp_path), "--weights", "W"]
+    chosen: Sequence[str] = ["--run", "--seeds", "0", "--data-dir", str(tmp_path), "--weights", "W", "--threads", "1"]
     assert command.main(chosen) == 2
-    given = (f"benchmarks.source.data_dir={tmp_path}", "policy.path_or_id=W")
+    given = (f"benchmarks.source.data_dir={tmp_path}", "policy.path_or_id=W", "threads=1", "engine.threads=1")
     assert started == [
         ("rzero", 0, given),
         ("untrained_challenger", 0, given),
@@ -284,6 +284,39 @@ def test_runs_go_on_with_the_places_they_were_begun_with_and_a_failure_keeps_no_
     assert command.main(["--seeds", "9"]) == 2
     (tmp_path / "file").touch()
     assert command.main(["--data-dir", str(tmp_path / "file")]) == 2
+    assert command.main(["--threads", "0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("begun", "goes_on_with"),
+    [
+        ({}, ()),
+        ({"threads": 7}, ("threads=7",)),
+        ({"iterations": 9}, ("threads=1", "engine.threads=1")),
+        (None, ("threads=1", "engine.threads=1")),
+    ],
+    ids=["as its recipe", "other threads", "another recipe", "not begun"],
+)
+def test_what_this_machine_is_said_to_have_counts_where_a_run_begins(
+    kept: SeededStudy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    begun: Json | None,
+    goes_on_with: tuple[str, ...],
+) -> None:
+    """A run that was begun with the threads of its recipe was taken for one of another recipe, and removed."""
+    elsewhere = seeded.on_machine(replace(kept, work=tmp_path / "work"), data_dir=None, weights=None, threads=1)
+    directory = elsewhere.store().directory(elsewhere.arms["rzero"], 0)
+    if begun is not None:
+        directory.mkdir(parents=True)
+        config = elsewhere.config("rzero", 0)
+        config.merge_with(begun)
+        OmegaConf.save(config, directory / "config.yaml")
+    asked_for: list[tuple[str, ...]] = []
+    monkeypatch.setattr(seeded, "finish", lambda arm, seed, store: asked_for.append(store.extra))
+    with pytest.raises(RuntimeError, match="is not finished"):
+        elsewhere.execute("rzero", 0)
+    assert asked_for == [goes_on_with]
 
 
 def test_the_output_of_a_run_is_in_a_file_while_it_is_running(tmp_path: Path) -> None:

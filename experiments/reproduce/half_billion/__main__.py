@@ -5,9 +5,12 @@
     python -m experiments.reproduce.half_billion --run --arms rzero --seeds 0 --data-dir FOLDER
 
 Without --data-dir the benchmarks come from the hub. --weights names a directory with the same weights, where they are
-not those that `make models` brings. A run that is finished is kept in experiments/results/qwen2_5_coder_0_5b/ (at most
-20 KB); one that was stopped goes on from outputs/qwen2_5_coder_0_5b/. A second opinion on a run that is kept already
-(`experiments.second_opinion`) is added by the same command, and the figures come from
+not those that `make models` brings. Two runs side by side, each with --threads 1, take less time than one after the
+other: threads that wait for one another are lost to both.
+
+A run that is finished is kept in experiments/results/qwen2_5_coder_0_5b/ (at most 20 KB); one that was stopped goes on
+from outputs/qwen2_5_coder_0_5b/. A second opinion on a run that is kept already (`experiments.second_opinion`) is added
+by the same command, and the figures come from
 
     python -m experiments.results qwen2_5_coder_0_5b --seeds 0 1 2 --json
 
@@ -22,7 +25,7 @@ from collections.abc import Sequence
 from experiments.command_line import WRONG, command_parser, complain
 from experiments.paths import place
 from experiments.reproduce.half_billion.study import STUDY
-from experiments.reproduce.seeded import add_arguments, at_places, carry_out
+from experiments.reproduce.seeded import add_arguments, carry_out, on_machine
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_arguments(parser, STUDY)
     parser.add_argument("--data-dir", type=place, metavar="DIR", help="folder with the benchmarks as .jsonl files")
     parser.add_argument("--weights", metavar="PATH", help="directory or hub id of the same base model")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of a run that is begun (those of its recipe)")
     options = parser.parse_args(arguments)
     try:
-        study = at_places(STUDY, data_dir=options.data_dir, weights=options.weights)
-    except OSError as error:
+        study = on_machine(STUDY, data_dir=options.data_dir, weights=options.weights, threads=options.threads)
+    except (OSError, ValueError) as error:
         complain(error)
         return WRONG
     return carry_out(study, options)
