@@ -167,6 +167,50 @@ def test_gradient_of_head_by_finite_differences(shape, logits, monkeypatch):
     assert torch.autograd.gradcheck(both, (hidden_SE, weight_VE))
 
 
+@pytest.mark.parametrize("shape", [LogitShape(), LogitShape(scale=0.5, cap=3.0, temperature=1.7)], ids=["plain", "cap"])
+@pytest.mark.parametrize("asked", ["logp", "entropy", "both"])
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_gradient_through_a_head_that_nobody_trains(shape, asked, in_blocks, monkeypatch):
+    monkeypatch.setattr(logprobs, "KEEP_LOGITS_BELOW", 0)
+    if in_blocks:
+        in_blocks_of(2, 7, monkeypatch)
+    torch.manual_seed(1)
+    weight_VE = torch.randn(7, 3, dtype=torch.float64)
+    dropped = logprobs.Dropped(
+        tokens_BV=torch.tensor([[False] * 2 + [True] + [False] * 4]), row_S=torch.zeros(5).long()
+    )
+
+    def chosen(hidden_SE):
+        logp_S, entropy_S = head_logprobs(
+            hidden_SE,
+            weight_VE=weight_VE,
+            targets_S=torch.tensor([0, 6, 3, 3, 1]),
+            shape=shape,
+            chunk_tokens=4,
+            entropy=True,
+            dropped=dropped,
+        )
+        return {"logp": logp_S, "entropy": entropy_S, "both": (logp_S, entropy_S)}[asked]
+
+    assert torch.autograd.gradcheck(chosen, torch.randn(5, 3, dtype=torch.float64, requires_grad=True))
+
+
+def test_a_head_that_nobody_trains_meets_each_token_twice(monkeypatch):
+    """Logits, and what their gradient says of hidden states: the third product is left out."""
+    monkeypatch.setattr(logprobs, "KEEP_LOGITS_BELOW", 0)
+    made, once = [], logprobs._logits
+    monkeypatch.setattr(logprobs, "_logits", lambda *args, **more: made.append(args) or once(*args, **more))
+    hidden_SE = torch.randn(6, 4, requires_grad=True)
+    for trained, products in ((False, 2), (True, 4)):
+        weight_VE = torch.randn(9, 4, requires_grad=trained)
+        logp_S, _ = head_logprobs(
+            hidden_SE, weight_VE=weight_VE, targets_S=torch.arange(6), shape=LogitShape(), chunk_tokens=3, entropy=True
+        )
+        logp_S.sum().backward()
+        assert len(made) == products, "chunks whose logits were made"
+        made.clear()
+
+
 def test_without_entropy_there_is_none_and_values_stay():
     torch.manual_seed(0)
     model = qwen3().eval()
