@@ -5,8 +5,8 @@
     python -m experiments.reproduce.half_billion --run --arms rzero --seeds 0 --data-dir FOLDER
 
 Without --data-dir the benchmarks come from the hub. --weights names a directory with the same weights, where they are
-not those that `make models` brings. Two runs side by side, each with --threads 1, take less time than one after the
-other: threads that wait for one another are lost to both.
+not those that `make models` brings. Two runs side by side, each with --threads 1, should draw more tokens than one with
+two threads: less is lost to waiting (measured for two batches in one process, experiments/LOG.md).
 
 A run that is finished is kept in experiments/results/qwen2_5_coder_0_5b/ (at most 20 KB); one that was stopped goes on
 from outputs/qwen2_5_coder_0_5b/. A second opinion on a run that is kept already (`experiments.second_opinion`) is added

@@ -143,7 +143,24 @@ def test_a_few_rows_at_a_time_are_the_same_numbers(monkeypatch):
         torch.testing.assert_close(blocked, whole, atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [LogitShape(), LogitShape(scale=0.5, cap=3.0, temperature=1.7)], ids=["plain", "cap"])
+def of_five_tokens(hidden_SE, weight_VE, *, shape, dropped=None):
+    return head_logprobs(
+        hidden_SE,
+        weight_VE=weight_VE,
+        targets_S=torch.tensor([0, 6, 3, 3, 1]),
+        shape=shape,
+        chunk_tokens=4,
+        entropy=True,
+        dropped=dropped,
+    )
+
+
+SHAPES = pytest.mark.parametrize(
+    "shape", [LogitShape(), LogitShape(scale=0.5, cap=3.0, temperature=1.7)], ids=["plain", "cap"]
+)
+
+
+@SHAPES
 @pytest.mark.parametrize("logits", ["kept", "recomputed", "in blocks"])
 def test_gradient_of_head_by_finite_differences(shape, logits, monkeypatch):
     if logits != "kept":
@@ -155,19 +172,12 @@ def test_gradient_of_head_by_finite_differences(shape, logits, monkeypatch):
     weight_VE = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
 
     def both(hidden_SE, weight_VE):
-        return head_logprobs(
-            hidden_SE,
-            weight_VE=weight_VE,
-            targets_S=torch.tensor([0, 6, 3, 3, 1]),
-            shape=shape,
-            chunk_tokens=4,
-            entropy=True,
-        )
+        return of_five_tokens(hidden_SE, weight_VE, shape=shape)
 
     assert torch.autograd.gradcheck(both, (hidden_SE, weight_VE))
 
 
-@pytest.mark.parametrize("shape", [LogitShape(), LogitShape(scale=0.5, cap=3.0, temperature=1.7)], ids=["plain", "cap"])
+@SHAPES
 @pytest.mark.parametrize("asked", ["logp", "entropy", "both"])
 @pytest.mark.parametrize("in_blocks", [False, True])
 def test_gradient_through_a_head_that_nobody_trains(shape, asked, in_blocks, monkeypatch):
@@ -181,15 +191,7 @@ def test_gradient_through_a_head_that_nobody_trains(shape, asked, in_blocks, mon
     )
 
     def chosen(hidden_SE):
-        logp_S, entropy_S = head_logprobs(
-            hidden_SE,
-            weight_VE=weight_VE,
-            targets_S=torch.tensor([0, 6, 3, 3, 1]),
-            shape=shape,
-            chunk_tokens=4,
-            entropy=True,
-            dropped=dropped,
-        )
+        logp_S, entropy_S = of_five_tokens(hidden_SE, weight_VE, shape=shape, dropped=dropped)
         return {"logp": logp_S, "entropy": entropy_S, "both": (logp_S, entropy_S)}[asked]
 
     assert torch.autograd.gradcheck(chosen, torch.randn(5, 3, dtype=torch.float64, requires_grad=True))
