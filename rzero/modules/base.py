@@ -27,6 +27,7 @@ from rzero.modules.reference import Fill, FrozenCopy, Reference
 from rzero.modules.settings import GRPOSettings
 from rzero.modules.shared_prompts import make_ready
 from rzero.modules.update import Update
+from rzero.modules.warmup import warm_up
 from rzero.policy import Policy
 from rzero.processes.memory import give_back
 from rzero.processes.ranks import Ranks
@@ -139,6 +140,8 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         optimizer = self._make_optimizer([p for p in self.model.parameters() if p.requires_grad])
         if self.restore_optimizer is not None:
             self.restore_optimizer(optimizer)
+        if self.settings.warmup_steps:
+            warm_up(optimizer, steps=self.settings.warmup_steps)
         return optimizer
 
     def training_step(self, step: int, batch_index: int) -> None:

@@ -31,7 +31,8 @@ class GRPOSettings:
     padding included. share_prompts: completions of one prompt go through the model behind one copy of it and without
     padding; the same maths in other roundings. chunk_tokens: rows of logits that exist at once. max_grad_norm: gradient
     clipping by norm. sampling: of the rollouts. advantage: from rewards (N,) and group numbers (N,) to advantages
-    (N,). refill, overlong: see `rzero.modules.choices`; None: not used.
+    (N,). refill, overlong: see `rzero.modules.choices`; None: not used. warmup_steps: of the optimiser, in which the
+    learning rate rises to its value (`rzero.modules.warmup`); 0: it is there from the first.
     """
 
     steps: int
@@ -46,6 +47,7 @@ class GRPOSettings:
     advantage: Callable[[Tensor, Tensor], Tensor]
     refill: Refill | None = None
     overlong: OverlongPenalty | None = None
+    warmup_steps: int = 0
 
     def __post_init__(self) -> None:
         if self.samples_per_prompt < 2:
@@ -55,6 +57,8 @@ class GRPOSettings:
             )
         if self.steps < 0:
             raise ValueError(f"steps must be 0 (leave the role as it is) or positive, got {self.steps}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must be 0 (no warm-up) or positive, got {self.warmup_steps}")
         if not 1 <= self.updates_per_rollout <= self.prompts_per_step:
             raise ValueError(
                 f"updates_per_rollout must lie in 1..prompts_per_step ({self.prompts_per_step}), "
