@@ -6,7 +6,13 @@ against trainer), `loss` (the objective that puts them together).
 Shapes: N rows of a rollout, M of a mini-batch, B of a micro-batch, T positions.
 """
 
-from rzero.grpo.advantage import RewardStatistics, group_advantages, reward_statistics, soft_overlong_penalty
+from rzero.grpo.advantage import (
+    RewardStatistics,
+    group_advantages,
+    positive_advantages,
+    reward_statistics,
+    soft_overlong_penalty,
+)
 from rzero.grpo.aggregation import (
     Aggregation,
     ConstantLength,
@@ -37,6 +43,7 @@ __all__ = [
     "kl_divergence",
     "kl_penalised_rewards",
     "mini_batch_totals",
+    "positive_advantages",
     "reward_statistics",
     "soft_overlong_penalty",
 ]

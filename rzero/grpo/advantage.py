@@ -7,7 +7,7 @@ Shapes: N completions of one rollout, in any order; G groups (completions of one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -62,6 +62,15 @@ def group_advantages(
         )
         scale = (squares_G / (groups.count_G - 1).clamp(min=1)).sqrt()[index_N]
     return torch.where(informative_N, centred_N / (scale + eps), 0.0).to(dtype)  # eps may be 0
+
+
+def positive_advantages(rewards_N: Tensor, group_N: Tensor, **options: Any) -> Tensor:
+    """`group_advantages` where they are positive, else 0: what a group did worse than its mean is not unlearned.
+
+    Compare RAFT and Reinforce-Rej (arXiv 2504.11343). Rewards that say nothing of a completion push in no direction on
+    average, as with both signs. With `skip_zero_advantages` the other completions cost no update.
+    """
+    return group_advantages(rewards_N, group_N, **options).clamp(min=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,10 +64,10 @@ def speed(metrics: Mapping[str, float], *, parameters: int) -> dict[str, float]:
     `perf/update_tflops` counts 6 operations per parameter and token that was learned from (Kaplan et al., 2020), so
     attention, prompts and the passes for old and reference log-probs are left out: it is a lower bound.
     """
-    tokens = metrics["num_tokens"]
+    learned = metrics["num_tokens_learned"]
     return {
-        "perf/tokens_per_second": tokens / metrics["timing_s/step"],
-        "perf/update_tflops": 6e-12 * parameters * tokens / metrics["timing_s/update"],
+        "perf/tokens_per_second": metrics["num_tokens"] / metrics["timing_s/step"],
+        "perf/update_tflops": 6e-12 * parameters * learned / metrics["timing_s/update"],
     }
 
 

@@ -32,7 +32,9 @@ class GRPOSettings:
     padding; the same maths in other roundings. chunk_tokens: rows of logits that exist at once. max_grad_norm: gradient
     clipping by norm. sampling: of the rollouts. advantage: from rewards (N,) and group numbers (N,) to advantages
     (N,). refill, overlong: see `rzero.modules.choices`; None: not used. warmup_steps: of the optimiser, in which the
-    learning rate rises to its value (`rzero.modules.warmup`); 0: it is there from the first.
+    learning rate rises to its value (`rzero.modules.warmup`); 0: it is there from the first. skip_zero_advantages:
+    completions with advantage 0, which have no gradient, do not go through the model; means over tokens, such as the
+    entropy, are then of the others. Needs a loss with neither KL nor entropy, which learn from every completion.
     """
 
     steps: int
@@ -48,6 +50,7 @@ class GRPOSettings:
     refill: Refill | None = None
     overlong: OverlongPenalty | None = None
     warmup_steps: int = 0
+    skip_zero_advantages: bool = False
 
     def __post_init__(self) -> None:
         if self.samples_per_prompt < 2:

@@ -11,7 +11,7 @@ vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,27 +117,37 @@ class Update:
         penalised = self.loss.needs_reference and self.loss.kl_placement == "reward"
         # With one update per rollout the old policy is the current one and its log-probs need no pass of their own.
         old = updates > 1 or penalised
-        steps = [self.score(self.cut(mini_batch), old=old) for mini_batch in mini_batches(rows, updates=updates)]
+        idle = frozenset[int]()
+        if self.settings.skip_zero_advantages:
+            idle = frozenset((self.settings.advantage(totals_N, group_N) == 0).nonzero().flatten().tolist())
+        parts = [self.cut(mini_batch, idle=idle) for mini_batch in mini_batches(rows, updates=updates)]
+        steps = [self.score(part, old=old) for part in parts]
         if penalised:
             totals_N = totals_N - self.kl_penalty([scored for step in steps for scored in step], rows=len(rows))
         advantages_N = self.settings.advantage(totals_N, group_N).float().to(self.device)
         learned = Tally(progress=self.watch("learning, micro-batches"), total=sum(map(len, steps)))
         metrics = [self.step(step, advantages_N, learned=learned) for step in steps]
-        return add_up([{name: value / updates for name, value in step.items()} for step in metrics])
+        means = add_up([{name: value / updates for name, value in step.items()} for step in metrics])
+        tokens = sum(len(row.completion_ids) for row in rows if row.index not in idle)
+        return {**means, "num_tokens_learned": float(tokens)}
 
-    def cut(self, mini_batch: Sequence[Row]) -> list[MicroBatch]:
-        """This rank's micro-batches of one optimiser step, as many as any rank has. Weights are the mini-batch's."""
+    def cut(self, mini_batch: Sequence[Row], *, idle: Set[int] = frozenset()) -> list[MicroBatch]:
+        """This rank's micro-batches of one optimiser step, as many as any rank has and at least one.
+
+        idle: indices of rows that are left out. Weights are those of the whole mini-batch, so that the gradient is too.
+        """
         mask_MC = completion_mask(mini_batch)
         weights_MC = self.loss.aggregation.weights(mask_MC, totals=mini_batch_totals(mask_MC))
         share_prompts = self.settings.share_prompts
+        active = [row for row in mini_batch if row.index not in idle]
         plans = [
             plan(rows, max_tokens=self.settings.max_tokens_per_microbatch, share_prompts=share_prompts)
-            for rows in rows_by_rank(mini_batch, size=self.ranks.size, share_prompts=share_prompts)
+            for rows in rows_by_rank(active, size=self.ranks.size, share_prompts=share_prompts)
         ]
         return micro_batches(
             plans[self.ranks.rank],
             weights_of={row.index: weights_C for row, weights_C in zip(mini_batch, weights_MC, strict=True)},
-            count=max(map(len, plans)),
+            count=max(1, *map(len, plans)),
             share_prompts=share_prompts,
             pad_id=self.pad_id,
             device=self.device,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rzero.grpo import group_advantages, reward_statistics, soft_overlong_penalty
+from rzero.grpo import group_advantages, positive_advantages, reward_statistics, soft_overlong_penalty
 from tests.rzero.one_token import vector
 
 NAN, INF = math.nan, math.inf
@@ -89,6 +89,13 @@ def test_unscaled_and_leave_one_out_by_hand():
         group_advantages(rewards_B, group_B, scaling="none", baseline="leave_one_out"),
         torch.tensor([1.0, -1 / 3, -1 / 3, -1 / 3]),
     )
+
+
+def test_only_what_is_better_than_its_group_is_positive():
+    # one right of four: (1 - 0.25) / 0.5; all right, and all wrong: nothing
+    rewards, groups = vector(1, 0, 0, 0, 1, 1, 0, 0), torch.tensor([0, 0, 0, 0, 1, 1, 2, 2])
+    got = positive_advantages(rewards, groups, eps=0.0)
+    torch.testing.assert_close(got, torch.tensor([1.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]))
 
 
 def test_rewards_that_are_not_finite_are_left_out():

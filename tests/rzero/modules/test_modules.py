@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from rzero.adapters import adapter_weights
+from rzero.grpo import positive_advantages
 from rzero.modules import OverlongPenalty, Refill
 from rzero.modules.batching import Row
 from rzero.modules.fit import fit
@@ -282,6 +283,40 @@ def test_a_penalty_for_length_needs_a_limit_that_it_fits():
         OverlongPenalty(buffer_share=1.5)
     with pytest.raises(ValueError, match="less than one token"):
         OverlongPenalty(buffer_share=0.2).buffer_tokens(2)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_completions_without_an_advantage_may_be_left_out(make_policy, tmp_path, share):
+    """The same steps, up to rounding, from fewer tokens."""
+    trained = []
+    for skip in (False, True):
+        policy = make_policy("qwen3")
+        changes = settings(skip_zero_advantages=skip, advantage=positive_advantages, share_prompts=share)
+        steps = train(make(policy, loss=make_loss(kl_coefficient=0.0), settings=changes), tmp_path)
+        trained.append((steps, policy.model.state_dict()))
+    (every, one), (fewer, other) = trained
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, atol=1e-5, rtol=0)
+    for before, after in zip(every, fewer, strict=True):
+        assert before["num_tokens_learned"] == before["num_tokens"] == after["num_tokens"]
+        assert 0 < after["num_tokens_learned"] < after["num_tokens"]
+        assert after["reward"] == before["reward"]
+
+
+def test_where_no_completion_has_an_advantage_nothing_is_learned(make_policy, tmp_path):
+    policy = make_policy("qwen3")
+    before = policy.weights_hash()
+    changes = settings(skip_zero_advantages=True, advantage=lambda rewards_N, group_N: torch.zeros_like(rewards_N))
+    steps = train(make(policy, loss=make_loss(kl_coefficient=0.0), settings=changes), tmp_path)
+    assert [step["num_tokens_learned"] for step in steps] == [0.0, 0.0]
+    assert [step["grad_norm"] for step in steps] == [0.0, 0.0]
+    assert policy.weights_hash() == before
+
+
+@pytest.mark.parametrize("coefficients", [{"kl_coefficient": 0.1}, {"kl_coefficient": 0.0, "entropy_coefficient": 0.1}])
+def test_a_loss_that_learns_from_every_completion_leaves_none_out(make_policy, coefficients):
+    with pytest.raises(ValueError, match="skip_zero_advantages needs"):
+        make(make_policy("qwen3"), loss=make_loss(**coefficients), settings=settings(skip_zero_advantages=True))
 
 
 def test_the_reference_of_adapters_is_the_start_and_no_second_model(make_policy, tmp_path, monkeypatch):
