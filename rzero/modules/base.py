@@ -85,14 +85,9 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         if settings.share_prompts:
             for model in [self.model, *([reference.model] if reference else [])]:
                 make_ready(model)
-        loss.check_sampling(settings.rollout_sampling(seed=0))
+        settings.check(loss)
         if loss.needs_reference and reference is None:
             raise ValueError("loss.kl_coefficient is positive, so the phase needs a reference policy")
-        if settings.skip_zero_advantages and (loss.needs_reference or loss.entropy_coefficient):
-            raise ValueError(
-                "settings.skip_zero_advantages needs loss.kl_coefficient=0 and loss.entropy_coefficient=0: "
-                "KL and entropy are learned from every completion"
-            )
 
     @abstractmethod
     def prompts(self, batch: Batch) -> Sequence[Prompt]:

@@ -8,6 +8,7 @@ from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
+from rzero.grpo import PolicyLoss
 from rzero.modules.choices import OverlongPenalty, Refill
 from rzero.types import Sampling
 
@@ -70,6 +71,15 @@ class GRPOSettings:
         sampling = self.rollout_sampling(seed=0)
         if self.overlong is not None:
             self.overlong.buffer_tokens(sampling.max_tokens)
+
+    def check(self, loss: PolicyLoss) -> None:
+        """Raise ValueError where these settings and the loss of a role do not go together."""
+        loss.check_sampling(self.rollout_sampling(seed=0))
+        if self.skip_zero_advantages and (loss.needs_reference or loss.entropy_coefficient):
+            raise ValueError(
+                "settings.skip_zero_advantages needs loss.kl_coefficient=0 and loss.entropy_coefficient=0: "
+                "KL and entropy are learned from every completion"
+            )
 
     def rollout_sampling(self, *, seed: int) -> Sampling:
         return Sampling(n=self.samples_per_prompt, seed=seed, **self.sampling)

@@ -54,7 +54,7 @@ def test_metrics_have_the_names_of_the_field(make_policy, tmp_path):
     assert {
         "reward", "reward_std", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio",
         "completions/mean_terminated_length", "clip_ratio/low_mean", "clip_ratio/high_mean", "clip_ratio/region_mean",
-        "kl", "entropy", "grad_norm", "loss", "learning_rate", "num_tokens", "skipped_steps",
+        "kl", "entropy", "grad_norm", "loss", "learning_rate", "num_tokens", "num_tokens_learned", "skipped_steps",
         "sampling/sampling_logp_difference/mean", "sampling/sampling_logp_difference/max",
         "timing_s/rollout", "timing_s/reward", "timing_s/update", "timing_s/step",
         "perf/tokens_per_second", "perf/update_tflops",

@@ -169,9 +169,10 @@ def test_memory_is_there_for_an_engine_that_wakes_and_for_the_policy_that_learns
         decoder="auto",
     )  # fmt: skip
     policy = loaded(base, tuning="full")
+    learned = {"timing_s/update": 1.0, "num_tokens_learned": 0.0}
     with pretend_cuda():
         on_cuda(policy.model)
         monkeypatch.setattr("rzero.modules.base.give_back", lambda: calls.append("give back"))
-        monkeypatch.setattr(GRPOModule, "learn", lambda *_: calls.append("learn") or {"timing_s/update": 1.0})
+        monkeypatch.setattr(GRPOModule, "learn", lambda *_: calls.append("learn") or learned)
         metrics_of_a_step(policy, role="solver", monkeypatch=monkeypatch, engine=engine)
     assert calls == ["give back", "sync", "rest", "give back", "learn"]
