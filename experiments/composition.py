@@ -234,7 +234,7 @@ def _learning(cfg: DictConfig, role: str, parts: Json) -> Json:
         settings = instantiate(cfg[role].settings, _convert_="all")
     loss = made(cfg, f"{role}.loss")
     with naming(f"{role}.loss"):
-        loss.check_sampling(settings.rollout_sampling(seed=0))
+        settings.check(loss)
     optimizer = instantiate(cfg[role].optimizer)
     with naming(f"{role}.optimizer"):
         optimizer([torch.nn.Parameter(torch.zeros(1))])

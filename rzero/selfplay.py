@@ -66,9 +66,6 @@ class ChallengerPhase:
     reward: Callable[[int], ChallengerReward]
     """Makes the reward of a phase from the phase's seed (only random controls look at it)."""
 
-    def __post_init__(self) -> None:
-        self.settings.check(self.loss)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurriculumPhase:
@@ -102,9 +99,6 @@ class SolverPhase:
     label: Callable[[LabelledQuestion], str] = voted_label
     """Returns the label that a question's responses are compared with."""
     acceptance: Acceptance | None = None
-
-    def __post_init__(self) -> None:
-        self.settings.check(self.loss)
 
 
 @dataclass(slots=True, kw_only=True)

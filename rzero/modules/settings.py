@@ -77,7 +77,7 @@ class GRPOSettings:
         loss.check_sampling(self.rollout_sampling(seed=0))
         if self.skip_zero_advantages and (loss.needs_reference or loss.entropy_coefficient):
             raise ValueError(
-                "settings.skip_zero_advantages needs loss.kl_coefficient=0 and loss.entropy_coefficient=0: "
+                "settings.skip_zero_advantages needs kl_coefficient=0 and entropy_coefficient=0: "
                 "KL and entropy are learned from every completion"
             )
 

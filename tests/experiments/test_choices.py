@@ -128,6 +128,13 @@ def test_a_correction_without_weights_for_its_sampling_is_refused_when_the_run_i
         built(tmp_path, "engine=embedded_int8", "solver.settings.sampling.top_k=40")
 
 
+def test_a_loss_that_learns_from_every_completion_is_refused_where_some_are_left_out(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"^solver\.loss: settings\.skip_zero_advantages needs kl_coefficient=0[^\n]*$"
+    ):
+        built(tmp_path, "experiment=micro", "solver.settings.skip_zero_advantages=true")
+
+
 @pytest.mark.parametrize("role", ["challenger", "solver"])
 def test_rounded_rollouts_are_corrected_unless_somebody_says_otherwise(role: str) -> None:
     truncated = OmegaConf.load(PROJECT / "conf" / "mismatch" / "truncated.yaml").mismatch

@@ -10,6 +10,7 @@ import torch
 
 from rzero import gathering
 from rzero.modules import checkpoint
+from rzero.modules.warmup import warm_up
 
 
 def trained(make_policy: Any, *, steps: int, seed: int = 0) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
@@ -58,3 +59,20 @@ def test_checkpoints_of_other_models_and_versions_are_refused(make_policy, tmp_p
     (tmp_path / "kept" / "moments.safetensors").unlink()
     with pytest.raises(ValueError, match="checkpoint of an earlier version; remove it"):
         checkpoint.load_weights(tmp_path / "kept", model)
+
+
+def test_a_phase_that_goes_on_has_the_learning_rate_it_had(make_policy, tmp_path: Path) -> None:
+    rates = []
+    model, optimizer = trained(make_policy, steps=0)
+    warm_up(optimizer, steps=4)
+    for _ in range(2):
+        optimizer.step()
+        rates.append(optimizer.param_groups[0]["lr"])
+    checkpoint.save(tmp_path / "kept", model=model, optimizer=optimizer, write=True)
+    _, fresh = trained(make_policy, steps=0)
+    checkpoint.load_optimizer(tmp_path / "kept", fresh)
+    warm_up(fresh, steps=4)
+    for _ in range(3):
+        fresh.step()
+        rates.append(fresh.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01])

@@ -319,6 +319,28 @@ def test_a_loss_that_learns_from_every_completion_leaves_none_out(make_policy, c
         make(make_policy("qwen3"), loss=make_loss(**coefficients), settings=settings(skip_zero_advantages=True))
 
 
+def test_a_module_takes_its_steps_at_that_rate(make_policy, tmp_path):
+    """Two rollouts of one update each; a warm-up of one step is none."""
+    rates, weights = {}, {}
+    for warmup in (0, 1, 4):
+        policy = make_policy("qwen3")
+        module = make(
+            policy,
+            optimizer=SGD,
+            settings=settings(warmup_steps=warmup, updates_per_rollout=1),
+        )
+        rates[warmup] = [step["learning_rate"] for step in train(module, tmp_path)]
+        weights[warmup] = policy.weights_hash()
+    assert rates[4] == pytest.approx([0.025, 0.05])
+    assert rates[0] == rates[1] == pytest.approx([0.1, 0.1])
+    assert weights[0] == weights[1] != weights[4]
+
+
+def test_less_than_no_step_is_refused():
+    with pytest.raises(ValueError, match="warmup_steps must be 0"):
+        settings(warmup_steps=-1)
+
+
 def test_the_reference_of_adapters_is_the_start_and_no_second_model(make_policy, tmp_path, monkeypatch):
     make_policy("qwen3").save(tmp_path / "base")
     start = load(tmp_path / "base", tuning="full")
