@@ -45,6 +45,8 @@ class PolicyLoss:
         (arXiv 2506.13585 equation 4), where clip_low=1 means no lower bound.
     kl_*: see `rzero.grpo.kl`. `kl_placement="reward"` leaves the loss alone: the trainer then passes rewards through
         `kl_penalised_rewards`. kl_coefficient=0 needs no reference at all (`needs_reference`).
+    entropy_coefficient: above 0 entropy is paid for; below 0 it costs: the policy becomes more certain of what it draws
+        (arXiv 2505.15134), by an exact gradient, where the policy term has one sample of each token.
     mismatch: weights for tokens the engine scored differently from the trainer, or None.
     truncated: whether completions cut at the length limit are learned from (`keep`) or left out (`mask`).
     """

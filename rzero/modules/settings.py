@@ -34,8 +34,9 @@ class GRPOSettings:
     clipping by norm. sampling: of the rollouts. advantage: from rewards (N,) and group numbers (N,) to advantages
     (N,). refill, overlong: see `rzero.modules.choices`; None: not used. warmup_steps: of the optimiser, in which the
     learning rate rises to its value (`rzero.modules.warmup`); 0: it is there from the first. skip_zero_advantages:
-    completions with advantage 0, which have no gradient, do not go through the model; means over tokens, such as the
-    entropy, are then of the others. Needs a loss with neither KL nor entropy, which learn from every completion.
+    completions with advantage 0, which the policy term learns nothing from, do not go through the model; means over
+    tokens are then of the others, and an entropy term moves the entropy of these alone. Needs a loss without KL, which
+    holds the policy back on every completion.
     """
 
     steps: int
@@ -75,10 +76,9 @@ class GRPOSettings:
     def check(self, loss: PolicyLoss) -> None:
         """Raise ValueError where these settings and the loss of a role do not go together."""
         loss.check_sampling(self.rollout_sampling(seed=0))
-        if self.skip_zero_advantages and (loss.needs_reference or loss.entropy_coefficient):
+        if self.skip_zero_advantages and loss.needs_reference:
             raise ValueError(
-                "settings.skip_zero_advantages needs kl_coefficient=0 and entropy_coefficient=0: "
-                "KL and entropy are learned from every completion"
+                "settings.skip_zero_advantages needs kl_coefficient=0: the KL is learned from every completion"
             )
 
     def rollout_sampling(self, *, seed: int) -> Sampling:

@@ -128,7 +128,7 @@ def test_a_correction_without_weights_for_its_sampling_is_refused_when_the_run_i
         built(tmp_path, "engine=embedded_int8", "solver.settings.sampling.top_k=40")
 
 
-def test_a_loss_that_learns_from_every_completion_is_refused_where_some_are_left_out(tmp_path: Path) -> None:
+def test_a_loss_with_kl_that_learns_from_every_completion_is_refused_where_some_are_left_out(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"^solver\.loss: settings\.skip_zero_advantages needs kl_coefficient=0[^\n]*$"
     ):

@@ -313,10 +313,30 @@ def test_where_no_completion_has_an_advantage_nothing_is_learned(make_policy, tm
     assert policy.weights_hash() == before
 
 
-@pytest.mark.parametrize("coefficients", [{"kl_coefficient": 0.1}, {"kl_coefficient": 0.0, "entropy_coefficient": 0.1}])
-def test_a_loss_that_learns_from_every_completion_leaves_none_out(make_policy, coefficients):
+def test_a_loss_with_kl_learns_from_every_completion_and_leaves_none_out(make_policy):
     with pytest.raises(ValueError, match="skip_zero_advantages needs"):
-        make(make_policy("qwen3"), loss=make_loss(**coefficients), settings=settings(skip_zero_advantages=True))
+        make(make_policy("qwen3"), loss=make_loss(kl_coefficient=0.1), settings=settings(skip_zero_advantages=True))
+
+
+def test_an_entropy_that_costs_falls_and_one_that_is_paid_for_rises(make_policy, tmp_path):
+    """The second of two steps sees what the first has done. All advantages are 0: nothing else is learned."""
+    seen = {}
+    for coefficient in (-1.0, 0.0, 1.0):
+        loss = make_loss(kl_coefficient=0.0, entropy_coefficient=coefficient)
+        changes = settings(advantage=lambda rewards_N, group_N: torch.zeros_like(rewards_N), updates_per_rollout=1)
+        _, second = train(make(make_policy("qwen3"), optimizer=SGD, loss=loss, settings=changes), tmp_path)
+        seen[coefficient] = second["entropy"]
+    assert seen[-1.0] < seen[0.0] < seen[1.0]
+
+
+def test_an_entropy_term_moves_the_entropy_of_what_is_learned_from_alone(make_policy, tmp_path):
+    """Where no completion has an advantage, none is, whatever the coefficient."""
+    policy = make_policy("qwen3")
+    before = policy.weights_hash()
+    changes = settings(skip_zero_advantages=True, advantage=lambda rewards_N, group_N: torch.zeros_like(rewards_N))
+    loss = make_loss(kl_coefficient=0.0, entropy_coefficient=-1.0)
+    train(make(policy, loss=loss, settings=changes), tmp_path)
+    assert policy.weights_hash() == before
 
 
 def test_a_module_takes_its_steps_at_that_rate(make_policy, tmp_path):
