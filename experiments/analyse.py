@@ -263,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config_dir=options.config_dir,
         )
 
-    stopped = "stopped by the user; nothing was written: the same command starts again, --no-matrix draws nothing"
+    stopped = "nothing was written: the same command starts again, --no-matrix draws nothing"
     return exit_code(lambda: _write(options.run, read(), Console()), stopped=stopped)
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from experiments import paths
 from experiments.compose import options
 from experiments.overrides import one_line
+from experiments.processes import Terminated, terminable
 from rzero.runs.progress import line
 
 DONE, STOPPED, WRONG, FRUITLESS, TERMINATED = 0, 1, 2, 3, 143
@@ -65,15 +66,22 @@ def complain(error: object) -> None:
     say(f"error: {told(error)}", console=Console(stderr=True), style="bold red")
 
 
-STOPPED_TEXT = "stopped by the user; nothing was written, and the same command starts again"
+STOPPED_TEXT = "nothing was written, and the same command starts again"
 
 
 def exit_code(work: Callable[[], int], *, stopped: str = STOPPED_TEXT) -> int:
-    """Return what `work` returns; where it is stopped or something is wrong, one message and the code for it."""
+    """Return what `work` returns; where it is stopped or something is wrong, one message and the code for it.
+
+    stopped: what becomes of the work then, behind who stopped it.
+    """
     try:
-        return work()
+        with terminable():
+            return work()
+    except Terminated:
+        complain(f"stopped by SIGTERM; {stopped}")
+        return TERMINATED
     except KeyboardInterrupt:
-        complain(stopped)
+        complain(f"stopped by the user; {stopped}")
         return STOPPED
     except Exception as error:  # the edge of the program: whatever it is, the user gets one line
         complain(error)

@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(options.overrides, console=Console(), config_dir=options.config_dir)
         return DONE
 
-    return exit_code(work, stopped="stopped by the user; the same command goes on from here")
+    return exit_code(work, stopped="the same command goes on from here")
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ def command() -> int:
             main()
         return DONE
 
-    stopped = "stopped by the user; nothing was written: the same command starts again, with minutes=2 a short one"
+    stopped = "nothing was written: the same command starts again, with minutes=2 a short one"
     return exit_code(work, stopped=stopped)
 
 

@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return DONE
 
-    return exit_code(
-        work, stopped="stopped by the user; the same command does it again (with --update where repositories exist)"
-    )
+    return exit_code(work, stopped="the same command does it again (with --update where repositories exist)")
 
 
 if __name__ == "__main__":

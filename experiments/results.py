@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show(name, figures, console)
         return DONE
 
-    return exit_code(work, stopped="stopped by the user; the same command goes on")
+    return exit_code(work, stopped="the same command goes on")
 
 
 if __name__ == "__main__":

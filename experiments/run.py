@@ -16,11 +16,8 @@ import contextlib
 import functools
 import shlex
 import shutil
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,6 +48,7 @@ from experiments.command_line import (
 from experiments.compose import importable, own_folder
 from experiments.overrides import refuse_old
 from experiments.paths import spelled
+from experiments.processes import Terminated, terminable
 from experiments.recipe import modern
 from experiments.resolvers import register_resolvers
 from experiments.sweeping import jobs
@@ -75,31 +73,6 @@ class Ending:
     message: str = ""
     directory: Path | None = None
     skipped: bool = False
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: what a scheduler sends before it takes a machine away."""
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Make SIGTERM raise `Terminated` while the context lasts: all is closed in order, then the process ends.
-
-    Signals belong to the main thread; where another one runs us, they stay as they are.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 MAY_CHANGE = ("iterations", "trainer", "threads", "log_seconds", "checkpoint_every", "collapse")
@@ -352,7 +325,7 @@ def command() -> None:
             main()
         return DONE
 
-    if code := exit_code(work, stopped="stopped by the user; nothing is lost, the same command goes on"):
+    if code := exit_code(work, stopped="nothing is lost, the same command goes on"):
         sys.exit(code)
 
 

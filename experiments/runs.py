@@ -10,9 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +25,7 @@ from rich.console import Console
 from evaluation.metrics import Scores
 from experiments import PROJECT
 from experiments.compose import compose
+from experiments.processes import carry_out
 from experiments.recipe import agrees
 from experiments.rundir import finished, locked
 from experiments.terminal import progress
@@ -283,16 +282,7 @@ def command(module: str, *arguments: str, log: Path | None = None) -> None:
     log: a file that its output is added to as it comes; without one the end of its error output is all that is seen.
     """
     command = [sys.executable, "-m", module, *arguments]
-    if log is None:
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-        code, output = done.returncode, done.stderr
-    else:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a+", encoding="utf-8", errors="replace") as file:
-            start = file.seek(0, os.SEEK_END)
-            code = subprocess.run(command, cwd=PROJECT, stdout=file, stderr=file, check=False).returncode
-            file.seek(start)
-            output = file.read() if code else ""
+    code, output = carry_out(command, log=log)
     if code:
         raise RuntimeError(f"{' '.join(command)} ended with code {code}:\n{output[-2000:]}")
 

@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 say(f"{run.name}, iteration {number}: {share} are the larger model's answer", console=console)
         return DONE
 
-    return exit_code(work, stopped="stopped by the user; the same command goes on with the next run")
+    return exit_code(work, stopped="the same command goes on with the next run")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The command of every study: tabulate and judge the runs that are kept; with --run, run first what is missing.
 
-Exit codes: 0 written; 1 runs are missing, and named, or the user stopped; 2 a wrong setting or a failed run.
+Exit codes: 0 written; 1 runs are missing, and named, or the user stopped; 2 a wrong setting, a failed run; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ run that was stopped goes on from outputs/results/, so this can run in the backg
 
     nohup python -m experiments.reproduce all scale=micro --run > reproduce.log &
 
-Exit codes: 0 written; 1 runs are missing, or the user stopped; 2 a wrong setting or a failed run.
+Exit codes: 0 written; 1 runs are missing, or the user stopped; 2 a wrong setting or a failed run; 143 SIGTERM.
 """
 
 
@@ -199,7 +199,7 @@ def carry_out(studies: Sequence[Study], read: Callable[[], Options]) -> int:
                 code = UNMET
         return code
 
-    return exit_code(work, stopped="stopped by the user; the same command goes on")
+    return exit_code(work, stopped="the same command goes on")
 
 
 NAMES = (

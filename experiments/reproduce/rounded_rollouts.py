@@ -8,7 +8,7 @@ Three rounds of the micro experiment with float32 rollouts, with int8 and trunca
 and with int8 taken for what the trainer would have drawn. Every last Solver is asked in float32. A run that is finished
 is kept in experiments/results/rounded_rollouts/; one that was stopped goes on from outputs/rounded_rollouts/.
 
-Exit codes: 0 done; 1 runs are missing, or the user stopped; 2 a wrong value or a failed run.
+Exit codes: 0 done; 1 runs are missing, or the user stopped; 2 a wrong value or a failed run; 143 SIGTERM.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def carry_out(study: SeededStudy, options: argparse.Namespace) -> int:
             return WRONG
         return UNMET if any(study.lacks(name, seed) for name, seed in runs) else DONE
 
-    return exit_code(work, stopped="stopped by the user; the same command goes on")
+    return exit_code(work, stopped="the same command goes on")
 
 
 def on_machine(study: SeededStudy, *, data_dir: Path | None, weights: str | None, threads: int | None) -> SeededStudy:

@@ -14,7 +14,7 @@ by the same command, and the figures come from
 
     python -m experiments.results qwen2_5_coder_0_5b --seeds 0 1 2 --json
 
-Exit codes: 0 done; 1 runs are missing, or the user stopped; 2 a wrong value or a failed run.
+Exit codes: 0 done; 1 runs are missing, or the user stopped; 2 a wrong value or a failed run; 143 SIGTERM.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@
 A run that is finished is kept at once in experiments/results/past_collapse/ (at most 20 KB); one that was stopped goes
 on from outputs/past_collapse/. A run that fails is named, and the others are run.
 
-Exit codes: 0 done; 1 runs are missing, or the user stopped; 2 a wrong value or a failed run.
+Exit codes: 0 done; 1 runs are missing, or the user stopped; 2 a wrong value or a failed run; 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return WRONG
         return UNMET if any(lacks(part, arm, seed) for arm in arms for seed in seeds) else DONE
 
-    return exit_code(work, stopped="stopped by the user; the same command goes on")
+    return exit_code(work, stopped="the same command goes on")
 
 
 if __name__ == "__main__":
