@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,16 +182,16 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Runs are started in this process, which has paid for the imports; the list of their commands."""
     started: list[str] = []
 
-    def run(arguments: list[str], **_: Any) -> SimpleNamespace:
+    def carry_out(arguments: list[str], **_: Any) -> tuple[int, str]:
         started.append(" ".join(arguments[3:]))
         monkeypatch.setattr(sys, "argv", ["experiments/run.py", *arguments[3:]])
         try:
             command()
         except SystemExit as stop:
-            return SimpleNamespace(returncode=stop.code, stderr="")
-        return SimpleNamespace(returncode=0, stderr="")
+            return int(stop.code or 0), ""
+        return 0, ""
 
-    monkeypatch.setattr(runs, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(runs, "carry_out", carry_out)
     return started
 
 
