@@ -17,25 +17,27 @@ from experiments.processes import carry_out
 
 SLEEPS = """
 import pathlib, sys, time
-try:
-    pathlib.Path(sys.argv[1]).touch()
-    time.sleep(600)
-finally:
-    pathlib.Path(sys.argv[1] + ".closed").touch()
+from experiments.processes import terminable
+
+with terminable():
+    try:
+        pathlib.Path(sys.argv[1]).touch()
+        time.sleep(600)
+    finally:
+        pathlib.Path(sys.argv[1] + ".closed").touch()
 """
 STUDY = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from experiments.command_line import exit_code
-from experiments.processes import carry_out, terminable
+from experiments.processes import carry_out
 
 def work():
     with ThreadPoolExecutor() as pool:
         return max(code for code, _ in pool.map(one, sys.argv[2:])) if sys.argv[1] == "threads" else one(sys.argv[2])[0]
 
 def one(place):
-    child = "from experiments.processes import terminable\\nwith terminable():" + CHILD.replace("\\n", "\\n    ")
-    return carry_out([sys.executable, "-c", child, place], log=None)
+    return carry_out([sys.executable, "-c", CHILD, place], log=None)
 
 sys.exit(exit_code(work, stopped="the same command goes on"))
 """
