@@ -107,7 +107,8 @@ def lacks(folder: Path, wanted: DictConfig) -> str:
     return ""
 
 
-def _packed(text: str) -> bytes:
+def packed(text: str) -> bytes:
+    """Return text as small as a file of the store holds it."""
     return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
 
 
@@ -126,9 +127,9 @@ def keep(directory: Path, folder: Path, *, config: DictConfig, transfer: Sequenc
     there, kept = RunDirectory(directory), RunDirectory(folder)
     found = {**record(directory), "transfer": list(transfer)}
     files = {
-        folder / CONFIG: _packed(OmegaConf.to_yaml(config)),
+        folder / CONFIG: packed(OmegaConf.to_yaml(config)),
         kept.manifest: there.manifest.read_bytes(),
-        folder / RESULT: _packed(json.dumps(found, sort_keys=True)),
+        folder / RESULT: packed(json.dumps(found, sort_keys=True)),
     }
     if (size := sum(map(len, files.values())) + OPINION_BYTES) > MOST_BYTES:
         raise ValueError(f"{folder} would take {size} bytes; a kept run takes at most {MOST_BYTES}")
@@ -158,7 +159,7 @@ def record(directory: Path) -> Json:
     run, found = read_run(directory), digest(directory)
     pairs = zip(found["rounds"], run.iterations, strict=True)
     return {
-        "scores": [_without_table(scores) for scores in found["scores"]],
+        "scores": [without_table(scores) for scores in found["scores"]],
         "truncated": [iteration.truncated for iteration in run.iterations],
         "rounds": [to_six_digits({**metrics, **_posed(iteration)}) for metrics, iteration in pairs],
         "curves": {str(iteration.number): _curves(iteration) for iteration in run.trained},
@@ -191,8 +192,8 @@ def weights_sha256(policy: str) -> str:
     return whole.hexdigest() if files else ""
 
 
-def _without_table(scores: Json) -> Json:
-    """Item by item; what follows from that is left out."""
+def without_table(scores: Json) -> Json:
+    """Return scores item by item; what follows from that is left out."""
     return {key: value for key, value in scores.items() if key not in ("table", "overall", "truncated")}
 
 

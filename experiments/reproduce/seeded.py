@@ -37,12 +37,17 @@ def nothing_more(directory: Path, config: DictConfig) -> Sequence[Json]:
     return ()
 
 
+def nothing_beside(study: SeededStudy) -> None:
+    """Measures nothing but the runs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeededStudy:
     """Arms by name, and the seeds of each. `name` is its folder in the store, and of its runs' directories.
 
     score: the figure that counts, in percent. after: what is measured of a finished run before it is kept
-    (`Kept.transfer`), given its directory and configuration. machine: overrides with keys of `MACHINE`.
+    (`Kept.transfer`), given its directory and configuration. beside: what is measured once for all runs, when some were
+    run; RuntimeError where it fails. machine: overrides with keys of `MACHINE`.
     """
 
     name: str
@@ -50,6 +55,7 @@ class SeededStudy:
     seeds: Mapping[str, tuple[int, ...]]
     score: Callable[[Scores], float]
     after: Callable[[Path, DictConfig], Sequence[Json]] = nothing_more
+    beside: Callable[[SeededStudy], None] = nothing_beside
     machine: tuple[str, ...] = ()
     root: Path = STORE
     work: Path = PROJECT / "outputs"
@@ -193,6 +199,8 @@ def carry_out(study: SeededStudy, options: argparse.Namespace) -> int:
             raise ValueError(f"--seeds: {study.name} has no seed {', '.join(unknown)}, only {sorted(known)}")
         runs = list(study.runs(options.arms or (), options.seeds or ()))
         whole = complete(study, runs) if options.run else True
+        if options.run:
+            study.beside(study)
         study.keep_opinions()
         show(study, runs, Console())
         if not whole:

@@ -103,6 +103,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> SeededStudy:
     return made
 
 
+def evaluated(monkeypatch: pytest.MonkeyPatch, found: Scores) -> list[tuple[str, ...]]:
+    """Let evaluations write these scores; return the list of what they are asked."""
+    calls: list[tuple[str, ...]] = []
+
+    def pretend(module: str, *arguments: str) -> None:
+        calls.append((module, *arguments))
+        [place] = [argument.removeprefix("directory=") for argument in arguments if argument.startswith("directory=")]
+        path = Path(place) / "scores" / "gsm8k.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"scores": found.to_json()}))
+
+    monkeypatch.setattr(study, "command", pretend)
+    return calls
+
+
 @pytest.fixture
 def kept(whole: SeededStudy, monkeypatch: pytest.MonkeyPatch) -> SeededStudy:
     for module in (figures, command):
@@ -205,6 +220,31 @@ def test_what_needs_a_missing_run_is_null_and_nothing_is_started(
     assert json.loads(capsys.readouterr().out)["wall_minutes"] is None
 
 
+def test_the_base_drawn_colder_is_asked_once_and_stands_beside_the_runs(
+    kept: SeededStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = replace(kept, work=tmp_path, machine=("threads=1",))
+    colder = study.only(scores(0.3), "gsm8k")
+    assert study.colder_base(there) is None
+    calls = evaluated(monkeypatch, colder)
+    there.beside(there)
+    there.beside(there)
+    [call] = calls
+    assert {"benchmarks.protocol.temperature=0.6", "benchmarks.tasks=[gsm8k]", "threads=1"} <= set(call)
+    assert study.colder_base(there) == colder
+    runs = figures.kept(SEEDS)
+    found = figures.figures(runs, SEEDS)
+    assert found["colder_base"]["overall"] == pytest.approx(colder.overall)
+    title = "| no training, drawn at T = 0.6 |"
+    gained = colder.overall - found["overall"]["R-Zero"][0][0]
+    assert "Qwen2.5-Coder-0.5B, GSM8K, %, seeds 0, 1, 2 |" in figures.row(found)
+    assert f"{title} {colder.overall - gained:.1f} | {colder.overall:.1f} | {gained:+.1f} |" in figures.row(found)
+    assert f"{title}  | {colder.overall:.1f} |" in figures.page(runs, found)
+    monkeypatch.setattr(study, "temperature", lambda _: 0.5)
+    assert study.colder_base(there) is None, "it was asked at another temperature"
+    (there.root / there.name / "colder_base.json.xz").unlink()
+
+
 def test_pages_show_the_runs_that_are_kept_and_nothing_without(
     kept: SeededStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,8 +269,9 @@ def test_pages_show_the_runs_that_are_kept_and_nothing_without(
 
 def test_the_pages_of_the_repository_are_those_of_the_kept_runs() -> None:
     runs = figures.kept(SEEDS)
-    found = figures.figures(runs, SEEDS)
-    assert bool(readme.current("half_billion")) == (found["mean_gain"] is not None)
+    seeds = [run.seed for run in runs["rzero"]]
+    found = figures.figures(figures.kept(seeds), seeds) if seeds else figures.figures(runs, SEEDS)
+    assert bool(readme.current("half_billion")) == bool(seeds)
     assert readme.current("half_billion").endswith(figures.row(found))
     assert readme.current("small_language_models") == figures.page(runs, found)
 

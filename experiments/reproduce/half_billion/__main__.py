@@ -9,8 +9,9 @@ not those that `make models` brings. Two runs side by side, each with --threads 
 two threads: less is lost to waiting (measured for two batches in one process, experiments/LOG.md).
 
 A run that is finished is kept in experiments/results/qwen2_5_coder_0_5b/ (at most 20 KB); one that was stopped goes on
-from outputs/qwen2_5_coder_0_5b/. A second opinion on a run that is kept already (`experiments.second_opinion`) is added
-by the same command, and the figures come from
+from outputs/qwen2_5_coder_0_5b/. Behind the runs the base is asked once at the temperature of the votes: what certainty
+gains without training. A second opinion on a run that is kept already (`experiments.second_opinion`) is added by the
+same command, and the figures come from
 
     python -m experiments.results qwen2_5_coder_0_5b --seeds 0 1 2 --json
 

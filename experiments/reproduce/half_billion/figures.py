@@ -15,7 +15,15 @@ from experiments.reporting.figures import Line, Point, by_iteration, save
 from experiments.reporting.markdown import markdown_table
 from experiments.reporting.posed import prompts_of, said, worked_examples
 from experiments.reproduce.compact import Kept
-from experiments.reproduce.half_billion.study import HEADLINE, STUDY, TITLES, only, score
+from experiments.reproduce.half_billion.study import (
+    HEADLINE,
+    STUDY,
+    TITLES,
+    colder_base,
+    only,
+    score,
+    temperature,
+)
 from experiments.runs import average_iterations, average_table
 from rzero.escaping import markdown_cell
 from rzero.types import Json
@@ -69,6 +77,8 @@ def figures(runs: Arms, seeds: Sequence[int]) -> Json:
         "peak_rss_gib": max((run.peak_rss_gib for run in every), default=None),
         "seeds": [run.seed for run in runs[MAIN]],
         "overall": {TITLES[name]: [[score(s) for s in run.scores] for run in group] for name, group in runs.items()},
+        "decodings": {TITLES[name]: [_decodings(run) for run in group] for name, group in runs.items()},
+        "colder_base": _colder_base(),
         "math500": _mean_ends(main, BESIDE),
         "transfer": _transfer(main),
         "truncated": _truncated(main),
@@ -93,6 +103,24 @@ def _ends(run: Kept, benchmark: str) -> tuple[Scores, Scores]:
 
 def _gain(run: Kept) -> Gain:
     return gain(*_ends(run, HEADLINE))
+
+
+def _decodings(run: Kept) -> Json:
+    """What the headline is the mean of, in percent: of the base and each iteration."""
+    rows = [only(scores, HEADLINE).table()[HEADLINE] for scores in run.scores]
+    return {column: [row[column] for row in rows] for column in run.scores[0].headline}
+
+
+def _colder_base() -> Json | None:
+    """The base drawn as cold as the votes; None where it was not asked."""
+    if (scores := colder_base(STUDY)) is None:
+        return None
+    row = scores.table()[HEADLINE]
+    return {
+        "temperature": temperature(STUDY),
+        "overall": scores.overall,
+        **{column: row[column] for column in scores.headline},
+    }
 
 
 def _mean_ends(runs: Sequence[Kept], benchmark: str) -> Json | None:
@@ -157,8 +185,20 @@ def row(found: Json) -> str:
         values = found["overall"][name]
         base, end = fmean(run[0] for run in values), fmean(run[-1] for run in values)
         rows.append([name, f"{base:.1f}", f"{end:.1f}", f"{points:+.1f}" + f" ± {spread_of:.1f}" * (len(values) > 1)])
-    last = len(next(iter(found["overall"].values()))[0]) - 1
-    return markdown_table(["Qwen2.5-Coder-0.5B, GSM8K, %", "base", f"iteration {last}", "gain, points"], rows)
+    if colder := found["colder_base"]:
+        base, end = fmean(run[0] for run in found["overall"][TITLES[MAIN]]), colder["overall"]
+        rows.append([_colder_title(colder), f"{base:.1f}", f"{end:.1f}", f"{end - base:+.1f}"])
+    last = len(found["overall"][TITLES[MAIN]][0]) - 1
+    header = f"Qwen2.5-Coder-0.5B, GSM8K, %, {_seeds(found['seeds'])}"
+    return markdown_table([header, "base", f"iteration {last}", "gain, points"], rows)
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+
+
+def _colder_title(colder: Json) -> str:
+    return f"no training, drawn at T = {colder['temperature']:g}"
 
 
 def write(runs: Arms, found: Json) -> None:
@@ -208,7 +248,7 @@ def _lines(sentences: str) -> str:
 def _headline(found: Json) -> str:
     low, high = found["interval"]
     return (
-        f"R-Zero gains **{found['mean_gain']:+.2f}** points (mean over seeds {', '.join(map(str, found['seeds']))}; "
+        f"R-Zero gains **{found['mean_gain']:+.2f}** points ({_seeds(found['seeds'])}; "
         f"95 % interval over items {low:+.2f} to {high:+.2f}; smallest {found['min_gain']:+.2f}). "
         f"{found['gain_among_well_formed']:+.2f} of it are right answers among boxed, finished ones, "
         f"{found['gain_format']:+.2f} are format. A run took at most {found['wall_minutes']:.0f} minutes and "
@@ -219,13 +259,18 @@ def _headline(found: Json) -> str:
 def _scores(found: Json) -> str:
     rounds = len(found["overall"][TITLES[MAIN]][0])
     seeds = {TITLES[MAIN]: found["seeds"], **found["control_seeds"]}
+    columns = list(found["decodings"][TITLES[MAIN]][0])
     rows = [
         [name, str(seed), *(f"{value:.1f}" for value in values), f"{values[-1] - values[0]:+.1f}"]
+        + [f"{part[column][0]:.1f}, {part[column][-1]:.1f}" for column in columns]
         for name, runs in found["overall"].items()
-        for seed, values in zip(seeds[name], runs, strict=True)
+        for seed, values, part in zip(seeds[name], runs, found["decodings"][name], strict=True)
     ]
+    if colder := found["colder_base"]:
+        alone = [f"{colder[column]:.1f}" for column in columns]
+        rows.append([_colder_title(colder), "", f"{colder['overall']:.1f}", *[""] * rounds, *alone])
     header = ["GSM8K, %", "seed", "base", *(f"iteration {i}" for i in range(1, rounds)), "gain"]
-    return markdown_table(header, rows)
+    return markdown_table([*header, *(f"{column}: base, end" for column in columns)], rows)
 
 
 def _beside(found: Json) -> str:

@@ -1,7 +1,12 @@
-"""The arms of the study, and what is measured of a run when it has ended (protocol: experiments/LOG.md, 2026-11-28)."""
+"""The arms of the study, what is measured of a run when it has ended, and once beside all of them.
+
+Protocol: experiments/LOG.md, 2026-11-28.
+"""
 
 from __future__ import annotations
 
+import json
+import lzma
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +14,13 @@ from omegaconf import DictConfig
 
 from evaluation.metrics import Scores
 from experiments import PROJECT
+from experiments.command_line import say
+from experiments.reproduce import compact
 from experiments.reproduce.arms import RANDOM, RZERO, UNTRAINED
 from experiments.reproduce.seeded import SeededStudy, ends
-from experiments.runs import Arm
+from experiments.rundir import locked
+from experiments.runs import Arm, command
+from rzero.durable import write_atomically
 from rzero.types import Json
 
 NAME = "qwen2_5_coder_0_5b"
@@ -20,6 +29,10 @@ TITLES = {"rzero": RZERO.name, "untrained_challenger": UNTRAINED.name, "random_r
 """By arm, what it is called in tables."""
 BASE_ANSWERS = f"benchmarks.folder=${{project:}}/outputs/{NAME}/evaluations"
 """All runs ask their base model the same with the same random numbers: its answers are kept in one place."""
+
+COLDER_BASE = "colder_base"
+"""The base drawn as cold as the votes: a Solver that grew more certain is right more often at T = 1, and so is the base
+at a lower temperature, untrained."""
 
 
 def arm(folder: str, *overrides: str) -> Arm:
@@ -42,6 +55,52 @@ def transfer(directory: Path, config: DictConfig) -> list[Json]:
     return ends(directory, config, place, f"experiment={NAME}", "prompts=school", "benchmarks=school_transfer")
 
 
+def temperature(study: SeededStudy) -> float:
+    """Return what votes are drawn at."""
+    return float(study.config("rzero", 0).curriculum.sampling_answers.temperature)
+
+
+def ask_colder_base(study: SeededStudy) -> None:
+    """Ask the base what counts at the temperature of the votes and keep its scores, unless they are kept.
+
+    Raises RuntimeError when the evaluation fails.
+    """
+    directory = study.work / study.name / COLDER_BASE
+    directory.mkdir(parents=True, exist_ok=True)
+    with locked(directory, wait=True):  # another command of this study may be about it
+        if colder_base(study):
+            return
+        say(f"the base at T = {temperature(study):g}: asked in {directory}")
+        command(
+            "experiments.evaluate",
+            f"experiment={NAME}",
+            f"policy={NAME}",
+            "prompts=school",
+            BASE_ANSWERS,
+            *study.machine,
+            f"benchmarks.tasks=[{HEADLINE}]",
+            f"benchmarks.protocol.temperature={temperature(study)}",
+            f"directory={directory / 'evaluated'}",
+        )
+        [path] = (directory / "evaluated" / "scores").glob("*.json")
+        scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        found = {"temperature": temperature(study), "scores": compact.without_table(scores)}
+        _colder(study).parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(_colder(study), compact.packed(json.dumps(found)))
+
+
+def colder_base(study: SeededStudy) -> Scores | None:
+    """Return what is kept of the base at the temperature of the votes; None where it was not asked."""
+    if not _colder(study).exists():
+        return None
+    found = json.loads(lzma.decompress(_colder(study).read_bytes()))
+    return Scores.from_json(found["scores"]) if found["temperature"] == temperature(study) else None
+
+
+def _colder(study: SeededStudy) -> Path:
+    return study.root / study.name / f"{COLDER_BASE}.json.xz"
+
+
 STUDY = SeededStudy(
     name=NAME,
     arms={
@@ -52,4 +111,5 @@ STUDY = SeededStudy(
     seeds={"rzero": (0, 1, 2), "untrained_challenger": (0, 1, 2), "random_reward": (0,)},
     score=score,
     after=transfer,
+    beside=ask_colder_base,
 )
