@@ -398,6 +398,17 @@ def test_runs_that_end_at_the_same_time_are_measured_one_after_the_other(
     assert most == [1]
 
 
+def test_what_nobody_trains_for_is_asked_with_the_threads_of_the_run(
+    kept: SeededStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for: list[str] = []
+    monkeypatch.setattr(study, "ends", lambda directory, config, place, *overrides: asked_for.extend(overrides) or [])
+    config = kept.config("rzero", 0)
+    config.threads, config.engine.threads = 1, 3
+    assert study.transfer(Path("somewhere"), config) == []
+    assert {"benchmarks=school_transfer", "threads=1", "engine.threads=3"} <= set(asked_for)
+
+
 def test_a_mean_gain_is_over_runs_and_its_interval_over_items() -> None:
     before, after = study.only(scores(0.25), "gsm8k"), study.only(scores(0.35), "gsm8k")
     other = study.only(scores(0.30), "gsm8k")

@@ -52,7 +52,9 @@ def score(scores: Scores) -> float:
 def transfer(directory: Path, config: DictConfig) -> list[Json]:
     """Ask the base and the last Solver what nobody trains for; return scores and truncated shares of both."""
     place = PROJECT / "outputs" / NAME / "transfer"
-    return ends(directory, config, place, f"experiment={NAME}", "prompts=school", "benchmarks=school_transfer")
+    asked = f"experiment={NAME}", "prompts=school", "benchmarks=school_transfer"
+    threads = f"threads={config.threads}", f"engine.threads={config.engine.threads}"  # another run may be beside it
+    return ends(directory, config, place, *asked, *threads)
 
 
 def temperature(study: SeededStudy) -> float:
