@@ -112,9 +112,14 @@ def packed(text: str) -> bytes:
     return lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME)
 
 
+def unpacked(path: Path) -> str:
+    """Return the text of such a file."""
+    return lzma.decompress(path.read_bytes()).decode()
+
+
 def _config(folder: Path) -> DictConfig:
     """The configuration of a kept run."""
-    config = OmegaConf.create(lzma.decompress((folder / CONFIG).read_bytes()).decode())
+    config = OmegaConf.create(unpacked(folder / CONFIG))
     assert isinstance(config, DictConfig)
     return config
 
@@ -172,7 +177,7 @@ def record(directory: Path) -> Json:
 
 def load(folder: Path, seed: int) -> Kept:
     """Return a kept run. Raises FileNotFoundError when there is none."""
-    data = json.loads(lzma.decompress((folder / RESULT).read_bytes()))
+    data = json.loads(unpacked(folder / RESULT))
     kept = RunDirectory(folder)
     config = _config(folder)
     has_opinion = kept.second_opinion.exists()

@@ -46,8 +46,8 @@ class SeededStudy:
     """Arms by name, and the seeds of each. `name` is its folder in the store, and of its runs' directories.
 
     score: the figure that counts, in percent. after: what is measured of a finished run before it is kept
-    (`Kept.transfer`), given its directory and configuration. beside: what is measured once for all runs, when some were
-    run; RuntimeError where it fails. machine: overrides with keys of `MACHINE`.
+    (`Kept.transfer`), given its directory and configuration. beside: what --run measures once for all runs, behind
+    them; RuntimeError where it fails. machine: overrides with keys of `MACHINE`.
     """
 
     name: str

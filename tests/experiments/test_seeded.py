@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -113,6 +114,9 @@ def evaluated(monkeypatch: pytest.MonkeyPatch, found: Scores) -> list[tuple[str,
         path = Path(place) / "scores" / "gsm8k.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"scores": found.to_json()}))
+        before = path.with_name("of_another_temperature.json")
+        before.write_text("{}")
+        os.utime(before, (0, 0))
 
     monkeypatch.setattr(study, "command", pretend)
     return calls

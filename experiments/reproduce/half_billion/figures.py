@@ -252,7 +252,7 @@ def _headline(found: Json) -> str:
         f"95 % interval over items {low:+.2f} to {high:+.2f}; smallest {found['min_gain']:+.2f}). "
         f"{found['gain_among_well_formed']:+.2f} of it are right answers among boxed, finished ones, "
         f"{found['gain_format']:+.2f} are format. A run took at most {found['wall_minutes']:.0f} minutes and "
-        f"{found['peak_rss_gib']:.1f} GiB on two cores ({', '.join(found['cpus'])})."
+        f"{found['peak_rss_gib']:.1f} GiB ({', '.join(found['cpus'])})."
     )
 
 

@@ -6,7 +6,6 @@ Protocol: experiments/LOG.md, 2026-11-28.
 from __future__ import annotations
 
 import json
-import lzma
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,8 +83,9 @@ def ask_colder_base(study: SeededStudy) -> None:
             f"benchmarks.protocol.temperature={temperature(study)}",
             f"directory={directory / 'evaluated'}",
         )
-        [path] = (directory / "evaluated" / "scores").glob("*.json")
-        scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        written = (directory / "evaluated" / "scores").glob("*.json")
+        newest = max(written, key=lambda path: path.stat().st_mtime_ns)  # others are of another temperature or prompt
+        scores = json.loads(newest.read_text(encoding="utf-8"))["scores"]
         found = {"temperature": temperature(study), "scores": compact.without_table(scores)}
         _colder(study).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(_colder(study), compact.packed(json.dumps(found)))
@@ -95,7 +95,7 @@ def colder_base(study: SeededStudy) -> Scores | None:
     """Return what is kept of the base at the temperature of the votes; None where it was not asked."""
     if not _colder(study).exists():
         return None
-    found = json.loads(lzma.decompress(_colder(study).read_bytes()))
+    found = json.loads(compact.unpacked(_colder(study)))
     return Scores.from_json(found["scores"]) if found["temperature"] == temperature(study) else None
 
 
