@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT
 from rzero.durable import write_atomically
+from rzero.processes.memory import peak_resident_gib
 from rzero.runs.directory import RunDirectory
 from rzero.types import Json
 
@@ -78,13 +79,14 @@ def _day_in(manifest: Json) -> str:
 
 
 def write_manifest(
-    directory: Path, cfg: DictConfig, *, finished: bool, repaired: Sequence[str] = (), peak_rss_gib: float = 0.0
+    directory: Path, cfg: DictConfig, *, finished: bool, repaired: Sequence[str] = (), stages: Sequence[Json] = ()
 ) -> str:
     """Note the start (a new attempt) or the end of an attempt: one of them, or several where a run was resumed.
 
-    `repaired`: what an attempt found damaged and gave up. `peak_rss_gib`: high-water marks of the resident memory of
-    all its processes, added up. Returns a warning when the file itself was damaged: it is
-    kept as run.damaged.json, and the times of earlier attempts are lost. The environment is never written down.
+    `repaired`: what an attempt found damaged and gave up. `stages`: at the end, what each stage of the run says about
+    itself; theirs is all that is known of time and memory where an attempt was killed. Returns a warning when the file
+    itself was damaged: it is kept as run.damaged.json, and the times of earlier attempts are lost. The environment is
+    never written down.
     """
     path, warning = RunDirectory(directory).manifest, ""
     now = time.time()
@@ -101,8 +103,9 @@ def write_manifest(
         manifest["attempts"][-1] |= {
             "finished_unix_s": now,
             "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-            "peak_rss_all_gib": peak_rss_gib,
+            "peak_rss_all_gib": peak_resident_gib(),
         }
+        manifest["stages"] = stage_totals(stages)
     else:
         from rzero.processes.cpu import describe_cpu
 
@@ -120,3 +123,15 @@ def write_manifest(
     }
     write_atomically(path, json.dumps(manifest, indent=1).encode())
     return warning
+
+
+def stage_totals(stages: Sequence[Json]) -> Json:
+    """Return the seconds of all stages, and the most memory that all processes together had at the end of one (GiB).
+
+    The memory is None where a stage does not say: those of earlier versions did not.
+    """
+    peaks = [stage.get("peak_rss_gib") for stage in stages]
+    return {
+        "seconds": sum(stage["seconds"] for stage in stages),
+        "peak_rss_gib": max(peaks, default=None) if None not in peaks else None,
+    }

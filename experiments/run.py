@@ -243,7 +243,6 @@ def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
     from experiments import composition
     from experiments.at_hand import estimate
     from experiments.provenance import write_manifest
-    from rzero.processes.memory import peak_resident_gib
 
     say(f"run directory: {directory}")
     selfplay = built(cfg, directory, ranks)
@@ -260,8 +259,7 @@ def run_locked(cfg: DictConfig, directory: Path, ranks: Ranks | None) -> None:
         selfplay.run()
     finally:
         selfplay.close()
-    peak_rss_gib = max(selfplay.stages.peak_rss_gib, peak_resident_gib())
-    write_manifest(directory, cfg, finished=True, peak_rss_gib=peak_rss_gib)
+    write_manifest(directory, cfg, finished=True, stages=selfplay.stages.results)
     report(directory)
 
 

@@ -85,16 +85,33 @@ class KeptRun:
 
 
 def wall_minutes(manifest: Json) -> float:
-    """Return the wall clock of all attempts, as far as their ends are known."""
-    return sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in manifest["attempts"]) / 60
+    """Return the wall clock of all attempts; where one was killed, that of all stages if it is known."""
+    ended = sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in manifest["attempts"])
+    return max(ended, 0.0 if _ended(manifest) else _stages(manifest).get("seconds", 0.0)) / 60
 
 
 def peak_rss_gib(manifest: Json) -> float:
-    """Return the most memory of an attempt, of all processes; earlier versions wrote down that of the first alone."""
+    """Return the most memory that is known of an attempt or a stage, of all processes.
+
+    Earlier versions wrote down that of the first process alone.
+    """
     known: list[float] = [
         attempt.get("peak_rss_all_gib") or attempt.get("peak_rss_gib") or 0.0 for attempt in manifest["attempts"]
     ]
-    return max(known)
+    return max([*known, _stages(manifest).get("peak_rss_gib") or 0.0])
+
+
+def knows_peak(manifest: Json) -> bool:
+    """Return whether no attempt had more than `peak_rss_gib`: one that was killed says nothing of itself."""
+    return _ended(manifest) or _stages(manifest).get("peak_rss_gib") is not None
+
+
+def _ended(manifest: Json) -> bool:
+    return all("finished_unix_s" in attempt for attempt in manifest["attempts"])
+
+
+def _stages(manifest: Json) -> Json:
+    return dict(manifest.get("stages", {}))
 
 
 def to_six_digits(metrics: Mapping[str, float | None]) -> dict[str, float]:

@@ -84,6 +84,7 @@ def header(run: Run) -> Section:
     started = attempts[0]["started_unix_s"] if attempts else None
     memory = [attempt["peak_rss_gib"] for attempt in attempts if "peak_rss_gib" in attempt]
     of_all = [attempt["peak_rss_all_gib"] for attempt in attempts if "peak_rss_all_gib" in attempt]
+    of_all += [stage["peak_rss_gib"] for stage in run.stages.values() if "peak_rss_gib" in stage]
     seconds, complete = wall_seconds(run)
     versions = run.manifest.get("versions", {})
     facts = {

@@ -68,8 +68,6 @@ class Stages:
     iteration: int = field(init=False, default=0)
     kind: Kind = field(init=False, default="evaluation")
     sign: str = field(init=False, default="")
-    peak_rss_gib: float = field(init=False, default=0.0)
-    """High-water marks of this process and those below it, added up, at the stage's end where they were largest."""
 
     def open(self, ranks: Ranks, *, iterations: int) -> None:
         """Begins an attempt at the run: among which processes, and how many iterations it is to have."""
@@ -82,10 +80,15 @@ class Stages:
             return
         started = time.monotonic()
         summary = work(iteration)
-        self.peak_rss_gib = max(self.peak_rss_gib, peak_resident_gib())
+        peak_rss_gib = peak_resident_gib()  # helpers that end with the stage are still there
         _free_memory()
         seconds = time.monotonic() - started
-        result = {"summary": summary, "seconds": round(seconds, 3), **({"rolled_back": self.sign} if self.sign else {})}
+        result = {
+            "summary": summary,
+            "seconds": round(seconds, 3),
+            "peak_rss_gib": round(peak_rss_gib, 3),
+            **({"rolled_back": self.sign} if self.sign else {}),
+        }
         self.watch("writing down what was made")
         self.ranks.shared(self._complete)(self.name, result)
         self.narrator.end(summary)
@@ -96,6 +99,11 @@ class Stages:
     def name(self) -> str:
         """The name of the stage in progress."""
         return f"{self.iteration}/{self.kind}"
+
+    @property
+    def results(self) -> list[Json]:
+        """What each complete stage says about itself: a summary, its seconds, and peak memory up to its end (GiB)."""
+        return [done.result for done in self.ledger.stages.values()]
 
     def expect(self, *, steps: int) -> None:
         """Announces the stage in progress and how often it will advance."""

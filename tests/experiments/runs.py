@@ -144,7 +144,9 @@ class RunWriter:
 
     def _complete(self, stage: str, seconds: float) -> None:
         tracker = JsonlTracker(self.there.metrics)
-        self.ledger.complete(stage, {"summary": "", "seconds": seconds}, files={}, metrics=tracker.position())
+        self.ledger.complete(
+            stage, {"summary": "", "seconds": seconds, "peak_rss_gib": 1.5}, files={}, metrics=tracker.position()
+        )
         tracker.close()
 
 

@@ -10,8 +10,11 @@ from omegaconf import OmegaConf
 
 from evaluation.metrics import Scores
 from experiments import PROJECT, readme, results, runs
+from experiments.provenance import write_manifest
 from experiments.recipe import modern
 from experiments.reproduce import __main__ as overview
+from rzero.runs.directory import RunDirectory
+from rzero.types import Json
 from tests.experiments.small import SHRUNK, config
 
 SEEDS = [0, 1, 2]
@@ -112,3 +115,22 @@ def test_the_memory_of_a_run_is_that_of_all_its_processes_where_it_is_known() ->
     attempts = [{"peak_rss_gib": 2.0, "peak_rss_all_gib": 2.5}, {"peak_rss_gib": 2.25}, {}]
     assert runs.peak_rss_gib({"attempts": attempts}) == 2.5
     assert runs.peak_rss_gib({"attempts": attempts[1:]}) == 2.25
+    assert runs.knows_peak({"attempts": [{**attempts[0], "started_unix_s": 0.0, "finished_unix_s": 1.0}]})
+
+
+def test_a_killed_attempt_is_known_by_the_stages_of_its_run(tmp_path: Path) -> None:
+    """Nobody wrote down when it ended; without its stages a run of hours would pass for one of minutes."""
+    cfg, path = runs.composed(()), RunDirectory(tmp_path).manifest
+    stages: list[Json] = [{"seconds": 3000.0, "peak_rss_gib": 4000.0}, {"seconds": 600.0, "peak_rss_gib": 1.0}]
+    for finished in (False, False, True):  # killed, resumed, finished
+        write_manifest(tmp_path, cfg, finished=finished, stages=stages if finished else ())
+    manifest = json.loads(path.read_bytes())
+    assert runs.wall_minutes(manifest) == 60.0
+    assert runs.peak_rss_gib(manifest) == 4000.0
+    assert runs.knows_peak(manifest)
+    write_manifest(tmp_path, cfg, finished=True, stages=[*stages, {"seconds": 1.0}])
+    manifest = json.loads(path.read_bytes())
+    assert not runs.knows_peak(manifest), "a stage of an earlier version says nothing of its memory"
+    assert 0 < runs.peak_rss_gib(manifest) < 4000.0, "of the last attempt alone"
+    ended = {"attempts": [{"started_unix_s": 0.0, "finished_unix_s": 60.0}], "stages": {"seconds": 3000.0}}
+    assert runs.wall_minutes(ended) == 1.0, "an attempt that ended knows better"

@@ -24,7 +24,7 @@ from experiments.reproduce.half_billion.study import (
     score,
     temperature,
 )
-from experiments.runs import average_iterations, average_table
+from experiments.runs import average_iterations, average_table, knows_peak
 from rzero.escaping import markdown_cell
 from rzero.types import Json
 
@@ -75,6 +75,7 @@ def figures(runs: Arms, seeds: Sequence[int]) -> Json:
         "control_seeds": {TITLES[name]: [run.seed for run in runs[name]] for name in controls},
         "wall_minutes": max((run.wall_minutes for run in every), default=None),
         "peak_rss_gib": max((run.peak_rss_gib for run in every), default=None),
+        "peak_is_known": all(knows_peak(run.manifest) for run in every),
         "seeds": [run.seed for run in runs[MAIN]],
         "overall": {TITLES[name]: [[score(s) for s in run.scores] for run in group] for name, group in runs.items()},
         "decodings": {TITLES[name]: [_decodings(run) for run in group] for name, group in runs.items()},
@@ -252,7 +253,7 @@ def _headline(found: Json) -> str:
         f"95 % interval over items {low:+.2f} to {high:+.2f}; smallest {found['min_gain']:+.2f}). "
         f"{found['gain_among_well_formed']:+.2f} of it are right answers among boxed, finished ones, "
         f"{found['gain_format']:+.2f} are format. A run took at most {found['wall_minutes']:.0f} minutes and "
-        f"{found['peak_rss_gib']:.1f} GiB ({', '.join(found['cpus'])})."
+        f"{'' if found['peak_is_known'] else 'at least '}{found['peak_rss_gib']:.1f} GiB ({', '.join(found['cpus'])})."
     )
 
 
