@@ -249,7 +249,7 @@ def _lines(sentences: str) -> str:
 def _headline(found: Json) -> str:
     low, high = found["interval"]
     return (
-        f"R-Zero gains **{found['mean_gain']:+.2f}** points ({_seeds(found['seeds'])}; "
+        f"R-Zero moves the score by **{found['mean_gain']:+.2f}** points ({_seeds(found['seeds'])}; "
         f"95 % interval over items {low:+.2f} to {high:+.2f}; smallest {found['min_gain']:+.2f}). "
         f"{found['gain_among_well_formed']:+.2f} of it are right answers among boxed, finished ones, "
         f"{found['gain_format']:+.2f} are format. A run took at most {found['wall_minutes']:.0f} minutes and "
