@@ -130,8 +130,8 @@ def stage_totals(stages: Sequence[Json]) -> Json:
 
     The memory is None where a stage does not say: those of earlier versions did not.
     """
-    peaks = [stage.get("peak_rss_gib") for stage in stages]
+    peaks: list[float] = [stage["peak_rss_gib"] for stage in stages if "peak_rss_gib" in stage]
     return {
         "seconds": sum(stage["seconds"] for stage in stages),
-        "peak_rss_gib": max(peaks, default=None) if None not in peaks else None,
+        "peak_rss_gib": max(peaks, default=None) if len(peaks) == len(stages) else None,
     }

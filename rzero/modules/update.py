@@ -37,6 +37,7 @@ from rzero.modules.logprobs import completion_logprobs
 from rzero.modules.metrics import add_up, update_metrics
 from rzero.modules.reference import Reference
 from rzero.modules.settings import GRPOSettings
+from rzero.processes.memory import give_back_growth
 from rzero.processes.ranks import Ranks
 from rzero.sharding import exchange, whole
 from rzero.types import Group, RewardBreakdown
@@ -204,6 +205,7 @@ class Update:
             with exchange(self.wrapper, now=number == len(parts)):
                 shares.append(self.accumulate(scored, advantages_N))
             learned.count(scored.part)
+            give_back_growth()
         total = Share.total(self.ranks.gather(Share.total(shares)))
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)))
         finite = math.isfinite(norm)

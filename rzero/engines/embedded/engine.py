@@ -38,6 +38,7 @@ from rzero.engines.verification import rollout_dtype
 from rzero.engines.vocabulary import dropouts, droppable_tokens, dropped_tokens
 from rzero.interfaces import Progress
 from rzero.policy import Policy, unwrap_adapters
+from rzero.processes.memory import let_go_of_files
 from rzero.processes.ranks import Ranks
 from rzero.types import Completion, Dropout, Group, Prompt, Sampling
 
@@ -133,6 +134,8 @@ class EmbeddedEngine:
         self._vocabulary = policy.vocabulary()
         if self._verify_sync:
             self._decoder.compare(policy)
+        if self._int8:  # drawing reads the rounded weights alone
+            let_go_of_files(parameter.data for parameter in model.parameters())
 
     @torch.no_grad()
     def verify(self, policy: Policy) -> None:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from rzero.engines.embedded.cohorts import Own, cohorts
 from rzero.engines.embedded.fused_weights import LayerWeights, ModelWeights, arrange, shape_of
 from rzero.processes.cpu import float32_factors
+from rzero.processes.memory import give_back_growth
 
 SPARE_COLUMNS = 0.25
 """Room for own tokens above what a row can need, as a share of that, where rows join: columns that nobody needs any
@@ -245,6 +246,7 @@ class FusedSession:
             cache.own_k_RDC[others:, :, self._oldest : self._time] = 0.0
             cache.own_v_RCD[others:, self._oldest : self._time] = 0.0
         self._index_rows()
+        give_back_growth()  # a wider cache of each layer leaves a hole where the narrower one was
         return logits_BV
 
     @property
