@@ -325,6 +325,16 @@ def test_a_wide_vocabulary_whose_product_writes_over_the_one_before(make_policy,
         engine.verify(policy)
 
 
+def test_weights_that_are_not_read_while_drawing_leave_memory(make_policy, monkeypatch):
+    gone = []
+    monkeypatch.setattr("rzero.engines.embedded.engine.let_go_of_files", lambda tensors: gone.extend(tensors))
+    policy = with_lora(make_policy("qwen2"))
+    engine_of(policy, dtype=None).generate(PROMPTS, Sampling(n=1, max_tokens=2, seed=1))
+    assert not gone, "a float32 engine may have taken them as they are"
+    engine_of(policy).generate(PROMPTS, Sampling(n=1, max_tokens=2, seed=1))
+    assert {tensor.data_ptr() for tensor in gone} == {parameter.data_ptr() for parameter in policy.model.parameters()}
+
+
 @pytest.mark.parametrize("dtype", [None, "int8"])
 def test_an_engine_keeps_no_policy_in_memory(make_policy, dtype):
     policy = with_lora(make_policy("qwen2"))
