@@ -82,7 +82,7 @@ def test_weights_mapped_from_a_file_leave_memory_and_come_back(tmp_path: Path) -
     process, expected = psutil.Process(), int(weights.sum(dtype=torch.int64))
     held = process.memory_info().rss
     let_go_of_files([weights[100:200], torch.zeros(10)])
-    assert held - process.memory_info().rss > 60 * MIB
+    assert held - process.memory_info().rss > 40 * MIB, "64, and what it took to look"
     assert int(weights.sum(dtype=torch.int64)) == expected
     weights[7] = -1
     let_go_of_files([weights])
