@@ -111,10 +111,23 @@ def merged_weights(model: PreTrainedModel, *, dtype: torch.dtype | None = None) 
 def sha256_of(weights: Mapping[str, Tensor]) -> str:
     """Returns the sha256 over names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    for name in sorted(weights):
+        _add(digest, name, weights[name])
     return digest.hexdigest()
+
+
+def sha256_of_parts(parts: Sequence[Part]) -> str:
+    """Returns `sha256_of` all of them, of which one is put together at a time."""
+    digest = hashlib.sha256()
+    part_of_name = {name: part for part in parts for name in part.names}
+    for name in sorted(part_of_name):
+        _add(digest, name, part_of_name[name].gather())
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

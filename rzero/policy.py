@@ -40,7 +40,7 @@ from rzero.adapters import (
     with_adapters_merged,
 )
 from rzero.durable import new_directory
-from rzero.gathering import Part, merged_weights, model_parts, part_of, sha256_of, take_part, tensor_errors, write_parts
+from rzero.gathering import Part, model_parts, part_of, sha256_of_parts, take_part, tensor_errors, write_parts
 from rzero.repairs import repaired
 from rzero.types import Json
 
@@ -96,7 +96,7 @@ class Policy:
         """Returns the sha256 over names, dtypes, shapes and bytes of the merged weights. Equal after save and load."""
         if self.known_hash is not None:
             return self.known_hash
-        return sha256_of(merged_weights(self.model))
+        return sha256_of_parts(model_parts(self.model))
 
     def copy(self) -> Policy:
         """Returns a frozen copy in evaluation mode, for use as a KL reference. The tokenizer is shared."""

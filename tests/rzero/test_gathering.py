@@ -16,7 +16,18 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rzero.engines.vllm.snapshot import serving_parts
-from rzero.gathering import FILE_BYTES, Part, merged_weights, model_parts, part_of, read_parts, take_part, write_parts
+from rzero.gathering import (
+    FILE_BYTES,
+    Part,
+    merged_weights,
+    model_parts,
+    part_of,
+    read_parts,
+    sha256_of,
+    sha256_of_parts,
+    take_part,
+    write_parts,
+)
 from rzero.policy import LoraSpec, Policy, load_policy
 
 LORA = LoraSpec(rank=2, alpha=8, dropout=0.0, target_modules=("q_proj", "down_proj"))
@@ -128,6 +139,14 @@ def test_bytes_of_a_sync_at_the_shape_of_qwen3_4b(monkeypatch, gpu: bool) -> Non
     assert written == pytest.approx(8.04e9 + (0 if gpu else head), rel=2e-3)
     if gpu:
         assert written <= 8.1e9 < 2 * FILE_BYTES
+
+
+@pytest.mark.parametrize("family", ["qwen3", "qwen3_tied"])
+def test_a_hash_puts_one_tensor_together_at_a_time(make_policy, family: str) -> None:
+    policy = make_policy(family, lora=LORA)
+    parts, held = model_parts(policy.model), Held()
+    assert sha256_of_parts(held.watch(parts)) == sha256_of(merged_weights(policy.model)) == policy.weights_hash()
+    assert held.peak == max(part.size // len(part.names) for part in parts)
 
 
 def test_a_disk_without_room_is_said_before_anything_is_gathered(make_policy, tmp_path: Path, monkeypatch) -> None:
