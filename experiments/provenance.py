@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from experiments import PROJECT
 from rzero.durable import write_atomically
-from rzero.processes.memory import peak_resident_gib
 from rzero.runs.directory import RunDirectory
 from rzero.types import Json
 
@@ -100,12 +99,14 @@ def write_manifest(
             path.rename(path.with_name("run.damaged.json"))
             warning = f"{path} is damaged ({error}); the times of earlier attempts are lost, and the date in prompts"
     if finished:
+        from rzero.processes.memory import peak_resident_gib
+
         manifest["attempts"][-1] |= {
             "finished_unix_s": now,
             "peak_rss_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
             "peak_rss_all_gib": peak_resident_gib(),
         }
-        manifest["stages"] = stage_totals(stages)
+        manifest["stages"] = _totals(stages)
     else:
         from rzero.processes.cpu import describe_cpu
 
@@ -125,7 +126,7 @@ def write_manifest(
     return warning
 
 
-def stage_totals(stages: Sequence[Json]) -> Json:
+def _totals(stages: Sequence[Json]) -> Json:
     """Return the seconds of all stages, and the most memory that all processes together had at the end of one (GiB).
 
     The memory is None where a stage does not say: those of earlier versions did not.

@@ -86,8 +86,10 @@ class KeptRun:
 
 def wall_minutes(manifest: Json) -> float:
     """Return the wall clock of all attempts; where one was killed, that of all stages if it is known."""
-    ended = sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in manifest["attempts"])
-    return max(ended, 0.0 if _ended(manifest) else _stages(manifest).get("seconds", 0.0)) / 60
+    seconds = sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in manifest["attempts"])
+    if not _ended(manifest):
+        seconds = max(seconds, _stages(manifest).get("seconds", 0.0))
+    return float(seconds / 60)
 
 
 def peak_rss_gib(manifest: Json) -> float:

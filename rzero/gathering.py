@@ -110,10 +110,7 @@ def merged_weights(model: PreTrainedModel, *, dtype: torch.dtype | None = None) 
 
 def sha256_of(weights: Mapping[str, Tensor]) -> str:
     """Returns the sha256 over names, dtypes, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        _add(digest, name, weights[name])
-    return digest.hexdigest()
+    return sha256_of_parts([part_of(name, tensor) for name, tensor in weights.items()])
 
 
 def sha256_of_parts(parts: Sequence[Part]) -> str:
@@ -126,6 +123,7 @@ def sha256_of_parts(parts: Sequence[Part]) -> str:
 
 
 def _add(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    """A function of its own, so that the tensor is gone before the next one is put together."""
     digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
     digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
 

@@ -187,9 +187,7 @@ class EmbeddedEngine:
         if self._decoder is None or self._tokenizer is None:
             raise RuntimeError("the engine has no weights yet: call sync(policy) before generate()")
         if self._int8 and self._made_for and (model := self._made_for()) is not None:
-            let_go_of_files(
-                parameter.data for parameter in model.parameters()
-            )  # only rounded ones are read from here on
+            let_go_of_files(model.parameters())  # drawing reads rounded ones alone
         prompt_ids = encode_all(self._tokenizer, prompts, context=self._context)
         mine = rows_of_share(prompt_ids, sampling, context=self._context, share=share)
         rows = sorted(mine, key=lambda row: len(prompt_ids[row.prompt]))
