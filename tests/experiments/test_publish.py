@@ -28,7 +28,8 @@ from experiments.reporting.data import read_run
 from rzero.adapters import adapter_weights
 from rzero.durable import fingerprints
 from rzero.escaping import markdown_cell
-from rzero.policy import load_policy, merged_weights
+from rzero.gathering import merged_weights
+from rzero.policy import load_policy
 from rzero.runs.ledger import Ledger
 from rzero.types import LabelledQuestion, Vote
 from tests.experiments.hostile import HOSTILE, hostile_questions

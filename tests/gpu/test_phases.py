@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from rzero.gathering import merged_weights
 from rzero.modules import checkpoint
 from rzero.modules.fit import fit
-from rzero.policy import Policy, load_policy, merged_weights
+from rzero.policy import Policy, load_policy
 from rzero.processes.launch import RankConfig
 from rzero.processes.ranks import Ranks
 from rzero.tracking import is_timing

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from rzero.engines.embedded import EmbeddedEngine
+from rzero.gathering import merged_weights
 from rzero.modules import GRPOModule, checkpoint
 from rzero.modules.fit import fit
 from rzero.modules.reference import reference_of
-from rzero.policy import Policy, load_policy, merged_weights
+from rzero.policy import Policy, load_policy
 from rzero.processes.ranks import Ranks
 from tests.pretend_cuda import CUDA, on_cuda, pretend_cuda
 from tests.rzero.processes.two_processes import LORA, make_loss, make_module, make_trainer, settings
