@@ -135,7 +135,8 @@ def half_billion(options: argparse.Namespace, console: Console) -> int:
     if options.json:
         print(json.dumps(found))
     else:
-        console.print(figures.page(runs, found) or "R-Zero is not kept with all of these seeds", markup=False)
+        shown = figures.page(runs, found) or "R-Zero is not kept with all of these seeds"
+        console.print(shown, markup=False, highlight=False, soft_wrap=True)  # a broken line is no row of a table
     if lost:
         complain(MissingRuns(lost, start="python -m experiments.reproduce.half_billion --run"))
     return UNMET if lost else DONE

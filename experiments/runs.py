@@ -311,7 +311,8 @@ class MissingRuns(RuntimeError):
 
     def __init__(self, reasons: Sequence[str], *, start: str = "--run") -> None:
         shown = "".join(f"\n  {reason}" for reason in reasons)
-        super().__init__(f"{len(reasons)} runs are missing; {start} starts them:{shown}")
+        counted = "1 run is missing" if len(reasons) == 1 else f"{len(reasons)} runs are missing"
+        super().__init__(f"{counted}; {start} starts what is missing:{shown}")
 
 
 def missing(arms: Sequence[Arm], seeds: Sequence[int], *, store: Store) -> Iterator[tuple[Arm, int, str]]:

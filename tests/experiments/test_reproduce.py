@@ -125,7 +125,7 @@ def test_missing_runs_are_named_and_the_other_studies_are_written(
     monkeypatch.setattr(runs, "execute", lambda *_: pytest.fail("a run was started"))
     assert overview.main(["all", "seeds=0,1,2", f"output={options.output}"]) == 1
     written = capsys.readouterr()
-    assert "ablation_table: 6 runs are missing; --run starts them" in written.err
+    assert "ablation_table: 6 runs are missing; --run starts what is missing" in written.err
     assert "micro_no_filtering, seed 2: there is no result.json in" in written.err
     assert f"written: {options.output}/main_table/micro" in written.out
 

@@ -92,7 +92,7 @@ def test_missing_runs_are_named_and_not_started(capsys: pytest.CaptureFixture[st
     assert results.main(["micro", "--seeds", "0", "77", "--json"]) == 1
     written = capsys.readouterr()
     assert written.out == ""
-    assert "4 runs are missing; --run starts them" in written.err
+    assert "4 runs are missing; --run starts what is missing" in written.err
     assert "micro_random_reward, seed 77: there is no result.json in" in written.err
 
 

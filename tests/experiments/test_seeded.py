@@ -217,7 +217,7 @@ def test_what_needs_a_missing_run_is_null_and_nothing_is_started(
     assert found["controls"]["untrained Challenger"] is None
     assert found["controls"]["random reward"] < 0
     assert found["seeds"] == [0, 1]
-    assert "4 runs are missing; python -m experiments.reproduce.half_billion --run starts them" in said.err
+    assert "4 runs are missing; python -m experiments.reproduce.half_billion --run starts what is missing" in said.err
     with pytest.raises(ValueError, match="name those that are"):
         figures.write(figures.kept(SEEDS), found)
     assert results.main(["qwen2_5_coder_0_5b", "--json", "--seeds", "7"]) == 0
