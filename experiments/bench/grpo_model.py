@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from experiments.bench import subject
 from experiments.bench.grpo import WORK, require_trl, start
+from experiments.bench.sides import under_way
 from rzero.types import Json
 
 MICRO_BATCHES = (2, 4, 8, 16)
@@ -32,8 +33,10 @@ def run(model: str, *, small: bool = False) -> Json:
     require_trl()
     work = settings(model, small=small)
     best, trials = _best_for_trl(work)
+    under_way(f"TRL, {_named(best)}: a warm-up and a whole step")
     taken = {"trl": _steps("trl", work | best)}
     for precision in dict.fromkeys((work["matmul_precision"], "highest")):
+        under_way(f"ours, matmul_precision={precision}: a warm-up and a whole step")
         taken[f"ours_{precision}"] = _steps("ours", work | {"matmul_precision": precision})
     ours = f"ours_{work['matmul_precision']}"
     return {
@@ -96,6 +99,7 @@ def _trials(work: Json, *, checkpointing: bool) -> Iterator[Json]:
         if prompts > work["prompts"]:
             return
         setting = {"trl_rows": rows, "trl_checkpointing": checkpointing}
+        under_way(f"TRL, {_named(setting)}: a step of {prompts} prompts, to find its fastest way")
         try:
             update = 1e3 * _steps("trl", work | setting | {"prompts": prompts}, warm=False)["update"]
         except RuntimeError:
@@ -103,6 +107,10 @@ def _trials(work: Json, *, checkpointing: bool) -> Iterator[Json]:
         yield setting | {"update": update}
         if update is None:
             return  # more rows need more memory
+
+
+def _named(setting: Json) -> str:
+    return f"{setting['trl_rows']} rows at a time{', with gradient checkpointing' * setting['trl_checkpointing']}"
 
 
 def _steps(side: str, work: Json, *, warm: bool = True) -> Json:

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from experiments.bench import subject
 from experiments.bench.rollout_vllm import why_absent
-from experiments.bench.sides import Side
+from experiments.bench.sides import Side, under_way
 from rzero.types import Json
 
 WORKER = "experiments.bench.rollout_worker"
@@ -44,6 +44,7 @@ def run(model: str, *, rows: int = 64, repeats: int = 3, threads: int = 2, small
             sides[f"vllm_{kind}"] = _start(f"vllm_{kind}", settings, open_sides)
         for turn in range(-1, 1 if small else repeats):
             for name, side in list(sides.items()):
+                under_way(f"{name}, {f'turn {turn + 1}' if turn >= 0 else 'loading and warm-up'}")
                 try:
                     drawn = side.step(name if turn >= 0 else f"warm up {name}")
                 except RuntimeError as ended:

@@ -71,7 +71,9 @@ def test_rollout_ratios_are_of_medians_and_what_was_not_measured_is_said(
     assert found["not_measured"] == {"vllm_w8a8": "a side of the benchmark ended"}
 
 
-def test_a_step_is_the_experiments_and_trl_takes_its_best_settings(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_the_experiments_and_trl_takes_its_best_settings(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     work = grpo_model.settings(model, small=False)
     cfg = subject.composed(model)
     assert (work["prompts"], work["samples"], work["max_tokens"]) == (8, 8, 192)
@@ -108,6 +110,12 @@ def test_a_step_is_the_experiments_and_trl_takes_its_best_settings(model: str, m
     monkeypatch.setattr(grpo_model, "start", Step)
     monkeypatch.setattr(grpo_model, "settings", lambda model, small: {**work, "matmul_precision": "medium"})
     found = grpo_model.run(model)
+    told = capsys.readouterr().err.splitlines()
+    assert told[6:8] == [
+        "  TRL, 16 rows at a time, with gradient checkpointing: a step of 2 prompts, to find its fastest way ...",
+        "  TRL, 8 rows at a time, with gradient checkpointing: a warm-up and a whole step ...",
+    ]
+    assert len(told) == 10
     tried = [(2, False), (4, False), (8, False), (2, True), (4, True), (8, True), (16, True)]
     assert taken == [*(("trl", it) for it in [*tried, (8, True)]), ("ours", "medium"), ("ours", "highest")]
     assert found["step_speedup_vs_trl"] == found["update_speedup_vs_trl"] == found["rollout_speedup_vs_trl"] == 3
