@@ -14,16 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments import PROJECT
-from experiments.command_line import say
 from rzero.types import Json
 
 
 def under_way(what: str) -> None:
     """Says what is being measured, beside the figures: some steps take a quarter of an hour."""
-    say(f"  {what} ...", console=Console(stderr=True))
+    print(f"  {what} ...", file=sys.stderr, flush=True)
 
 
 class Side:
