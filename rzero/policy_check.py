@@ -20,6 +20,7 @@ import torch
 from rzero.adapters import unwrap_adapters
 from rzero.engines.rows import MARKERS, encode_all, to_completions
 from rzero.escaping import terminal_text
+from rzero.modes import in_mode
 from rzero.modules.logprobs import head_weight
 from rzero.parsing import CLOSE, OPEN, parse_question
 from rzero.policy import Policy
@@ -137,12 +138,10 @@ def _dry_save(policy: Policy) -> None:
 
 def _passes(policy: Policy) -> Iterator[_Row]:
     """Whether training mode is free of chance, which no list of a model's settings could say for sure."""
-    model, training = unwrap_adapters(policy.model), policy.model.training
+    model = unwrap_adapters(policy.model)
     ids_1T = torch.tensor([[(7 * i + 3) % policy.vocabulary() for i in range(6)]], device=model.device)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        policy.model.train()
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), in_mode(policy.model, training=True):
         first, second = (model(input_ids=ids_1T, use_cache=False).logits.float() for _ in range(2))
-        policy.model.train(training)
     if torch.allclose(first, second, rtol=1e-3, atol=1e-3):
         yield "two passes", "fine", "give the same log-probs in training mode"
     else:

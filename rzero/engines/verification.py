@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rzero.gathering import Part
+from rzero.modes import in_mode
 from rzero.policy import Policy
 
 # Nats, or a share of the largest log-prob, because rounding grows with the logits. fp32: decoders agree to about 1e-6,
@@ -37,14 +38,10 @@ def probe_prompts(policy: Policy) -> list[list[int]]:
 @torch.no_grad()
 def policy_logprobs(policy: Policy, ids: Sequence[int]) -> Tensor:
     """Returns the policy's own log-probs [len(ids), V] (nats, temperature 1) of the token behind each of `ids`."""
-    training = policy.model.training
-    policy.model.eval()
-    try:
+    with in_mode(policy.model, training=False):
         ids_1T = torch.tensor([ids], device=policy.model.device)
         logits_TV: Tensor = policy.model(input_ids=ids_1T, use_cache=False).logits[0].float()
         return logits_TV.log_softmax(-1).cpu()
-    finally:
-        policy.model.train(training)
 
 
 def rollout_dtype(name: str | None) -> torch.dtype | None:

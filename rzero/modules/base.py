@@ -23,6 +23,7 @@ from rzero.grpo import PolicyLoss
 from rzero.interfaces import RestingEngine, RolloutEngine, Watch, unwatched
 from rzero.modules.choices import Refill
 from rzero.modules.metrics import rollout_metrics, speed, timed
+from rzero.modules.recompute import keep_inputs_alone
 from rzero.modules.reference import Fill, FrozenCopy, Reference
 from rzero.modules.settings import GRPOSettings
 from rzero.modules.shared_prompts import make_ready
@@ -133,6 +134,8 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         return partial(fill_from_first, ranks=self.ranks, device=self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
+        if self.device.type == "cpu" and self.ranks.size == 1:
+            keep_inputs_alone(self.model)
         if self.reference is not None:
             self.reference.move(self.device)
 

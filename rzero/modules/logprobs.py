@@ -201,7 +201,9 @@ class _HeadLogprobs(torch.autograd.Function):
         slope_SE = torch.empty_like(hidden_SE if sloped else hidden_SE[:0])
         logp_S = hidden_SE.new_empty(hidden_SE.shape[0], dtype=_wide(hidden_SE.dtype))
         entropy_S = torch.zeros_like(logp_S)
-        for rows in _chunks(hidden_SE.shape[0], chunk_tokens):
+
+        def score(rows: slice) -> None:
+            """A function of its own: what it made is gone before the next chunk's logits are there."""
             logits_UV = _logits(hidden_SE[rows], weight_VE, shape=shape)
             for block, inside in _blocks(logits_UV, first=rows.start, whole=keep):
                 logq_UV = _logq(logits_UV[block], dropped=dropped, chunk=inside)
@@ -222,6 +224,9 @@ class _HeadLogprobs(torch.autograd.Function):
                     logits_UV = _replaced(logits_UV, block, part_UV)
             if sloped:
                 torch.mm(logits_UV.to(hidden_SE.dtype), weight_VE, out=slope_SE[rows])
+
+        for rows in _chunks(hidden_SE.shape[0], chunk_tokens):
+            score(rows)
         ctx.save_for_backward(hidden_SE, weight_VE, targets_S, entropy_S, slope_SE, *kept)
         ctx.shape, ctx.chunk_tokens, ctx.dropped, ctx.sloped = shape, chunk_tokens, dropped, sloped
         return logp_S, entropy_S
@@ -237,7 +242,8 @@ class _HeadLogprobs(torch.autograd.Function):
         hidden_grad_SE = torch.empty_like(hidden_SE) if needs_hidden else None
         # A sum over chunks: in float32 even where the weights are bfloat16.
         weight_grad_VE = torch.zeros_like(weight_VE, dtype=_wide(weight_VE.dtype)) if needs_weight else None
-        for index, rows in enumerate(_chunks(hidden_SE.shape[0], ctx.chunk_tokens)):
+
+        def add_gradients(index: int, rows: slice) -> None:
             # logits make room for their gradient, block by block
             gradient_UV = kept[index] if kept else _logits(hidden_SE[rows], weight_VE, shape=ctx.shape)
             for block, inside in _blocks(gradient_UV, first=rows.start, whole=bool(kept)):
@@ -255,7 +261,10 @@ class _HeadLogprobs(torch.autograd.Function):
             if hidden_grad_SE is not None:
                 torch.mm(gradient_UV, weight_VE, out=hidden_grad_SE[rows])
             if weight_grad_VE is not None:
-                weight_grad_VE += gradient_UV.t() @ hidden_SE[rows]
+                weight_grad_VE.add_(gradient_UV.t() @ hidden_SE[rows])
+
+        for index, rows in enumerate(_chunks(hidden_SE.shape[0], ctx.chunk_tokens)):
+            add_gradients(index, rows)
         if weight_grad_VE is not None:
             weight_grad_VE = weight_grad_VE.to(weight_VE.dtype)
         return hidden_grad_SE, weight_grad_VE, None, None, None, None, None

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rzero.grpo import PolicyLoss, kl_divergence, kl_penalised_rewards, mini_batch_totals
 from rzero.interfaces import Progress, Watch, unwatched
+from rzero.modes import in_mode
 from rzero.modules.batching import (
     PADDING,
     MicroBatch,
@@ -174,9 +175,10 @@ class Update:
         """A model's log-probs of each micro-batch; `how`: what progress calls that."""
         scored = Tally(progress=self.watch(f"scoring {how}, micro-batches"), total=len(parts))
         logps = []
-        for part in parts:
-            logps.append(self.logprobs(model, part)[0])
-            scored.count(part)
+        with in_mode(model, training=False):  # nothing is run again
+            for part in parts:
+                logps.append(self.logprobs(model, part)[0])
+                scored.count(part)
         return logps
 
     def kl_penalty(self, scored: Sequence[Scored], *, rows: int) -> Tensor:

@@ -19,7 +19,7 @@ _PROC: Final = Path("/proc")
 _MARK: Final = re.compile(r"^VmHWM:\s+(\d+) kB$", re.MULTILINE)
 _MAPPING: Final = re.compile(r"(?P<first>[0-9a-f]+)-(?P<behind>[0-9a-f]+) \S+ \S+ \S+ (?P<inode>\d+)")
 _OWN_KIB: Final = re.compile(r"^(?:Anonymous|Swap):\s+(\d+) kB$", re.MULTILINE)
-GROWTH_GIB: Final = 0.5
+GROWTH_GIB: Final = 0.25
 """By how much a heap may grow before holes are looked for."""
 
 _settled_gib = 0.0

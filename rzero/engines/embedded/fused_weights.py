@@ -116,16 +116,19 @@ def arrange(
     weights: Mapping[str, Tensor],
     *,
     linear: Callable[[Tensor, Tensor | None], Linear] = Dense,
-    embedding_dtype: torch.dtype | None = None,
+    embedding: Callable[[Tensor], Tensor] = torch.clone,
 ) -> ModelWeights:
     """Copies `weights` (Hugging Face names) into the fused layout.
 
-    linear: makes a layer of weights [in, out] and a bias, such as a rounded one. embedding_dtype: None: as it is.
+    linear: makes a layer of weights [in, out], of which it keeps no view, and a bias, such as a rounded one.
+    embedding: makes the table of embeddings that is kept.
     """
     config = shape.config
     embedding_VE = weights["model.embed_tokens.weight"]
+    if shape.embedding_scale != 1.0:
+        embedding_VE = embedding_VE * shape.embedding_scale
     return ModelWeights(
-        embedding_VE=(embedding_VE * shape.embedding_scale).to(embedding_dtype or embedding_VE.dtype),
+        embedding_VE=embedding(embedding_VE),
         head=arranged_head(config, weights, linear),
         layers=tuple(arranged_layer(config, weights, index, linear) for index in range(config.num_hidden_layers)),
         frequencies={kind: (f.to(embedding_VE.device), scale) for kind, (f, scale) in shape.frequencies.items()},
@@ -194,7 +197,7 @@ def _beside(
         present[0].up_OR.new_zeros(0, width) if delta is None else delta.up_OR.t()
         for delta, width in zip(deltas, widths, strict=True)
     ]
-    down_IK = _transpose(down_KI if gain_I is None else down_KI * gain_I)
+    down_IK = (down_KI if gain_I is None else down_KI * gain_I).t().contiguous()
     return Adapted(below, down_IK, torch.block_diag(*blocks).contiguous())
 
 
@@ -204,7 +207,7 @@ def arranged_head(
     """Returns the output layer alone, as `arrange` makes it."""
     head_VE = weights["model.embed_tokens.weight" if config.tie_word_embeddings else "lm_head.weight"]
     gain_E = _gain(weights["model.norm.weight"], gemma=config.model_type == "gemma3_text")
-    return linear(_transpose(head_VE * gain_E), None)
+    return linear((head_VE * gain_E).t(), None)
 
 
 def input_widths(config: Any) -> dict[str, int]:
@@ -243,12 +246,12 @@ def arranged_layer(
         gate_up_bias_F = torch.cat([weights[prefix + f"mlp.{n}_proj.bias"] for n in ("gate", "up")])
     layer_type = config.layer_types[index] if getattr(config, "layer_types", None) else "full_attention"
     return LayerWeights(
-        qkv=linear(_transpose(projection_XE * gain("input_layernorm.weight")), qkv_bias_X),
+        qkv=linear((projection_XE * gain("input_layernorm.weight")).t(), qkv_bias_X),
         qk_gain_HD=qk_gain_HD,
-        out=linear(_transpose(weights[prefix + "self_attn.o_proj.weight"]), _copy(get("self_attn.o_proj.bias"))),
+        out=linear(weights[prefix + "self_attn.o_proj.weight"].t(), _copy(get("self_attn.o_proj.bias"))),
         attention_gain_E=gain("post_attention_layernorm.weight") if gemma else None,
-        gate_up=linear(_transpose(gate_up_FE * gain(before_mlp)), gate_up_bias_F),
-        down=linear(_transpose(weights[prefix + "mlp.down_proj.weight"]), _copy(get("mlp.down_proj.bias"))),
+        gate_up=linear((gate_up_FE * gain(before_mlp)).t(), gate_up_bias_F),
+        down=linear(weights[prefix + "mlp.down_proj.weight"].t(), _copy(get("mlp.down_proj.bias"))),
         feed_forward_gain_E=gain("post_feedforward_layernorm.weight") if gemma else None,
         rope=layer_type if gemma else "default",
         window=config.sliding_window if layer_type == "sliding_attention" else None,
@@ -294,10 +297,6 @@ def _head_width(config: Any) -> int:
 
 def _gain(weight: Tensor, *, gemma: bool) -> Tensor:
     return weight + 1.0 if gemma else weight.clone()
-
-
-def _transpose(matrix: Tensor) -> Tensor:
-    return matrix.t().contiguous()
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:

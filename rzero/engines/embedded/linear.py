@@ -42,15 +42,14 @@ class Linear(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Dense:
-    """Weights [in, out] as they are."""
+    """A copy of weights [in, out], laid out for the product."""
 
-    weight_IO: Tensor
-    bias_O: Tensor | None
+    def __init__(self, weight_IO: Tensor, bias_O: Tensor | None) -> None:
+        self._weight_IO, self._bias_O = weight_IO.clone(memory_format=torch.contiguous_format), bias_O
 
     def __call__(self, x_WI: Tensor) -> Tensor:
-        return x_WI @ self.weight_IO if self.bias_O is None else torch.addmm(self.bias_O, x_WI, self.weight_IO)
+        return x_WI @ self._weight_IO if self._bias_O is None else torch.addmm(self._bias_O, x_WI, self._weight_IO)
 
 
 class Rounded:

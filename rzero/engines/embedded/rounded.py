@@ -25,6 +25,7 @@ from rzero.engines.embedded.fused_weights import Delta, ModelWeights, arrange, s
 from rzero.engines.embedded.linear import Adapted, Rounded, exact_products
 from rzero.engines.verification import probe_prompts
 from rzero.gathering import model_parts, sha256_of
+from rzero.modes import in_mode
 from rzero.policy import Policy
 
 LAYER_TOLERANCE = 0.5
@@ -115,8 +116,18 @@ def deltas(model: PreTrainedModel) -> dict[str, Delta]:
 
 
 def _rounded(model: PreTrainedModel, base: Mapping[str, Tensor]) -> ModelWeights:
-    # bfloat16 holds an embedding, which no product rounds again, finer than int8 would
-    return arrange(shape_of(model), base, linear=Rounded, embedding_dtype=torch.bfloat16)
+    learns = any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters())
+    return arrange(shape_of(model), base, linear=Rounded, embedding=_half if learns else _as_it_is)
+
+
+def _as_it_is(embedding_VE: Tensor) -> Tensor:
+    """Nobody changes it, and of a table few rows are read: mapped weights bring little more into memory."""
+    return embedding_VE
+
+
+def _half(embedding_VE: Tensor) -> Tensor:
+    """bfloat16 holds an embedding, which no product rounds again, finer than int8 would."""
+    return embedding_VE.bfloat16()
 
 
 def _linears(weights: ModelWeights) -> Iterator[object]:
@@ -166,12 +177,10 @@ def _hidden_states(model: Any) -> Iterator[list[Tensor]]:
     def keep(module: nn.Module, inputs: object, output: Any) -> None:
         states.append((output if isinstance(output, Tensor) else output[0]).detach().clone())
 
-    training = model.training
-    model.eval()
     handles = [module.register_forward_hook(keep) for module in (model.model.embed_tokens, *model.model.layers)]
     try:
-        yield states
+        with in_mode(model, training=False):
+            yield states
     finally:
         for handle in handles:
             handle.remove()
-        model.train(training)

@@ -101,6 +101,17 @@ def test_engines_share_one_base_until_nobody_needs_it(make_policy):
     assert not torch.equal(first.layers[0].qkv.up_KO, second.layers[0].qkv.up_KO)
 
 
+def test_an_embedding_that_nobody_trains_is_read_where_it_is(make_policy):
+    """A copy of one that is trained: what is drawn may not change between two syncs."""
+    adapted, whole = with_lora(make_policy("qwen2")), make_policy("qwen2").copy()
+    whole.model.requires_grad_(True)
+    for policy, shared in ((adapted, True), (whole, False)):
+        table_VE = policy.model.get_input_embeddings().weight
+        used_VE = engine_of(policy)._decoder._fused.weights.embedding_VE
+        assert (used_VE.data_ptr() == table_VE.data_ptr()) is shared
+        assert used_VE.dtype == (torch.float32 if shared else torch.bfloat16)
+
+
 def test_a_sync_takes_the_adapters_as_they_are_now(make_policy):
     policy = with_lora(make_policy("qwen2"))
     engine = engine_of(policy)

@@ -1,6 +1,7 @@
 """Chunked log-probabilities against the plain way through full logits."""
 
 import copy
+import weakref
 
 import pytest
 import torch
@@ -211,6 +212,27 @@ def test_a_head_that_nobody_trains_meets_each_token_twice(monkeypatch):
         logp_S.sum().backward()
         assert len(made) == products, "chunks whose logits were made"
         made.clear()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_logits_of_one_chunk_exist_at_a_time(monkeypatch, trained):
+    monkeypatch.setattr(logprobs, "KEEP_LOGITS_BELOW", 0)
+    made, once = [], logprobs._logits
+
+    def one_at_a_time(*args, **more):
+        assert not any(logits() is not None for logits in made)
+        logits_UV = once(*args, **more)
+        made.append(weakref.ref(logits_UV))
+        return logits_UV
+
+    monkeypatch.setattr(logprobs, "_logits", one_at_a_time)
+    logp_S, entropy_S = head_logprobs(
+        torch.randn(6, 4, requires_grad=True), weight_VE=torch.randn(9, 4, requires_grad=trained),
+        targets_S=torch.arange(6), shape=LogitShape(), chunk_tokens=2, entropy=True,
+    )  # fmt: skip
+    assert len(made) == 3
+    (logp_S + entropy_S).sum().backward()
+    assert len(made) == 6
 
 
 def test_without_entropy_there_is_none_and_values_stay():
