@@ -304,15 +304,15 @@ def text_of(figures: Json) -> str:
         f"{f' and {serving} that serve' if serving else ''}, {figures['iterations']} iterations",
         f"parameters {figures['parameters'] / 1e9:.2f} G, trained {figures['trained_parameters'] / 1e9:.3f} G",
         f"assumed: responses {hardware['response_fraction']:.0%} of the limit on average, "
-        f"{hardware['training_utilisation']:.0%} of {hardware['peak_tflops']} Tflop/s in passes, "
-        f"{hardware['decoding_utilisation']:.0%} of {hardware['bandwidth_gb_s']} GB/s in rollouts",
+        f"{hardware['training_utilisation']:.0%} of {hardware['peak_tflops']:.4g} Tflop/s in passes, "
+        f"{hardware['decoding_utilisation']:.0%} of {hardware['bandwidth_gb_s']:.4g} GB/s in rollouts",
     ]
     for name, phase in figures["phases"].items():
         lines += ["", f"{name}: {phase['tokens'] / 1e6:.1f} M tokens, {phase['flops']:.2e} operations{_hours(phase)}"]
         lines += [f"  {kind:<12} {size / 2**30:8.1f} GiB" for kind, size in phase["memory"].items() if size]
         if "simulated" in phase:
             lines.append(_simulated_text(phase["simulated"]))
-        lines.append(f"  {'fits' if phase['fits'] else 'DOES NOT FIT'} ({hardware['memory_gib']} GiB per device)")
+        lines.append(f"  {'fits' if phase['fits'] else 'DOES NOT FIT'} ({hardware['memory_gib']:.4g} GiB per device)")
         lines += [f"    change {advice}" for advice in phase["advice"]]
     if figures["room_for_vllm"] is not None:
         lines += ["", f"engine.host.gpu_memory_utilization: room for {figures['room_for_vllm']:.2f}"]

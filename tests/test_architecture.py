@@ -18,7 +18,7 @@ CONFIGS = sorted(path for folder in ("conf", "sweeps") for path in (PROJECT / fo
 
 LAYERS = (
     {"types", "durable", "escaping", "roles", "seeding", "processes", "sharding", "adapters", "gathering", "repairs"}
-    | {"policy", "frozen"},
+    | {"policy", "frozen", "modes"},
     {"interfaces"},
     # text in, numbers out; tensors in, tensors out; a policy loads and saves
     {"prompts", "turns", "boxes", "parsing", "grading", "voting", "repetition", "cells", "rewards"} | {"grpo"},
