@@ -146,7 +146,7 @@ class Rows:
 
         def told(done: int, total: int, tokens: int = 0, /) -> None:
             self.of_part = total
-            self.meter.done = self.before + done
+            self.meter.count(self.before + done)
             part(done, total, tokens)
 
         return told

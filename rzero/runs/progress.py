@@ -135,9 +135,14 @@ class Meter:
 
     def reach(self, done: int, note: str = "") -> None:
         """Says that `done` of all are done by now."""
-        self.done, self._note, self._part = done, note, ""
-        self._counted = time.monotonic()
+        self.count(done)
+        self._note, self._part = note, ""
         self._show()
+
+    def count(self, done: int) -> None:
+        """The same, to be shown with what is said next: the part that is under way goes on."""
+        self.done = done
+        self._counted = time.monotonic()
 
     def now(self, part: str) -> None:
         """Says which part of the next one is under way."""

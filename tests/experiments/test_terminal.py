@@ -93,6 +93,20 @@ def test_rows_of_a_suite_are_counted_over_benchmarks_and_decodings() -> None:
     assert [*seen, meter.done] == [1, 2, 6, 10, 11, 13]
 
 
+def test_the_time_left_of_a_suite_is_that_of_all_responses(clock: list[float]) -> None:
+    """While they are drawn, too: not only where a benchmark ends."""
+    log = io.StringIO()
+    meter = Meter("model", total=13, seconds=5, console=console(log, terminal=False))
+    part = Rows(meter, [10, 3]).watch("a greedy")
+    for done in (1, 2):
+        clock[0] += 20
+        part(done, 10, 0)
+    assert log.getvalue().splitlines() == [
+        "model  1/13  4 min left  a greedy 1/10, 3 min left",
+        "model  2/13  4 min left  a greedy 2/10, 3 min left",
+    ]
+
+
 def test_bars_of_transformers_are_ours(capsys: pytest.CaptureFixture[str], clock: list[float]) -> None:
     """In a log a line, and only of what takes its time."""
     from transformers import modeling_gguf_pytorch_utils as conversion
