@@ -179,6 +179,7 @@ class Update:
             for part in parts:
                 logps.append(self.logprobs(model, part)[0])
                 scored.count(part)
+                give_back_growth()
         return logps
 
     def kl_penalty(self, scored: Sequence[Scored], *, rows: int) -> Tensor:
