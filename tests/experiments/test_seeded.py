@@ -229,24 +229,41 @@ def test_the_base_drawn_colder_is_asked_once_and_stands_beside_the_runs(
 ) -> None:
     there = replace(kept, work=tmp_path, machine=("threads=1",))
     colder = study.only(scores(0.3), "gsm8k")
-    assert study.colder_base(there) is None
+    assert study.colder_base(there, 0.6) is None
     calls = evaluated(monkeypatch, colder)
     there.beside(there)
     there.beside(there)
-    [call] = calls
-    assert {"benchmarks.protocol.temperature=0.6", "benchmarks.tasks=[gsm8k]", "threads=1"} <= set(call)
-    assert study.colder_base(there) == colder
+    for call, temperature in zip(calls, (0.6, 0.1), strict=True):
+        asked = f"benchmarks.protocol.temperature={temperature}"
+        assert {asked, "benchmarks.tasks=[gsm8k]", "threads=1"} <= set(call)
+        assert study.colder_base(there, temperature) == colder
     runs = figures.kept(SEEDS)
     found = figures.figures(runs, SEEDS)
-    assert found["colder_base"]["overall"] == pytest.approx(colder.overall)
-    title = "| no training, drawn at T = 0.6 |"
     gained = colder.overall - found["overall"]["R-Zero"][0][0]
     assert "Qwen2.5-Coder-0.5B, GSM8K, %, seeds 0, 1, 2 |" in figures.row(found)
-    assert f"{title} {colder.overall - gained:.1f} | {colder.overall:.1f} | {gained:+.1f} |" in figures.row(found)
-    assert f"{title}  | {colder.overall:.1f} |" in figures.page(runs, found)
-    monkeypatch.setattr(study, "temperature", lambda _: 0.5)
-    assert study.colder_base(there) is None, "it was asked at another temperature"
-    (there.root / there.name / "colder_base.json.xz").unlink()
+    for base, temperature in zip(found["colder_base"], (0.6, 0.1), strict=True):
+        assert base["overall"] == pytest.approx(colder.overall)
+        title = f"| no training, drawn at T = {temperature} |"
+        line = f"{title} {colder.overall - gained:.1f} | {colder.overall:.1f} | {gained:+.1f} |"
+        assert (line in figures.row(found)) is (temperature == 0.6)
+        assert f"{title}  | {colder.overall:.1f} |" in figures.page(runs, found)
+        (there.root / there.name / f"base_at_{temperature}.json.xz").unlink()
+
+
+def test_one_answer_to_each_item_scatters_as_its_samples_say(
+    kept: SeededStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two items, one always right, the other in one of four samples: a variance of 3/16 x 4/3 over two items."""
+    colder = study.only(scores(0.3), "gsm8k")
+    [items] = colder.benchmarks
+    two = tuple(replace(items.outcomes[0], sampled=share) for share in (1.0, 0.25))
+    asked = replace(colder, benchmarks=(replace(items, outcomes=two),), k=4)
+    monkeypatch.setattr(figures, "colder_base", lambda *_: asked)
+    bases = list(figures._colder_bases())
+    assert [base["one_pass_sd"] for base in bases] == pytest.approx([25.0, 25.0])
+    assert "has 62.5 % on the mean of 4, not" in figures._scatter({"colder_base": bases})
+    assert "deviation of 25.0 points" in figures._scatter({"colder_base": bases})
+    assert figures._scatter({"colder_base": bases[:1]}) == ""
 
 
 def test_pages_show_the_runs_that_are_kept_and_nothing_without(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from textwrap import fill
 
@@ -17,12 +18,13 @@ from experiments.reporting.posed import prompts_of, said, worked_examples
 from experiments.reproduce.compact import Kept
 from experiments.reproduce.half_billion.study import (
     HEADLINE,
+    NEARLY_GREEDY,
     STUDY,
     TITLES,
     colder_base,
     only,
     score,
-    temperature,
+    temperatures,
 )
 from experiments.runs import average_iterations, average_table, knows_peak
 from rzero.escaping import markdown_cell
@@ -79,7 +81,7 @@ def figures(runs: Arms, seeds: Sequence[int]) -> Json:
         "seeds": [run.seed for run in runs[MAIN]],
         "overall": {TITLES[name]: [[score(s) for s in run.scores] for run in group] for name, group in runs.items()},
         "decodings": {TITLES[name]: [_decodings(run) for run in group] for name, group in runs.items()},
-        "colder_base": _colder_base(),
+        "colder_base": list(_colder_bases()),
         "math500": _mean_ends(main, BESIDE),
         "transfer": _transfer(main),
         "truncated": _truncated(main),
@@ -112,16 +114,23 @@ def _decodings(run: Kept) -> Json:
     return {column: [row[column] for row in rows] for column in run.scores[0].headline}
 
 
-def _colder_base() -> Json | None:
-    """The base drawn as cold as the votes; None where it was not asked."""
-    if (scores := colder_base(STUDY)) is None:
-        return None
-    row = scores.table()[HEADLINE]
-    return {
-        "temperature": temperature(STUDY),
-        "overall": scores.overall,
-        **{column: row[column] for column in scores.headline},
-    }
+def _colder_bases() -> Iterator[Json]:
+    """The base at the temperatures at which it was asked beside the protocol's, in percent.
+
+    one_pass_sd: the standard deviation of the share of right ones among one answer to each item.
+    """
+    for temperature in temperatures(STUDY):
+        if (scores := colder_base(STUDY, temperature)) is not None:
+            row, [items] = scores.table()[HEADLINE], scores.benchmarks
+            shares = [outcome.sampled for outcome in items.outcomes]
+            variance = sum(p * (1 - p) for p in shares) * scores.k / (scores.k - 1)
+            yield {
+                "temperature": temperature,
+                "overall": scores.overall,
+                **{column: row[column] for column in scores.headline},
+                "k": scores.k,
+                "one_pass_sd": 100 * math.sqrt(variance) / len(shares),
+            }
 
 
 def _mean_ends(runs: Sequence[Kept], benchmark: str) -> Json | None:
@@ -186,7 +195,9 @@ def row(found: Json) -> str:
         values = found["overall"][name]
         base, end = fmean(run[0] for run in values), fmean(run[-1] for run in values)
         rows.append([name, f"{base:.1f}", f"{end:.1f}", f"{points:+.1f}" + f" ± {spread_of:.1f}" * (len(values) > 1)])
-    if colder := found["colder_base"]:
+    for colder in found["colder_base"]:
+        if colder["temperature"] == NEARLY_GREEDY:
+            continue  # the mean of that and the greedy score, which is the base's, would say nothing
         base, end = fmean(run[0] for run in found["overall"][TITLES[MAIN]]), colder["overall"]
         rows.append([_colder_title(colder), f"{base:.1f}", f"{end:.1f}", f"{end - base:+.1f}"])
     last = len(found["overall"][TITLES[MAIN]][0]) - 1
@@ -239,7 +250,8 @@ def page(runs: Arms, found: Json) -> str:
     if found["mean_gain"] is None:
         return ""
     words = [_lines(text) for text in (_headline(found), found["prompts"]) if text]
-    return "\n\n".join([*words, _scores(found), _beside(found), _iterations(found), _examples(runs)])
+    parts = [*words, _scores(found), _lines(_scatter(found)), _beside(found), _iterations(found), _examples(runs)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _lines(sentences: str) -> str:
@@ -257,6 +269,18 @@ def _headline(found: Json) -> str:
     )
 
 
+def _scatter(found: Json) -> str:
+    """What a greedy score is worth; empty where the base was not asked nearly greedily."""
+    for colder in found["colder_base"]:
+        if colder["temperature"] == NEARLY_GREEDY:
+            return (
+                f"A greedy score is one drawing of many that hardly differ: at T = {NEARLY_GREEDY:g} the base has "
+                f"{colder['mean@k']:.1f} % on the mean of {colder['k']}, not {colder['greedy']:.1f}, and one answer to "
+                f"each item scatters about that with a standard deviation of {colder['one_pass_sd']:.1f} points."
+            )
+    return ""
+
+
 def _scores(found: Json) -> str:
     rounds = len(found["overall"][TITLES[MAIN]][0])
     seeds = {TITLES[MAIN]: found["seeds"], **found["control_seeds"]}
@@ -267,7 +291,7 @@ def _scores(found: Json) -> str:
         for name, runs in found["overall"].items()
         for seed, values, part in zip(seeds[name], runs, found["decodings"][name], strict=True)
     ]
-    if colder := found["colder_base"]:
+    for colder in found["colder_base"]:
         alone = [f"{colder[column]:.1f}" for column in columns]
         rows.append([_colder_title(colder), "", f"{colder['overall']:.1f}", *[""] * rounds, *alone])
     header = ["GSM8K, %", "seed", "base", *(f"iteration {i}" for i in range(1, rounds)), "gain"]

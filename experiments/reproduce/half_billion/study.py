@@ -29,9 +29,9 @@ TITLES = {"rzero": RZERO.name, "untrained_challenger": UNTRAINED.name, "random_r
 BASE_ANSWERS = f"benchmarks.folder=${{project:}}/outputs/{NAME}/evaluations"
 """All runs ask their base model the same with the same random numbers: its answers are kept in one place."""
 
-COLDER_BASE = "colder_base"
-"""The base drawn as cold as the votes: a Solver that grew more certain is right more often at T = 1, and so is the base
-at a lower temperature, untrained."""
+NEARLY_GREEDY = 0.1
+"""A temperature. Where a long answer goes hangs on the last bits of its first tokens, so that a greedy score is one
+drawing of many: those that hardly differ from it say how far it scatters, and where it would be on the mean."""
 
 
 def arm(folder: str, *overrides: str) -> Arm:
@@ -56,22 +56,30 @@ def transfer(directory: Path, config: DictConfig) -> list[Json]:
     return ends(directory, config, place, *asked, *threads)
 
 
-def temperature(study: SeededStudy) -> float:
-    """Return what votes are drawn at."""
-    return float(study.config("rzero", 0).curriculum.sampling_answers.temperature)
+def temperatures(study: SeededStudy) -> tuple[float, float]:
+    """Return what the base is also drawn at: as cold as the votes, and nearly greedily.
+
+    A Solver that grew more certain is right more often at T = 1, and so is the base at a lower temperature, untrained.
+    """
+    return float(study.config("rzero", 0).curriculum.sampling_answers.temperature), NEARLY_GREEDY
 
 
 def ask_colder_base(study: SeededStudy) -> None:
-    """Ask the base what counts at the temperature of the votes and keep its scores, unless they are kept.
+    """Ask the base what counts at those temperatures and keep its scores, unless they are kept.
 
-    Raises RuntimeError when the evaluation fails.
+    Raises RuntimeError when an evaluation fails.
     """
-    directory = study.work / study.name / COLDER_BASE
+    for temperature in temperatures(study):
+        _ask(study, temperature)
+
+
+def _ask(study: SeededStudy, temperature: float) -> None:
+    directory = study.work / study.name / _colder(study, temperature).name.partition(".json")[0]
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory, wait=True):  # another command of this study may be about it
-        if colder_base(study):
+        if colder_base(study, temperature):
             return
-        say(f"the base at T = {temperature(study):g}: asked in {directory}")
+        say(f"the base at T = {temperature:g}: asked in {directory}")
         command(
             "experiments.evaluate",
             f"experiment={NAME}",
@@ -80,27 +88,26 @@ def ask_colder_base(study: SeededStudy) -> None:
             BASE_ANSWERS,
             *study.machine,
             f"benchmarks.tasks=[{HEADLINE}]",
-            f"benchmarks.protocol.temperature={temperature(study)}",
+            f"benchmarks.protocol.temperature={temperature}",
             f"directory={directory / 'evaluated'}",
         )
         written = (directory / "evaluated" / "scores").glob("*.json")
-        newest = max(written, key=lambda path: path.stat().st_mtime_ns)  # others are of another temperature or prompt
+        newest = max(written, key=lambda path: path.stat().st_mtime_ns)  # others are of another prompt
         scores = json.loads(newest.read_text(encoding="utf-8"))["scores"]
-        found = {"temperature": temperature(study), "scores": compact.without_table(scores)}
-        _colder(study).parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(_colder(study), compact.packed(json.dumps(found)))
+        found = {"temperature": temperature, "scores": compact.without_table(scores)}
+        kept = _colder(study, temperature)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, compact.packed(json.dumps(found)))
 
 
-def colder_base(study: SeededStudy) -> Scores | None:
-    """Return what is kept of the base at the temperature of the votes; None where it was not asked."""
-    if not _colder(study).exists():
-        return None
-    found = json.loads(compact.unpacked(_colder(study)))
-    return Scores.from_json(found["scores"]) if found["temperature"] == temperature(study) else None
+def colder_base(study: SeededStudy, temperature: float) -> Scores | None:
+    """Return what is kept of the base at a temperature; None where it was not asked."""
+    kept = _colder(study, temperature)
+    return Scores.from_json(json.loads(compact.unpacked(kept))["scores"]) if kept.exists() else None
 
 
-def _colder(study: SeededStudy) -> Path:
-    return study.root / study.name / f"{COLDER_BASE}.json.xz"
+def _colder(study: SeededStudy, temperature: float) -> Path:
+    return study.root / study.name / f"base_at_{temperature:g}.json.xz"
 
 
 STUDY = SeededStudy(

@@ -116,18 +116,22 @@ def deltas(model: PreTrainedModel) -> dict[str, Delta]:
 
 
 def _rounded(model: PreTrainedModel, base: Mapping[str, Tensor]) -> ModelWeights:
+    """bfloat16 holds an embedding, which no product rounds again, finer than int8 would.
+
+    A table that nobody trains is read where it is, and of it few rows: mapped weights bring little more into memory.
+    """
     learns = any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters())
-    return arrange(shape_of(model), base, linear=Rounded, embedding=_half if learns else _as_it_is)
+    return arrange(
+        shape_of(model), base, linear=Rounded, embedding=_copied if learns else _as_it_is, embedded_as=torch.bfloat16
+    )
+
+
+def _copied(embedding_VE: Tensor) -> Tensor:
+    return embedding_VE.bfloat16()
 
 
 def _as_it_is(embedding_VE: Tensor) -> Tensor:
-    """Nobody changes it, and of a table few rows are read: mapped weights bring little more into memory."""
     return embedding_VE
-
-
-def _half(embedding_VE: Tensor) -> Tensor:
-    """bfloat16 holds an embedding, which no product rounds again, finer than int8 would."""
-    return embedding_VE.bfloat16()
 
 
 def _linears(weights: ModelWeights) -> Iterator[object]:
