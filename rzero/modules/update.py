@@ -43,6 +43,9 @@ from rzero.processes.ranks import Ranks
 from rzero.sharding import exchange, whole
 from rzero.types import Group, RewardBreakdown
 
+HOLES_GIB = 0.05
+"""By how much a CPU's heap may grow from one micro-batch to another: where it grows by that, one takes many seconds."""
+
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Scored:
@@ -179,7 +182,7 @@ class Update:
             for part in parts:
                 logps.append(self.logprobs(model, part)[0])
                 scored.count(part)
-                give_back_growth()
+                give_back_growth(gib=HOLES_GIB)
         return logps
 
     def kl_penalty(self, scored: Sequence[Scored], *, rows: int) -> Tensor:
@@ -208,7 +211,7 @@ class Update:
             with exchange(self.wrapper, now=number == len(parts)):
                 shares.append(self.accumulate(scored, advantages_N))
             learned.count(scored.part)
-            give_back_growth()
+            give_back_growth(gib=HOLES_GIB)
         total = Share.total(self.ranks.gather(Share.total(shares)))
         norm = float(whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)))
         finite = math.isfinite(norm)

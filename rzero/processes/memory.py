@@ -46,13 +46,13 @@ def give_back() -> None:
         torch.cuda.empty_cache()
 
 
-def give_back_growth() -> None:
-    """Gives the system what is free on glibc's heap once this process has grown by `GROWTH_GIB` since the last time.
+def give_back_growth(*, gib: float = GROWTH_GIB) -> None:
+    """Gives the system what is free on glibc's heap once this process has grown by `gib` since the last time.
 
     For work of minutes whose pieces come and go in all sizes: new ones do not fit the holes of old ones, so that the
     heap grows though no more is in use. Each time costs fresh pages, some tenths of a second a GiB.
     """
-    if _private_gib() > _settled_gib + GROWTH_GIB:
+    if _private_gib() > _settled_gib + gib:
         _trim()
 
 
