@@ -44,7 +44,7 @@ from rzero.sharding import exchange, whole
 from rzero.types import Group, RewardBreakdown
 
 HOLES_GIB = 0.05
-"""By how much a CPU's heap may grow from one micro-batch to another: where it grows by that, one takes many seconds."""
+"""By how much a CPU's heap may grow from one pass to another: where it grows by that, one takes many seconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -242,6 +242,7 @@ class Update:
             entropy_BT=entropy_BT if self.loss.entropy_coefficient else entropy_BT.detach(),
             engine_logp_BT=part.engine_logp_BT,
         )
+        give_back_growth(gib=HOLES_GIB)  # of the forward pass, which the backward pass would not fill
         # DDP and FSDP2 average gradients over ranks; the weights already are those of everybody's rows together
         self.backward(out.loss if self.ranks.size == 1 else out.loss * self.ranks.size)
         difference_S = (old_logp_BT - part.engine_logp_BT)[part.mask_BT].abs()
