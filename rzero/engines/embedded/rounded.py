@@ -120,10 +120,10 @@ def _rounded(model: PreTrainedModel, base: Mapping[str, Tensor]) -> ModelWeights
 
     A table that nobody trains is read where it is, and of it few rows: mapped weights bring little more into memory.
     """
+    shape = shape_of(model)
     learns = any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters())
-    return arrange(
-        shape_of(model), base, linear=Rounded, embedding=_copied if learns else _as_it_is, embedded_as=torch.bfloat16
-    )
+    kept = _copied if learns or shape.embedding_scale != 1.0 else _as_it_is  # scaled it is a table of its own
+    return arrange(shape, base, linear=Rounded, embedding=kept, embedded_as=torch.bfloat16)
 
 
 def _copied(embedding_VE: Tensor) -> Tensor:
