@@ -134,7 +134,7 @@ class GRPOModule(pl.LightningModule, Generic[Batch]):
         return partial(fill_from_first, ranks=self.ranks, device=self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
-        if self.device.type == "cpu" and self.ranks.size == 1:
+        if self.device.type == "cpu" and self.ranks.size == 1 and self.device_mesh is None:
             keep_inputs_alone(self.model)
         if self.reference is not None:
             self.reference.move(self.device)

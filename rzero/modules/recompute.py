@@ -18,8 +18,9 @@ from rzero.adapters import unwrap_adapters
 def keep_inputs_alone(model: nn.Module) -> None:
     """Where a model's layers are run again in the backward pass, lets them keep nothing else until then.
 
-    For a process that trains alone on a CPU: GPUs have an allocator without such gaps, and DDP may count the gradients
-    of a layer twice. A forward pass without gradients must be made in evaluation mode then; torch warns of it.
+    For a process that trains alone on a CPU: GPUs have an allocator without such gaps, and hooks of DDP and FSDP2 were
+    not tried with a backward pass inside of a backward pass. A forward pass without gradients must be made in
+    evaluation mode then; torch warns of it.
     """
     causal_lm: PreTrainedModel = unwrap_adapters(model)
     if causal_lm.is_gradient_checkpointing:

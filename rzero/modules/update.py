@@ -44,7 +44,8 @@ from rzero.sharding import exchange, whole
 from rzero.types import Group, RewardBreakdown
 
 HOLES_GIB = 0.05
-"""By how much a CPU's heap may grow from one pass to another: where it grows by that, one takes many seconds."""
+"""By how much a CPU's heap may grow between two passes before its holes are looked for: models whose passes leave as
+much take seconds for one, and looking takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -178,7 +179,7 @@ class Update:
         """A model's log-probs of each micro-batch; `how`: what progress calls that."""
         scored = Tally(progress=self.watch(f"scoring {how}, micro-batches"), total=len(parts))
         logps = []
-        with in_mode(model, training=False):  # nothing is run again
+        with in_mode(model, training=False):  # in the other, layers to be run again warn of a pass without gradients
             for part in parts:
                 logps.append(self.logprobs(model, part)[0])
                 scored.count(part)
