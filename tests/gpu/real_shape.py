@@ -1,8 +1,8 @@
 """The update that is timed and weighed on a GPU, and what `experiments.planning` foresees for it.
 
 The shape is that of Qwen3-0.6B with random weights: large enough for kernels to count, small enough for any GPU that
-this is for. The figures are those of the plan: `tests/experiments/test_simulation.py` computes them anew, so that
-nothing but `rzero` has to be imported on the GPU's machine.
+this is for. The figures are those of the plan: `tests/experiments/test_simulated_presets.py` computes them anew, so
+that nothing but `rzero` has to be imported on the GPU's machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rzero.grpo import PolicyLoss, SequenceMean, group_advantages
 from rzero.modules.settings import GRPOSettings
 from rzero.types import Completion, Group, Json, Prompt
 
-PLANNED_BYTES = 19633274088
+PLANNED_BYTES = 18388614376
 """Peak of the tensors of the process, by simulation."""
 PLANNED_SECONDS = {"a100": 5.60, "h100": 1.77}
 """Of the update, by conf/hardware: data sheets and the utilisation that plans assume."""
