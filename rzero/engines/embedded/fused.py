@@ -134,7 +134,7 @@ class FusedSession:
 
     def embed(self, ids: Tensor) -> Tensor:
         """Returns what the first layer reads, one dimension more than `ids`."""
-        return F.embedding(ids, self._w.embedding_VE).to(self._w.embedded_as).to(self._w.dtype)
+        return F.embedding(ids, self._w.embedding_VE).to(self._w.dtype)
 
     def read_layer(self, number: int, x_PLE: Tensor, *, first: int = 0) -> Tensor:
         """One layer over prompts, of which the one in front is number `first`; fills their caches."""

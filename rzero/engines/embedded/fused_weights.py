@@ -45,13 +45,9 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class ModelWeights:
-    """Everything a forward pass needs. `frequencies` maps a rope name to (frequencies [D/2], scale).
-
-    embedded_as: what an embedding is rounded to when it is read.
-    """
+    """Everything a forward pass needs. `frequencies` maps a rope name to (frequencies [D/2], scale)."""
 
     embedding_VE: Tensor
-    embedded_as: torch.dtype
     head: Linear
     layers: tuple[LayerWeights, ...]
     frequencies: Mapping[str, tuple[Tensor, float]]
@@ -120,21 +116,17 @@ def arrange(
     weights: Mapping[str, Tensor],
     *,
     linear: Callable[[Tensor, Tensor | None], Linear] = Dense,
-    embedding: Callable[[Tensor], Tensor] = torch.clone,
-    embedded_as: torch.dtype | None = None,
+    embedding_dtype: torch.dtype | None = None,
 ) -> ModelWeights:
     """Copies `weights` (Hugging Face names) into the fused layout.
 
     linear: makes a layer of weights [in, out], of which it keeps no view, and a bias, such as a rounded one.
-    embedding: makes the table of embeddings that is kept. embedded_as: None for its own dtype.
+    embedding_dtype: None for its own. Of the table too nothing is a view: one tensor of a mapped file holds all of it.
     """
     config = shape.config
     embedding_VE = weights["model.embed_tokens.weight"]
-    if shape.embedding_scale != 1.0:
-        embedding_VE = embedding_VE * shape.embedding_scale
     return ModelWeights(
-        embedding_VE=embedding(embedding_VE),
-        embedded_as=embedded_as or embedding_VE.dtype,
+        embedding_VE=(embedding_VE * shape.embedding_scale).to(embedding_dtype or embedding_VE.dtype),
         head=arranged_head(config, weights, linear),
         layers=tuple(arranged_layer(config, weights, index, linear) for index in range(config.num_hidden_layers)),
         frequencies={kind: (f.to(embedding_VE.device), scale) for kind, (f, scale) in shape.frequencies.items()},

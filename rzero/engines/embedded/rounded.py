@@ -116,22 +116,8 @@ def deltas(model: PreTrainedModel) -> dict[str, Delta]:
 
 
 def _rounded(model: PreTrainedModel, base: Mapping[str, Tensor]) -> ModelWeights:
-    """bfloat16 holds an embedding, which no product rounds again, finer than int8 would.
-
-    A table that nobody trains is read where it is, and of it few rows: mapped weights bring little more into memory.
-    """
-    shape = shape_of(model)
-    learns = any(parameter.requires_grad for parameter in model.get_input_embeddings().parameters())
-    kept = _copied if learns or shape.embedding_scale != 1.0 else _as_it_is  # scaled it is a table of its own
-    return arrange(shape, base, linear=Rounded, embedding=kept, embedded_as=torch.bfloat16)
-
-
-def _copied(embedding_VE: Tensor) -> Tensor:
-    return embedding_VE.bfloat16()
-
-
-def _as_it_is(embedding_VE: Tensor) -> Tensor:
-    return embedding_VE
+    # bfloat16 holds an embedding, which no product rounds again, finer than int8 would
+    return arrange(shape_of(model), base, linear=Rounded, embedding_dtype=torch.bfloat16)
 
 
 def _linears(weights: ModelWeights) -> Iterator[object]:

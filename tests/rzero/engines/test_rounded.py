@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from rzero.engines.embedded.linear import Adapted, Dense, Rounded, exact_product
 from rzero.engines.embedded.rounded import LAYER_TOLERANCE, LOGITS_TOLERANCE, RoundedDecoder, errors
 from rzero.engines.embedded.timing import best_seconds
 from rzero.engines.threads import torch_threads
-from rzero.policy import Policy
+from rzero.policy import Policy, load_policy
 from rzero.processes.cpu import _facts
 from rzero.types import Prompt, Sampling
 
@@ -99,23 +100,6 @@ def test_engines_share_one_base_until_nobody_needs_it(make_policy):
     assert first.head is second.head
     assert first.layers[0].qkv.below is second.layers[0].qkv.below
     assert not torch.equal(first.layers[0].qkv.up_KO, second.layers[0].qkv.up_KO)
-
-
-def test_an_embedding_that_nobody_trains_is_read_where_it_is(make_policy):
-    """A copy of one that is trained: what is drawn may not change between two syncs. Both draw the same to the bit."""
-    adapted, whole = with_lora(make_policy("qwen2"), size=0.0), make_policy("qwen2").copy()
-    whole.model.requires_grad_(True)
-    drawn = []
-    for policy, shared in ((adapted, True), (whole, False)):
-        engine = engine_of(policy)
-        table_VE, used_VE = policy.model.get_input_embeddings().weight, engine._decoder._fused.weights.embedding_VE
-        assert (used_VE.data_ptr() == table_VE.data_ptr()) is shared
-        assert used_VE.dtype == (torch.float32 if shared else torch.bfloat16)
-        drawn.append(engine.generate(PROMPTS, Sampling(n=4, max_tokens=16, seed=5)))
-        engine.close()
-        del engine, used_VE  # or the second one finds the base of the first
-        gc.collect()
-    assert drawn[0] == drawn[1]
 
 
 def test_a_sync_takes_the_adapters_as_they_are_now(make_policy):
@@ -362,3 +346,18 @@ def test_an_engine_keeps_no_policy_in_memory(make_policy, dtype):
     gc.collect()
     assert weight() is None
     assert engine.generate(PROMPTS, Sampling(max_tokens=4)) == before
+
+
+@pytest.mark.parametrize("dtype", [None, "int8"])
+def test_an_engine_keeps_no_file_of_weights_mapped(make_policy, tmp_path, dtype):
+    """All tensors of a file are one mapping, so that whoever keeps one of them keeps all of it resident."""
+    make_policy("qwen3_tied").save(tmp_path)
+    policy = load_policy(tmp_path, dtype="float32", attn_implementation="sdpa", lora=ADAPTERS)
+    engine = engine_of(policy, dtype=dtype)
+    maps, weights = Path("/proc/self/maps"), str(tmp_path / "model.safetensors")
+    if not maps.exists() or weights not in maps.read_text():
+        pytest.skip("weights are not mapped here, or the system does not list mappings")
+    del policy
+    gc.collect()
+    assert weights not in maps.read_text()
+    engine.generate(PROMPTS, Sampling(max_tokens=4))
