@@ -220,6 +220,11 @@ def test_what_needs_a_missing_run_is_null_and_nothing_is_started(
     assert "4 runs are missing; python -m experiments.reproduce.half_billion --run starts what is missing" in said.err
     with pytest.raises(ValueError, match="name those that are"):
         figures.write(figures.kept(SEEDS), found)
+    shutil.copytree(kept.folder("untrained_challenger", 1), part.folder("untrained_challenger", 1))
+    found = figures.figures(figures.kept([0, 1]), [0, 1])
+    assert found["controls"]["untrained Challenger"] is None, "the command must not show a mean over other seeds"
+    assert "| R-Zero | 0, 1 |" in figures.row(found)
+    assert "| untrained Challenger | 1 |" in figures.row(found), "a row says its seeds"
     assert results.main(["qwen2_5_coder_0_5b", "--json", "--seeds", "7"]) == 0
     assert json.loads(capsys.readouterr().out)["wall_minutes"] is None
 
@@ -240,11 +245,12 @@ def test_the_base_drawn_colder_is_asked_once_and_stands_beside_the_runs(
     runs = figures.kept(SEEDS)
     found = figures.figures(runs, SEEDS)
     gained = colder.overall - found["overall"]["R-Zero"][0][0]
-    assert "Qwen2.5-Coder-0.5B, GSM8K, %, seeds 0, 1, 2 |" in figures.row(found)
+    assert "| R-Zero | 0, 1, 2 |" in figures.row(found)
+    assert "| random reward | 0 |" in figures.row(found)
     for base, temperature in zip(found["colder_base"], (0.6, 0.1), strict=True):
         assert base["overall"] == pytest.approx(colder.overall)
         title = f"| no training, drawn at T = {temperature} |"
-        line = f"{title} {colder.overall - gained:.1f} | {colder.overall:.1f} | {gained:+.1f} |"
+        line = f"{title}  | {colder.overall - gained:.1f} | {colder.overall:.1f} | {gained:+.1f} |"
         assert (line in figures.row(found)) is (temperature == 0.6)
         assert f"{title}  | {colder.overall:.1f} |" in figures.page(runs, found)
         (there.root / there.name / f"base_at_{temperature}.json.xz").unlink()

@@ -184,25 +184,26 @@ def _worked_examples(config: DictConfig) -> int | None:
 
 
 def row(found: Json) -> str:
-    """Markdown for the README: a line for each arm that is kept; empty as long as R-Zero is not."""
+    """Markdown for the README: a line for each arm, with the seeds of it that are kept; empty without R-Zero."""
     if found["mean_gain"] is None:
         return ""
-    gains = {TITLES[MAIN]: (found["mean_gain"], found["spread_gain"])}
-    there = [name for name, points in found["controls"].items() if points is not None]
-    gains |= {name: (found["controls"][name], found["control_spreads"][name]) for name in there}
-    rows = []
-    for name, (points, spread_of) in gains.items():
-        values = found["overall"][name]
-        base, end = fmean(run[0] for run in values), fmean(run[-1] for run in values)
-        rows.append([name, f"{base:.1f}", f"{end:.1f}", f"{points:+.1f}" + f" ± {spread_of:.1f}" * (len(values) > 1)])
+    seeds = {TITLES[MAIN]: found["seeds"], **found["control_seeds"]}
+    rows = [_row(name, runs, seeds[name]) for name, runs in found["overall"].items() if runs]
+    base = fmean(run[0] for run in found["overall"][TITLES[MAIN]])
     for colder in found["colder_base"]:
         if colder["temperature"] == NEARLY_GREEDY:
             continue  # the mean of that and the greedy score, which is the base's, would say nothing
-        base, end = fmean(run[0] for run in found["overall"][TITLES[MAIN]]), colder["overall"]
-        rows.append([_colder_title(colder), f"{base:.1f}", f"{end:.1f}", f"{end - base:+.1f}"])
+        rows.append(_row(_colder_title(colder), [(base, colder["overall"])], []))
     last = len(found["overall"][TITLES[MAIN]][0]) - 1
-    header = f"Qwen2.5-Coder-0.5B, GSM8K, %, {_seeds(found['seeds'])}"
-    return markdown_table([header, "base", f"iteration {last}", "gain, points"], rows)
+    return markdown_table(["Qwen2.5-Coder-0.5B, GSM8K, %", "seeds", "base", f"iteration {last}", "gain, points"], rows)
+
+
+def _row(name: str, runs: Sequence[Sequence[float]], seeds: Sequence[int]) -> list[str]:
+    """Means over runs, each the scores by iteration, and the gain with its standard deviation."""
+    gains = [run[-1] - run[0] for run in runs]
+    deviation = f" ± {spread(gains):.1f}" if len(gains) > 1 else ""
+    scores = [f"{fmean(run[end] for run in runs):.1f}" for end in (0, -1)]
+    return [name, ", ".join(map(str, seeds)), *scores, f"{fmean(gains):+.1f}{deviation}"]
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -265,7 +266,7 @@ def _headline(found: Json) -> str:
         f"95 % interval over items {low:+.2f} to {high:+.2f}; smallest {found['min_gain']:+.2f}). "
         f"{found['gain_among_well_formed']:+.2f} of it are right answers among boxed, finished ones, "
         f"{found['gain_format']:+.2f} are format. A run took at most {found['wall_minutes']:.0f} minutes and "
-        f"{'' if found['peak_is_known'] else 'at least '}{found['peak_rss_gib']:.1f} GiB ({', '.join(found['cpus'])})."
+        f"{'' if found['peak_is_known'] else 'at least '}{found['peak_rss_gib']:.1f} GiB ({'; '.join(found['cpus'])})."
     )
 
 
