@@ -6,7 +6,7 @@
 
 Without --data-dir the benchmarks come from the hub. --weights names a directory with the same weights, where they are
 not those that `make models` brings. Two runs side by side, each with --threads 1, draw more tokens together than one
-with two threads, which ends sooner (946 and 745 a second on two cores of Zen 5, experiments/LOG.md).
+with two threads, which ends sooner (seen on two cores of Zen 5, experiments/LOG.md).
 
 A run that is finished is kept in experiments/results/qwen2_5_coder_0_5b/ (at most 20 KB); one that was stopped goes on
 from outputs/qwen2_5_coder_0_5b/. Behind the runs the base is asked once at the temperature of the votes: what certainty
