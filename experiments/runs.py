@@ -108,6 +108,11 @@ def knows_peak(manifest: Json) -> bool:
     return _ended(manifest) or _stages(manifest).get("peak_rss_gib") is not None
 
 
+def said_peak(manifest: Json) -> str:
+    """Return `peak_rss_gib` for a table, behind ≥ where an attempt may have had more."""
+    return f"{'' if knows_peak(manifest) else '≥ '}{peak_rss_gib(manifest):.1f}"
+
+
 def _ended(manifest: Json) -> bool:
     return all("finished_unix_s" in attempt for attempt in manifest["attempts"])
 

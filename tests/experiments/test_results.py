@@ -128,9 +128,11 @@ def test_a_killed_attempt_is_known_by_the_stages_of_its_run(tmp_path: Path) -> N
     assert runs.wall_minutes(manifest) == 60.0
     assert runs.peak_rss_gib(manifest) == 4000.0
     assert runs.knows_peak(manifest)
+    assert runs.said_peak(manifest) == "4000.0"
     write_manifest(tmp_path, cfg, finished=True, stages=[*stages, {"seconds": 1.0}])
     manifest = json.loads(path.read_bytes())
     assert not runs.knows_peak(manifest), "a stage of an earlier version says nothing of its memory"
     assert 0 < runs.peak_rss_gib(manifest) < 4000.0, "of the last attempt alone"
+    assert runs.said_peak(manifest).startswith("≥ ")
     ended = {"attempts": [{"started_unix_s": 0.0, "finished_unix_s": 60.0}], "stages": {"seconds": 3000.0}}
     assert runs.wall_minutes(ended) == 1.0, "an attempt that ended knows better"

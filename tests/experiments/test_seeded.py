@@ -289,6 +289,8 @@ def test_pages_show_the_runs_that_are_kept_and_nothing_without(
     page = pages["small_language_models"].read_text()
     for text in ("The Challenger's prompt holds 2 worked examples", "MATH-500", "reasoning-gym", "cut at the limit"):
         assert text in page
+    for run in runs["rzero"]:
+        assert f"| R-Zero | {run.seed} | {run.wall_minutes:.0f} | {run.peak_rss_gib:.1f} |" in page
     none: dict[str, list[Any]] = {name: [] for name in kept.arms}
     figures.write(none, figures.figures(none, SEEDS))
     assert pages["half_billion"].read_text().count("\n") == 5

@@ -26,7 +26,7 @@ from experiments.reproduce.half_billion.study import (
     score,
     temperatures,
 )
-from experiments.runs import average_iterations, average_table, knows_peak
+from experiments.runs import average_iterations, average_table, knows_peak, said_peak
 from rzero.escaping import markdown_cell
 from rzero.types import Json
 
@@ -91,7 +91,8 @@ def figures(runs: Arms, seeds: Sequence[int]) -> Json:
         "worked_examples": _worked_examples(main[0].config) if main else None,
         "prompts": said(main[0].config) if main else None,
         "base_sha256": sorted({run.base for run in every}),
-        "cpus": sorted({attempt.get("cpu", "not recorded") for run in every for attempt in run.attempts}),
+        "costs": {TITLES[name]: [_cost(run) for run in group] for name, group in runs.items()},
+        "cpus": sorted({cpu for run in every for cpu in _cpus(run)}),
         "commits": sorted({attempt["commit"] for run in every for attempt in run.attempts}),
     }
 
@@ -112,6 +113,22 @@ def _decodings(run: Kept) -> Json:
     """What the headline is the mean of, in percent: of the base and each iteration."""
     rows = [only(scores, HEADLINE).table()[HEADLINE] for scores in run.scores]
     return {column: [row[column] for row in rows] for column in run.scores[0].headline}
+
+
+def _cost(run: Kept) -> Json:
+    """What a run took: minutes by the clock, whatever ran beside it, and the memory of all its processes."""
+    return {
+        "seed": run.seed,
+        "wall_minutes": run.wall_minutes,
+        "peak_rss_gib": run.peak_rss_gib,
+        "peak": said_peak(run.manifest),
+        "threads": run.manifest["threads"],
+        "cpu": "; ".join(_cpus(run)),
+    }
+
+
+def _cpus(run: Kept) -> list[str]:
+    return sorted({attempt.get("cpu", "not recorded") for attempt in run.attempts})
 
 
 def _colder_bases() -> Iterator[Json]:
@@ -251,8 +268,8 @@ def page(runs: Arms, found: Json) -> str:
     if found["mean_gain"] is None:
         return ""
     words = [_lines(text) for text in (_headline(found), found["prompts"]) if text]
-    parts = [*words, _scores(found), _lines(_scatter(found)), _beside(found), _iterations(found), _examples(runs)]
-    return "\n\n".join(filter(None, parts))
+    scores = _scores(found), _lines(_scatter(found)), _beside(found), _iterations(found)
+    return "\n\n".join(filter(None, [*words, *scores, _costs(found), _examples(runs)]))
 
 
 def _lines(sentences: str) -> str:
@@ -265,8 +282,7 @@ def _headline(found: Json) -> str:
         f"R-Zero moves the score by **{found['mean_gain']:+.2f}** points ({_seeds(found['seeds'])}; "
         f"95 % interval over items {low:+.2f} to {high:+.2f}; smallest {found['min_gain']:+.2f}). "
         f"{found['gain_among_well_formed']:+.2f} of it are right answers among boxed, finished ones, "
-        f"{found['gain_format']:+.2f} are format. A run took at most {found['wall_minutes']:.0f} minutes and "
-        f"{'' if found['peak_is_known'] else 'at least '}{found['peak_rss_gib']:.1f} GiB ({'; '.join(found['cpus'])})."
+        f"{found['gain_format']:+.2f} are format."
     )
 
 
@@ -330,6 +346,15 @@ def _iterations(found: Json) -> str:
     if labels := found["label_accuracy_second_opinion"]:
         rows.append(["pseudo-labels that are a larger model's answer, share", *(f"{value:.2f}" for value in labels)])
     return markdown_table(["R-Zero, mean over seeds", *(f"iteration {i}" for i in range(1, len(rounds) + 1))], rows)
+
+
+def _costs(found: Json) -> str:
+    rows = [
+        [name, *map(str, (cost["seed"], round(cost["wall_minutes"]), cost["peak"], cost["threads"], cost["cpu"]))]
+        for name, costs in found["costs"].items()
+        for cost in costs
+    ]
+    return markdown_table(["what a run took", "seed", "minutes", "peak memory, GiB", "threads", "CPU"], rows)
 
 
 def _examples(runs: Arms) -> str:
