@@ -17,6 +17,7 @@ def invented_runs(tmp_path_factory: pytest.TempPathFactory) -> SeededStudy:
 
 @pytest.fixture
 def made_up(invented_runs: SeededStudy, monkeypatch: pytest.MonkeyPatch) -> SeededStudy:
+    """The study of half a billion parameters, its figures and its command, with runs that are made up."""
     for module in (figures, command):
         monkeypatch.setattr(module, "STUDY", invented_runs)
     return invented_runs

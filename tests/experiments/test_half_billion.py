@@ -173,9 +173,9 @@ def test_pages_show_the_runs_that_are_kept_and_nothing_without(
 
 
 def test_the_pages_of_the_repository_are_those_of_the_kept_runs() -> None:
-    runs = figures.kept(SEEDS)
-    seeds = [run.seed for run in runs["rzero"]]
-    found = figures.figures(figures.kept(seeds), seeds) if seeds else figures.figures(runs, SEEDS)
+    seeds = [run.seed for run in figures.kept(SEEDS)["rzero"]]
+    runs = figures.kept(seeds or SEEDS)
+    found = figures.figures(runs, seeds or SEEDS)
     assert bool(readme.current("half_billion")) == bool(seeds)
     assert readme.current("half_billion").endswith(figures.row(found))
     assert readme.current("small_language_models") == figures.page(runs, found)

@@ -91,7 +91,6 @@ def figures(runs: Arms, seeds: Sequence[int]) -> Json:
         "worked_examples": _worked_examples(main[0].config) if main else None,
         "prompts": said(main[0].config) if main else None,
         "base_sha256": sorted({run.base for run in every}),
-        "costs": {TITLES[name]: [_cost(run) for run in group] for name, group in runs.items()},
         "cpus": sorted({cpu for run in every for cpu in _cpus(run)}),
         "commits": sorted({attempt["commit"] for run in every for attempt in run.attempts}),
     }
@@ -113,18 +112,6 @@ def _decodings(run: Kept) -> Json:
     """What the headline is the mean of, in percent: of the base and each iteration."""
     rows = [only(scores, HEADLINE).table()[HEADLINE] for scores in run.scores]
     return {column: [row[column] for row in rows] for column in run.scores[0].headline}
-
-
-def _cost(run: Kept) -> Json:
-    """What a run took: minutes by the clock, whatever ran beside it, and the memory of all its processes."""
-    return {
-        "seed": run.seed,
-        "wall_minutes": run.wall_minutes,
-        "peak_rss_gib": run.peak_rss_gib,
-        "peak": said_peak(run.manifest),
-        "threads": run.manifest["threads"],
-        "cpu": "; ".join(_cpus(run)),
-    }
 
 
 def _cpus(run: Kept) -> list[str]:
@@ -269,7 +256,7 @@ def page(runs: Arms, found: Json) -> str:
         return ""
     words = [_lines(text) for text in (_headline(found), found["prompts"]) if text]
     scores = _scores(found), _lines(_scatter(found)), _beside(found), _iterations(found)
-    return "\n\n".join(filter(None, [*words, *scores, _costs(found), _examples(runs)]))
+    return "\n\n".join(filter(None, [*words, *scores, _costs(runs), _examples(runs)]))
 
 
 def _lines(sentences: str) -> str:
@@ -348,11 +335,19 @@ def _iterations(found: Json) -> str:
     return markdown_table(["R-Zero, mean over seeds", *(f"iteration {i}" for i in range(1, len(rounds) + 1))], rows)
 
 
-def _costs(found: Json) -> str:
+def _costs(runs: Arms) -> str:
+    """Minutes by the clock, whatever ran beside a run, and the memory of all its processes."""
     rows = [
-        [name, *map(str, (cost["seed"], round(cost["wall_minutes"]), cost["peak"], cost["threads"], cost["cpu"]))]
-        for name, costs in found["costs"].items()
-        for cost in costs
+        [
+            TITLES[name],
+            str(run.seed),
+            f"{run.wall_minutes:.0f}",
+            said_peak(run.manifest),
+            str(run.manifest["threads"]),
+            "; ".join(_cpus(run)),
+        ]
+        for name, group in runs.items()
+        for run in group
     ]
     return markdown_table(["what a run took", "seed", "minutes", "peak memory, GiB", "threads", "CPU"], rows)
 
