@@ -85,11 +85,16 @@ class KeptRun:
 
 
 def wall_minutes(manifest: Json) -> float:
-    """Return the wall clock of all attempts; where one was killed, that of all stages if it is known."""
+    """Return the wall clock of all attempts; where one was killed, at least that of all stages if it is known."""
     seconds = sum(a.get("finished_unix_s", a["started_unix_s"]) - a["started_unix_s"] for a in manifest["attempts"])
     if not _ended(manifest):
         seconds = max(seconds, _stages(manifest).get("seconds", 0.0))
     return float(seconds / 60)
+
+
+def said_minutes(manifest: Json) -> str:
+    """Return `wall_minutes` for a table, behind ≥ where an attempt was killed and its last part is lost."""
+    return f"{'' if _ended(manifest) else '≥ '}{wall_minutes(manifest):.0f}"
 
 
 def peak_rss_gib(manifest: Json) -> float:

@@ -23,7 +23,7 @@ from experiments.command_line import DONE, UNMET, WRONG, complain, exit_code, sa
 from experiments.reproduce import compact
 from experiments.reproduce.compact import Kept
 from experiments.rundir import locked
-from experiments.runs import STORE, Arm, Store, command, finish, log_of, said_peak, same_recipe
+from experiments.runs import STORE, Arm, Store, command, finish, log_of, said_minutes, said_peak, same_recipe
 from experiments.terminal import print_table
 from rzero.runs.directory import RunDirectory
 from rzero.types import Json
@@ -178,7 +178,7 @@ def show(study: SeededStudy, runs: Sequence[tuple[str, int]], console: Console) 
     for name, run in found:
         values = [study.score(scores) for scores in run.scores]
         shown = [f"{value:.1f}" for value in values] + [""] * (last - len(values))
-        end = f"{values[-1] - values[0]:+.1f}", f"{run.wall_minutes:.0f}", said_peak(run.manifest)
+        end = f"{values[-1] - values[0]:+.1f}", said_minutes(run.manifest), said_peak(run.manifest)
         table.add_row(name, str(run.seed), *shown, *end)
     print_table(console, table)
 

@@ -68,6 +68,7 @@ class Stages:
     iteration: int = field(init=False, default=0)
     kind: Kind = field(init=False, default="evaluation")
     sign: str = field(init=False, default="")
+    _began: float = field(init=False, default=0.0)
 
     def open(self, ranks: Ranks, *, iterations: int) -> None:
         """Begins an attempt at the run: among which processes, and how many iterations it is to have."""
@@ -78,14 +79,13 @@ class Stages:
         self.kind, self.iteration, self.sign = kind, iteration, ""
         if self.ledger.done(self.name):
             return
-        started = time.monotonic()
+        self._began = time.monotonic() - self.paused().get("seconds", 0.0)
         summary = work(iteration)
         peak_rss_gib = peak_resident_gib()  # helpers that end with the stage are still there
         _free_memory()
-        seconds = time.monotonic() - started
         result = {
             "summary": summary,
-            "seconds": round(seconds, 3),
+            "seconds": self._seconds(),
             "peak_rss_gib": round(peak_rss_gib, 3),
             **({"rolled_back": self.sign} if self.sign else {}),
         }
@@ -102,7 +102,10 @@ class Stages:
 
     @property
     def results(self) -> list[Json]:
-        """What each complete stage says about itself: a summary, its seconds, and peak memory up to its end (GiB)."""
+        """What each complete stage says about itself: a summary, its seconds, and peak memory up to its end (GiB).
+
+        The seconds are of all attempts at it, without what a killed one did after its last checkpoint.
+        """
         return [done.result for done in self.ledger.stages.values()]
 
     def expect(self, *, steps: int) -> None:
@@ -184,11 +187,15 @@ class Stages:
 
     def _pause(self, path: Path, result: Json) -> None:
         root = self.directory.path
-        result = {**result, "path": path.relative_to(root).as_posix()}
+        result = {**result, "path": path.relative_to(root).as_posix(), "seconds": self._seconds()}
         self.ledger.pause(self.name, result, files=fingerprints([path], root=root), metrics=self.record.position())
         for other in path.parent.iterdir():
             if other != path:
                 shutil.rmtree(other)
+
+    def _seconds(self) -> float:
+        """Returns what the stage in progress has taken, attempts up to its checkpoint among it."""
+        return round(time.monotonic() - self._began, 3)
 
 
 def _free_memory() -> None:

@@ -126,6 +126,7 @@ def test_a_killed_attempt_is_known_by_the_stages_of_its_run(tmp_path: Path) -> N
         write_manifest(tmp_path, cfg, finished=finished, stages=stages if finished else ())
     manifest = json.loads(path.read_bytes())
     assert runs.wall_minutes(manifest) == 60.0
+    assert runs.said_minutes(manifest) == "≥ 60", "what a killed stage had done is not in it"
     assert runs.peak_rss_gib(manifest) == 4000.0
     assert runs.knows_peak(manifest)
     assert runs.said_peak(manifest) == "4000.0"
@@ -136,3 +137,4 @@ def test_a_killed_attempt_is_known_by_the_stages_of_its_run(tmp_path: Path) -> N
     assert runs.said_peak(manifest).startswith("≥ ")
     ended = {"attempts": [{"started_unix_s": 0.0, "finished_unix_s": 60.0}], "stages": {"seconds": 3000.0}}
     assert runs.wall_minutes(ended) == 1.0, "an attempt that ended knows better"
+    assert runs.said_minutes(ended) == "1"

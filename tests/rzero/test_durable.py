@@ -73,6 +73,18 @@ def test_a_phase_goes_on_from_its_checkpoint_and_ends_the_same(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_a_stage_takes_the_time_of_the_attempts_before_its_checkpoint_too(tmp_path: Path, base: Path) -> None:
+    stopped(tmp_path / "run", base, after=8, checkpoint_every=1)
+    ledger = Ledger.open(tmp_path / "run" / "state.json")
+    assert ledger.checkpoint is not None
+    paused, files, metrics = ledger.checkpoint.result, ledger.checkpoint.files, ledger.checkpoint.metrics
+    assert 0 < paused["seconds"] < 1000
+    ledger.pause("1/solver", {**paused, "seconds": 1000.0}, files=files, metrics=metrics)
+    run = tiny_run(tmp_path / "run", base, role=ROLE, checkpoint_every=1)
+    execute(run)
+    assert 1000 < run.stages.ledger.stages["1/solver"].result["seconds"] < 2000
+
+
 def test_groups_drawn_again_and_lengths_charged_go_on_with_the_same_samples(tmp_path: Path, base: Path) -> None:
     """With `refill=dapo` and `overlong`, stopped in mid-phase: every later call asks the same with the same seed."""
     role = {"steps": 5, "refill": Refill(tolerance=1e-6, max_rounds=2), "overlong": OverlongPenalty(buffer_share=0.2)}

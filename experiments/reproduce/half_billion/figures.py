@@ -26,7 +26,7 @@ from experiments.reproduce.half_billion.study import (
     score,
     temperatures,
 )
-from experiments.runs import average_iterations, average_table, knows_peak, said_peak
+from experiments.runs import average_iterations, average_table, knows_peak, said_minutes, said_peak
 from rzero.escaping import markdown_cell
 from rzero.types import Json
 
@@ -341,7 +341,7 @@ def _costs(runs: Arms) -> str:
         [
             TITLES[name],
             str(run.seed),
-            f"{run.wall_minutes:.0f}",
+            said_minutes(run.manifest),
             said_peak(run.manifest),
             str(run.manifest["threads"]),
             "; ".join(_cpus(run)),
