@@ -109,12 +109,15 @@ def peak_rss_gib(manifest: Json) -> float:
 
 
 def knows_peak(manifest: Json) -> bool:
-    """Return whether no attempt had more than `peak_rss_gib`: one that was killed says nothing of itself."""
+    """Return whether all attempts ended, or all stages say what memory there was up to their end.
+
+    Of one that was killed, what it had in its last stage is not known; whoever went on did the same work again.
+    """
     return _ended(manifest) or _stages(manifest).get("peak_rss_gib") is not None
 
 
 def said_peak(manifest: Json) -> str:
-    """Return `peak_rss_gib` for a table, behind ≥ where an attempt may have had more."""
+    """Return `peak_rss_gib` for a table, behind ≥ where not all complete stages are looked at (`knows_peak`)."""
     return f"{'' if knows_peak(manifest) else '≥ '}{peak_rss_gib(manifest):.1f}"
 
 
